@@ -1,0 +1,126 @@
+# tram: build, test, demo, bench. `make help` lists the targets.
+# Needs Linux x86-64, make, a C compiler, and either npm or bun; everything else it fetches into node_modules/.
+
+CC      ?= cc
+BUN     := node_modules/.bin/bun
+BIOME   := node_modules/.bin/biome
+TSC     := node_modules/.bin/tsc
+VERSION := $(shell sed -n 's/^  "version": "\(.*\)",/\1/p' package.json)
+V       ?= 0
+Q       := $(if $(filter 1,$(V)),,@)
+
+CFLAGS  := -std=gnu11 -O2 -g -Wall -Wextra -Wshadow -Wpointer-arith -Wcast-qual -Wsign-compare -Wwrite-strings -Werror \
+           -fvisibility=hidden -fPIC -MMD -MP
+C_SRC   := $(wildcard c/*.c)
+C_OBJ   := $(C_SRC:c/%.c=build/c/%.o)
+TS_SRC  := $(shell find src -name '*.ts')
+WORKERS := $(shell find src -name '*-worker.ts')
+
+.DEFAULT_GOAL := build
+.DELETE_ON_ERROR:
+
+.PHONY: help
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' Makefile | expand -t 16
+
+.PHONY: build
+build: build/tram ## the executable, build/tram
+
+# --- set-up ---------------------------------------------------------------------------------------------------------
+
+# One line for each thing that is missing, with the Debian package that has it.
+need = command -v $(1) >/dev/null 2>&1 || { echo "tram: $(1) is missing: apt-get install $(2)" >&2; exit 1; }
+
+build/.host:
+	@[ "$$(uname -sm)" = "Linux x86_64" ] || { echo "tram: needs Linux on x86-64, found $$(uname -sm)" >&2; exit 1; }
+	@$(call need,$(CC),gcc)
+	@$(call need,ld,binutils)
+	@$(call need,objcopy,binutils)
+	@echo '#include <linux/kvm.h>' | $(CC) -E - >/dev/null 2>&1 || \
+	  { echo "tram: the C headers are missing: apt-get install libc6-dev" >&2; exit 1; }
+	@grep -qw avx2 /proc/cpuinfo || { echo "tram: Bun needs a CPU with AVX2" >&2; exit 1; }
+	@mkdir -p build && touch $@
+
+node_modules/.installed: package.json package-lock.json bun.lock | build/.host
+	@if command -v npm >/dev/null 2>&1; then npm ci --no-audit --no-fund --loglevel=error; \
+	 elif command -v bun >/dev/null 2>&1; then bun install --frozen-lockfile --silent; \
+	 else echo "tram: neither npm nor bun is installed: apt-get install npm" >&2; exit 1; fi
+	@$(BUN) --version >/dev/null 2>&1 || (cd node_modules/bun && node install.js)
+	@touch $@
+
+# --- C: one library, and the walker guest ------------------------------------------------------------------------------
+
+build/c/%.o: c/%.c | build/.host
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(CFLAGS) -c -o $@ $<
+
+build/libtram.so: $(C_OBJ) c/tram.map
+	$(Q)$(CC) -shared -Wl,--version-script=c/tram.map -Wl,-z,defs -o $@ $(C_OBJ)
+
+# Freestanding, general registers only: some hosts run guests in KVM's instruction emulator, which has no SSE.
+GUEST_CFLAGS := -std=gnu11 -O2 -Wall -Wextra -Wshadow -Werror -ffreestanding -nostdlib -fno-pic -fno-pie -no-pie \
+                -mno-red-zone -mgeneral-regs-only -mno-sse -fno-stack-protector -fno-asynchronous-unwind-tables \
+                -fno-jump-tables -mcmodel=small -fcf-protection=none
+build/walker.elf: c/guest/walker.c c/guest/walker.h c/guest/walker.ld | build/.host
+	$(Q)$(CC) $(GUEST_CFLAGS) -Wl,--build-id=none -Wl,--no-warn-rwx-segments -Wl,-T,c/guest/walker.ld -o $@ c/guest/walker.c
+
+build/walker.bin: build/walker.elf
+	$(Q)objcopy -O binary $< $@
+
+# --- the executable ---------------------------------------------------------------------------------------------------
+
+COMPILE := --compile --no-compile-autoload-bunfig --no-compile-autoload-dotenv --define TRAM_VERSION='"$(VERSION)"'
+build/tram: $(TS_SRC) package.json build/libtram.so build/walker.bin node_modules/.installed
+	$(Q)$(BUN) build $(COMPILE) --outfile $@.new src/main.ts $(WORKERS) >/dev/null
+	$(Q)mv $@.new $@
+
+# --- tests --------------------------------------------------------------------------------------------------------------
+
+.PHONY: check
+check: node_modules/.installed ## types and lint
+	$(Q)$(TSC) -p .
+	$(Q)$(BIOME) check --error-on-warnings .
+
+.PHONY: fmt
+fmt: node_modules/.installed ## formats and applies safe lint fixes
+	$(Q)$(BIOME) check --write .
+
+build/asan/c-test: $(C_SRC) $(wildcard test/c/*.c) c/tram.h c/guest/walker.h | build/.host
+	@mkdir -p $(@D)
+	$(Q)$(CC) -std=gnu11 -g -O1 -Wall -Wextra -Werror -fsanitize=address,undefined -fno-sanitize-recover=all -Ic \
+	  -o $@ $(C_SRC) $(wildcard test/c/*.c) -pthread
+
+.PHONY: asan
+asan: build/asan/c-test ## C tests under AddressSanitizer and UBSan
+	$(Q)./build/asan/c-test
+
+.PHONY: test
+test: check asan build/tram ## everything: types, lint, C, unit, contract, KVM, compiled binary
+	$(Q)$(BUN) test/run.ts
+
+.PHONY: test-unit
+test-unit: node_modules/.installed build/libtram.so build/walker.bin ## the fast part: no KVM
+	$(Q)$(BUN) test --timeout 20000 test/unit
+
+.PHONY: demo
+demo: build/tram ## moves a busy guest twice and verifies every page
+	$(Q)./build/tram demo
+
+.PHONY: bench
+bench: build/tram build/bench/bare ## measures against the bare limit and QEMU; writes test/bench/RESULTS.md
+	$(Q)$(BUN) test/bench/run.ts
+
+build/bench/bare: test/bench/bare.c | build/.host
+	@mkdir -p $(@D)
+	$(Q)$(CC) -std=gnu11 -O2 -Wall -Wextra -Werror -o $@ $<
+
+PREFIX ?= /usr/local
+.PHONY: install
+install: build/tram ## copies build/tram to PREFIX/bin (default /usr/local)
+	$(Q)install -D -m 0755 build/tram $(DESTDIR)$(PREFIX)/bin/tram
+
+.PHONY: clean
+clean: ## removes build/ (node_modules/ stays)
+	rm -rf build
+
+-include $(C_OBJ:.o=.d)

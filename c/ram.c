@@ -1,0 +1,70 @@
+/* Guest memory: reserved once, reached only through checked(). */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "internal.h"
+#include "tram.h"
+
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23
+#endif
+
+enum { HUGE_PAGE = 2 << 20 };
+
+int64_t tram_ram_create(uint64_t bytes) {
+  if (bytes == 0 || bytes % PAGE_BYTES || bytes > (uint64_t)1 << 46) return -EINVAL;
+  struct tram_ram *ram = calloc(1, sizeof *ram);
+  if (!ram) return -ENOMEM;
+  /* Over-reserve to align: huge pages need it, and first touch is the dearest part of a move. */
+  uint64_t span = bytes + HUGE_PAGE;
+  uint8_t *raw = mmap(NULL, span, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (raw == MAP_FAILED) {
+    int error = errno;
+    free(ram);
+    return -error;
+  }
+  uint64_t skip = (HUGE_PAGE - (uintptr_t)raw % HUGE_PAGE) % HUGE_PAGE;
+  if (skip) munmap(raw, skip);
+  if (HUGE_PAGE - skip) munmap(raw + skip + bytes, HUGE_PAGE - skip);
+  ram->base = raw + skip;
+  ram->bytes = bytes;
+  (void)madvise(ram->base, bytes, MADV_HUGEPAGE); /* advice: kernels without huge pages refuse it */
+  (void)madvise(ram->base, bytes, MADV_DONTDUMP);
+  return (int64_t)(uintptr_t)ram;
+}
+
+int64_t tram_ram_host(const struct tram_ram *ram, uint64_t offset, uint64_t bytes) {
+  const uint8_t *host = checked(ram, offset, bytes);
+  return host ? (int64_t)(uintptr_t)host : -ERANGE;
+}
+
+int tram_ram_populate(struct tram_ram *ram) {
+  if (madvise(ram->base, ram->bytes, MADV_POPULATE_WRITE) == 0) return 0;
+  if (errno != EINVAL) return -errno;
+  for (uint64_t at = 0; at < ram->bytes; at += PAGE_BYTES) *(volatile uint8_t *)(ram->base + at) = 0; /* before 5.14 */
+  return 0;
+}
+
+int tram_ram_destroy(struct tram_ram *ram) {
+  if (!ram) return -EINVAL;
+  int result = munmap(ram->base, ram->bytes) < 0 ? -errno : 0;
+  free(ram);
+  return result;
+}
+
+int tram_ram_read(const struct tram_ram *ram, uint64_t offset, void *out, uint32_t bytes) {
+  const uint8_t *at = checked(ram, offset, bytes);
+  if (!at) return -ERANGE;
+  memcpy(out, at, bytes);
+  return 0;
+}
+
+int tram_ram_write(struct tram_ram *ram, uint64_t offset, const void *in, uint32_t bytes) {
+  uint8_t *at = checked(ram, offset, bytes);
+  if (!at) return -ERANGE;
+  memcpy(at, in, bytes);
+  return 0;
+}

@@ -1,0 +1,86 @@
+/* The C side of tram: what Bun cannot do itself, what blocks in the kernel, and what touches every byte of guest memory.
+ *
+ * Rules. No threads, no callbacks, no logging; no allocation once a guest runs. Calls return >= 0, or -errno. Nothing
+ * keeps a caller's buffer after it returns. A call that may block takes `stop`, the address of a 32-bit word in shared
+ * memory: when the word is not zero the call ends with -ECANCELED. Whoever sets the word kicks the blocked thread
+ * (tram_kick) until it has answered, because a signal may come just before the system call. `timeout_ms` < 0 waits for
+ * ever; when nothing moved for that long the call ends with -ETIMEDOUT.
+ */
+#ifndef TRAM_H
+#define TRAM_H
+
+#include <stdint.h>
+
+#define TRAM_API __attribute__((visibility("default")))
+
+/* ram.c: the guest's memory. The only way from a page index to an address is a tram_ram, and it checks. */
+struct tram_ram;
+TRAM_API int64_t tram_ram_create(uint64_t bytes); /* the handle; anonymous, 2 MiB aligned, huge pages advised */
+TRAM_API int64_t tram_ram_host(const struct tram_ram *ram, uint64_t offset, uint64_t bytes); /* address, for KVM only */
+TRAM_API int tram_ram_populate(struct tram_ram *ram);
+TRAM_API int tram_ram_destroy(struct tram_ram *ram);
+TRAM_API int tram_ram_read(const struct tram_ram *ram, uint64_t offset, void *out, uint32_t bytes);
+TRAM_API int tram_ram_write(struct tram_ram *ram, uint64_t offset, const void *in, uint32_t bytes);
+
+/* page.c: whole pages, by index. */
+/* Moves the indexes of pages that are not zero to the front, in order, and those of zero pages behind them, in order;
+ * returns how many are not zero. */
+TRAM_API int tram_pages_split_zero(const struct tram_ram *ram, uint32_t *index, uint32_t count);
+/* Copies page i from buffer + offset[i] into guest page index[i]. All are checked before the first byte is written. */
+TRAM_API int tram_pages_scatter(struct tram_ram *ram, const uint8_t *buffer, uint64_t buffer_bytes, const uint32_t *index,
+                                const uint32_t *offset, uint32_t count);
+/* Makes pages zero; a page that is zero already is not written. */
+TRAM_API int tram_pages_clear(struct tram_ram *ram, const uint32_t *index, uint32_t count);
+/* The plain stream's page records as one run of bytes: head, page index[0], then for i >= 1 words + 8*i, page index[i]. */
+TRAM_API int64_t tram_pages_gather(const struct tram_ram *ram, const uint8_t *head, uint32_t head_bytes,
+                                   const uint8_t *words, const uint32_t *index, uint32_t count, uint8_t *out,
+                                   uint64_t out_bytes);
+
+/* walker.c: the host's half of the walker guest (guest/walker.h). */
+/* Writes the parameter page's fill and the records of pass 0 into all memory from WALKER_RAM_START. */
+TRAM_API int tram_walker_fill(struct tram_ram *ram, const void *params);
+/* Checks every page of a paused walker; `result` is 8 + 4 * WALKER_CPUS_MAX u32 words, see walker.c. */
+TRAM_API int tram_walker_check(const struct tram_ram *ram, uint32_t *result);
+
+/* kvm.c */
+TRAM_API int tram_ioctl(int fd, uint32_t request, void *argument);
+TRAM_API int tram_ioctl_value(int fd, uint32_t request, uint64_t value);
+TRAM_API int64_t tram_map_shared(int fd, uint64_t bytes);
+TRAM_API int tram_unmap(uint64_t address, uint64_t bytes);
+TRAM_API int tram_vcpu_run(int fd); /* 0: an exit to look at in kvm_run; -EINTR: look at the command word */
+TRAM_API int tram_thread_id(void);
+TRAM_API int tram_kick_install(void); /* once a process: the handler of the kick signal */
+TRAM_API int tram_kick(void *kvm_run, int thread); /* kvm_run may be NULL; sets immediate_exit first */
+
+/* net.c: sockets, pipes, descriptors. All descriptors made here are close-on-exec and blocking. */
+TRAM_API int tram_connect_tcp(const char *host, const char *port, int timeout_ms, const int32_t *stop);
+TRAM_API int tram_connect_unix(const char *path, int timeout_ms, const int32_t *stop);
+TRAM_API int tram_listen_tcp(const char *host, const char *port);
+TRAM_API int tram_listen_unix(const char *path);
+TRAM_API int tram_port(int fd); /* the local TCP port */
+TRAM_API int tram_accept(int fd, int timeout_ms, const int32_t *stop);
+TRAM_API int tram_poll(void *pollfds, uint32_t count, int timeout_ms); /* struct pollfd[count] */
+TRAM_API int tram_set_timeouts(int fd, int timeout_ms); /* SO_SNDTIMEO, TCP keepalive, and TCP_NODELAY where there is TCP */
+/* Writes everything; returns the bytes written, which are all. `is_socket` chooses sendmsg(MSG_NOSIGNAL) over writev. */
+TRAM_API int64_t tram_write(int fd, int is_socket, const void *data, uint64_t bytes, const int32_t *stop);
+/* The plain stream's page records (see tram_pages_gather), straight from guest memory, `iov_max` iovecs a call. */
+TRAM_API int64_t tram_write_pages(int fd, int is_socket, const struct tram_ram *ram, const uint8_t *head,
+                                  uint32_t head_bytes, const uint8_t *words, const uint32_t *index, uint32_t count,
+                                  uint32_t iov_max, const int32_t *stop);
+/* At least one byte, or 0 at the end. */
+TRAM_API int64_t tram_read(int fd, void *out, uint64_t bytes, int timeout_ms, const int32_t *stop);
+TRAM_API int64_t tram_receive_message(int fd, void *out, uint64_t bytes, int32_t *fds, uint32_t *fd_count);
+TRAM_API int64_t tram_send_message(int fd, const void *data, uint64_t bytes, int pass_fd); /* pass_fd < 0: none */
+TRAM_API int tram_unsent(int fd);                          /* bytes the peer's kernel has not acknowledged */
+TRAM_API int tram_shutdown(int fd, int how);
+TRAM_API int tram_close(int fd);
+TRAM_API int tram_pipe(int32_t *fds);
+TRAM_API int tram_eventfd(void);
+TRAM_API int tram_event_signal(int fd);
+TRAM_API int tram_event_drain(int fd);
+TRAM_API int tram_fd_type(int fd); /* 1 socket, 2 pipe, 3 regular file, 4 other */
+TRAM_API int tram_duplicate(int fd);
+TRAM_API int tram_lock_folder(const char *path); /* an exclusive flock on a folder; close to unlock */
+TRAM_API int tram_sync(int fd);
+
+#endif

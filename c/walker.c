@@ -1,0 +1,128 @@
+/* The host's half of the walker: fill its memory before the first instruction, and check every byte of it when paused. */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <string.h>
+
+#include "guest/walker.h"
+#include "internal.h"
+#include "tram.h"
+
+/* result[]: what tram_walker_check found. */
+enum {
+  RESULT_PAGES,     /* pages checked */
+  RESULT_BAD,       /* pages that are wrong */
+  RESULT_BAD_PAGE,  /* the first of them */
+  RESULT_BAD_AT,    /* its first wrong byte */
+  RESULT_CPUS,
+  RESULT_BAD_CPU,   /* vCPUs whose slice has another boundary than they say, or who found an error themselves */
+  RESULT_NONZERO,   /* pages that are not zero */
+  RESULT_RESERVED,
+  RESULT_CPU,       /* from here, for each vCPU: pass, position, boundary found, its own error */
+};
+
+static uint64_t mix64(uint64_t x) { /* splitmix64's finaliser: public domain, by Sebastiano Vigna */
+  x ^= x >> 30;
+  x *= 0xbf58476d1ce4e5b9ull;
+  x ^= x >> 27;
+  x *= 0x94d049bb133111ebull;
+  return x ^ x >> 31;
+}
+
+/* The page's content by (fill, seed, page), before any record is written. */
+static void make_page(uint64_t *word, uint32_t fill, uint64_t seed, uint32_t page) {
+  if (fill == WALKER_FILL_MIXED) { /* half random, a quarter text, a quarter zero */
+    static const uint8_t kinds[4] = {WALKER_FILL_RANDOM, WALKER_FILL_TEXT, WALKER_FILL_RANDOM, WALKER_FILL_ZERO};
+    fill = kinds[page % 4];
+  }
+  uint64_t state = mix64(seed + (uint64_t)page * 0x9e3779b97f4a7c15ull);
+  if (fill == WALKER_FILL_RANDOM) {
+    for (unsigned i = 0; i < PAGE_BYTES / 8; i++) word[i] = mix64(state + (uint64_t)i * 0x9e3779b97f4a7c15ull) | 1;
+  } else if (fill == WALKER_FILL_TEXT) {
+    static const char words[16][9] = {"the tram", " carries", " a guest", " and its", " memory,", " page by", " page to",
+                                      " another", " machine", " without", " waking ", "passengr", ". Doors ", "close at", " half pa", "st six. "};
+    for (unsigned i = 0; i < PAGE_BYTES / 8; i++) memcpy(&word[i], words[mix64(state + i / 4) >> (4 * (i % 4)) & 15], 8);
+  } else {
+    memset(word, 0, PAGE_BYTES);
+  }
+}
+
+static int params_are_sane(const struct walker_params *params, const struct tram_ram *ram) {
+  return params->magic == WALKER_MAGIC && params->cpus >= 1 && params->cpus <= WALKER_CPUS_MAX &&
+         params->ram_pages == ram->bytes / PAGE_BYTES && params->first_page >= WALKER_RAM_START / PAGE_BYTES &&
+         params->first_page <= params->ram_pages && params->set_pages <= params->ram_pages - params->first_page &&
+         params->set_pages >= params->cpus && params->fill <= WALKER_FILL_MIXED;
+}
+
+int tram_walker_fill(struct tram_ram *ram, const void *params_bytes) {
+  struct walker_params params;
+  memcpy(&params, params_bytes, sizeof params);
+  if (!params_are_sane(&params, ram)) return -EINVAL;
+  for (uint32_t page = WALKER_RAM_START / PAGE_BYTES; page < params.ram_pages; page++) {
+    int in_set = page - params.first_page < params.set_pages;
+    if (!in_set && (params.fill == WALKER_FILL_ZERO || (params.fill == WALKER_FILL_MIXED && page % 4 == 3)))
+      continue; /* stays untouched */
+    uint64_t *word = (uint64_t *)(void *)checked_page(ram, page);
+    make_page(word, params.fill, params.seed, page);
+    if (in_set) word[0] = walker_record(page, 0, params.seed);
+  }
+  return 0;
+}
+
+/* The boundary of a slice: how many of its pages carry the vCPU's current pass, all before the rest, which carry the pass
+ * before. Pages with any other record are counted bad. */
+static uint32_t find_boundary(const struct tram_ram *ram, const struct walker_params *params, uint32_t cpu,
+                              uint32_t *result) {
+  uint32_t first, count = walker_slice(params, cpu, &first), pass = params->cpu[cpu].pass, boundary = 0;
+  for (uint32_t i = 0; i < count; i++) {
+    uint64_t found = *(const uint64_t *)(const void *)checked_page(ram, first + i);
+    if (found == walker_record(first + i, pass, params->seed) && boundary == i) {
+      boundary = i + 1;
+    } else if (pass == 0 || found != walker_record(first + i, pass - 1, params->seed)) {
+      if (result[RESULT_BAD]++ == 0) {
+        result[RESULT_BAD_PAGE] = first + i;
+        result[RESULT_BAD_AT] = 0;
+      }
+    }
+  }
+  return boundary;
+}
+
+static void check_page(const struct tram_ram *ram, const struct walker_params *params, uint32_t page, uint32_t *result) {
+  const uint8_t *found = checked_page(ram, page);
+  int in_set = page - params->first_page < params->set_pages, differs;
+  if (!page_is_zero(found)) result[RESULT_NONZERO]++;
+  uint64_t expected[PAGE_BYTES / 8];
+  unsigned skip = in_set ? 8 : 0; /* the record is find_boundary's */
+  make_page(expected, params->fill, params->seed, page);
+  differs = memcmp(found + skip, (uint8_t *)expected + skip, PAGE_BYTES - skip);
+  if (differs && result[RESULT_BAD]++ == 0) {
+    unsigned at = skip;
+    while (found[at] == ((uint8_t *)expected)[at]) at++;
+    result[RESULT_BAD_PAGE] = page;
+    result[RESULT_BAD_AT] = at;
+  }
+  result[RESULT_PAGES]++;
+}
+
+int tram_walker_check(const struct tram_ram *ram, uint32_t *result) {
+  struct walker_params params;
+  if (tram_ram_read(ram, WALKER_PARAMS, &params, sizeof params) < 0) return -ERANGE;
+  memset(result, 0, (RESULT_CPU + 4 * WALKER_CPUS_MAX) * sizeof *result);
+  if (!params_are_sane(&params, ram)) return -EBADMSG;
+  result[RESULT_CPUS] = params.cpus;
+  for (uint32_t cpu = 0; cpu < params.cpus; cpu++) {
+    const struct walker_cpu *self = &params.cpu[cpu];
+    uint32_t boundary = find_boundary(ram, &params, cpu, result), first, count = walker_slice(&params, cpu, &first);
+    uint32_t *out = result + RESULT_CPU + 4 * cpu;
+    out[0] = self->pass;
+    out[1] = self->position;
+    out[2] = boundary;
+    out[3] = self->error;
+    /* Between two passes the position is already 0 while the pass is still the last one's. */
+    int agrees = boundary == self->position || boundary == self->position + 1 || (self->position == 0 && boundary == count);
+    if (!agrees || self->error) result[RESULT_BAD_CPU]++;
+  }
+  for (uint32_t page = WALKER_RAM_START / PAGE_BYTES; page < params.ram_pages; page++)
+    check_page(ram, &params, page, result);
+  return 0;
+}

@@ -1,0 +1,9 @@
+// Files embedded in the executable by `with { type: "file" }`: the import is the path to read them from.
+declare module "*.so" {
+  const path: string;
+  export default path;
+}
+declare module "*.bin" {
+  const path: string;
+  export default path;
+}

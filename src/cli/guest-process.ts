@@ -1,0 +1,164 @@
+// The process of one guest: its Workers, its socket, its end. Main thread only; everything that blocks is in a Worker.
+import { rmSync } from "node:fs";
+import type { Worker } from "node:worker_threads";
+import type { Journal } from "../control/journal.ts";
+import { type ErrorData, EXIT, fromErrorData, TramError, toErrorData } from "../errors.ts";
+import { Board } from "../machine/board.ts";
+import type { MachineHandles } from "../machine/machine.ts";
+import type { Job, MoverMessage, Wanted } from "../machine/mover-worker.ts";
+import { installKick } from "../native/kvm.ts";
+import { DEFAULT_REPLY_MS } from "../control/send.ts";
+import type { QmpRequest } from "../qmp/server-worker.ts";
+import { type Listener, listen, unlisten } from "../transport/index.ts";
+import { startMover, startQmp, startVcpu } from "../workers.ts";
+
+export interface ProcessOptions {
+  name: string;
+  version: string;
+  socket: { path: string; fd: number };
+  serialFd: number;
+  replyMs: number;
+  /** Called with each thing worth a line. */
+  say: (line: string) => void;
+}
+
+/** The client that moved the guest away may read the result this long before the process goes. */
+const LINGER_MS = 2000;
+
+export class GuestProcess {
+  readonly board = new Board();
+  readonly #options: ProcessOptions;
+  readonly #vcpus: Worker[] = [];
+  #mover: Worker | null = null;
+  #handles: MachineHandles | null = null;
+  #wanted: Wanted | null = null;
+  #listener: Listener | null = null;
+  #leaving = false;
+  readonly #ended = Promise.withResolvers<number>();
+
+  constructor(options: ProcessOptions) {
+    this.#options = options;
+    installKick();
+    const qmp = startQmp({ board: this.board.shared, listenFd: options.socket.fd, name: options.name, version: options.version });
+    qmp.on("message", (request: QmpRequest) => this.#onRequest(request));
+    qmp.on("error", (error) => this.#fail(error));
+  }
+
+  /** The exit code, once the guest is no longer this process's. */
+  get ended(): Promise<number> {
+    return this.#ended.promise;
+  }
+
+  /** Gives the process its machine, and each vCPU its Worker. They wait for runCpus. */
+  takeMachine(handles: MachineHandles): void {
+    this.#handles = handles;
+    handles.vcpus.forEach((_, cpu) => {
+      const worker = startVcpu({ board: this.board.shared, handles, cpu, serialFd: this.#options.serialFd });
+      worker.on("message", (message: { event: string; cpu: number; error?: ErrorData }) => {
+        if (message.event === "shutdown") this.#options.say(`guest '${this.#options.name}' has shut down`);
+        else if (message.error) this.#options.say(`guest '${this.#options.name}' stopped: ${message.error.message}`);
+        if (message.event === "shutdown") this.end(EXIT.done);
+      });
+      worker.on("error", (error) => this.#fail(error));
+      this.#vcpus.push(worker);
+    });
+  }
+
+  /** Publishes a machine made on this thread, and takes it. */
+  start(handles: MachineHandles, run: boolean): void {
+    const { description } = handles;
+    this.board.publishMachine(handles.runs, { ram: handles.ram, cpus: description.cpus, walker: description.walker });
+    this.takeMachine(handles);
+    this.board.locked(() => {
+      if (run) this.board.runCpus();
+      else this.board.runState = "paused";
+    });
+  }
+
+  /** Waits for a guest: at once, or (listener null) when QMP gives an address. */
+  await(listener: Listener | null, wanted: Wanted): void {
+    this.#wanted = wanted;
+    this.board.locked(() => {
+      this.board.runState = "inmigrate";
+    });
+    if (listener) this.#receive(listener);
+  }
+
+  #receive(listener: Listener): void {
+    if (!this.#wanted || !this.board.beginMove()) return;
+    this.#listener = listener;
+    this.#post({ kind: "receive", listener, wanted: this.#wanted, replyMs: this.#options.replyMs || DEFAULT_REPLY_MS });
+  }
+
+  #post(job: Job): void {
+    if (!this.#mover) {
+      this.#mover = startMover({ board: this.board.shared });
+      this.#mover.on("message", (message: MoverMessage) => this.#onMover(message));
+      this.#mover.on("error", (error) => this.#fail(error));
+    }
+    this.#mover.postMessage(job);
+  }
+
+  #onRequest(request: QmpRequest): void {
+    switch (request.request) {
+      case "quit":
+        this.end(EXIT.done);
+        return;
+      case "migrate": {
+        if (!this.#handles) throw new TramError("E_INTERNAL", "a move before there is a machine");
+        const { endpoint, options, iovMax, copying } = request;
+        this.#post({ kind: "send", endpoint, handles: this.#handles, options, iovMax, copying });
+        return;
+      }
+      case "incoming":
+        try {
+          this.#receive(listen(request.endpoint));
+        } catch (error) {
+          this.#options.say(toErrorData(error).message);
+        }
+        return;
+      case "move-seen":
+        if (this.#leaving) this.end(EXIT.done);
+    }
+  }
+
+  #onMover(message: MoverMessage): void {
+    if (message.event === "machine") this.takeMachine(message.handles);
+    else if (message.event === "crashed") this.#fail(fromErrorData(message.error));
+    else if (message.job === "send") this.#sent();
+    else this.#received();
+  }
+
+  #sent(): void {
+    const journal = this.board.readJournal<Journal>();
+    if (journal?.owner !== "target") return; // the guest, or at least the decision, is still here
+    this.#options.say(`guest '${this.#options.name}' has moved to ${journal.peer}`);
+    this.#leaving = true;
+    setTimeout(() => this.end(EXIT.done), LINGER_MS);
+  }
+
+  #received(): void {
+    this.#listener = null;
+    const journal = this.board.readJournal<Journal>();
+    if (!journal?.error) {
+      this.#options.say(`guest '${this.#options.name}' has arrived and is ${this.board.runState}`);
+      return;
+    }
+    this.#ended.reject(fromErrorData(journal.error));
+  }
+
+  #fail(error: unknown): void {
+    this.#ended.reject(error);
+  }
+
+  /** Ends the guest. */
+  end(code: number): void {
+    this.#ended.resolve(code);
+  }
+
+  /** Removes what others could see of this process. The rest the kernel frees with it. */
+  cleanUp(): void {
+    rmSync(this.#options.socket.path, { force: true });
+    if (this.#listener) unlisten(this.#listener);
+  }
+}

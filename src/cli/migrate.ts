@@ -1,0 +1,185 @@
+// tram migrate: moves a running guest.
+import { openSync } from "node:fs";
+import { resolve } from "node:path";
+import type { Journal } from "../control/journal.ts";
+import { EXIT, fromErrorData, TramError, toErrorData } from "../errors.ts";
+import { net } from "../native/net.ts";
+import { QmpClient } from "../qmp/client.ts";
+import { type Address, formatAddress, parseAddress } from "../transport/address.ts";
+import { command } from "./command.ts";
+import { type Consumer, startConsumer } from "./consumer.ts";
+import { type FinalReport, failedReport, finalReport, MoveView, openJson } from "./report.ts";
+import { findSocket } from "./runtime.ts";
+import { parseCount, parseDuration, parseRate } from "./units.ts";
+
+const POLL_MS = 20;
+
+export const migrate = command({
+  name: "migrate",
+  summary: "moves a running guest to another process or host",
+  args: {
+    vm: { type: "positional", description: "the guest: its name, or unix:PATH of its QMP socket", required: true },
+    uri: { type: "positional", description: "where to: tcp:HOST:PORT, unix:PATH, file:PATH, fd:N, exec:COMMAND or -", required: true },
+    maxDowntime: { type: "string", description: "the longest the guest may stand still (default 300ms)", valueHint: "TIME" },
+    maxBandwidth: { type: "string", description: "the most to send, headers included (default no limit)", valueHint: "RATE" },
+    timeout: { type: "string", description: "the longest the whole move, or silence of the target, may take (default none; 10s)", valueHint: "TIME" },
+    iovMax: { type: "string", description: "iovecs in one system call, 1 to 1024 (default 1024)", valueHint: "N" },
+    json: { type: "string", description: "events as JSON, one a line; the last is the report", valueHint: "PATH|fd:N" },
+  },
+  examples: [
+    "tram migrate a tcp:host2:4444",
+    "tram migrate a unix:/run/b.sock --max-downtime 50ms --max-bandwidth 1Gbit/s",
+    "tram migrate a - | zstd | ssh host2 'zstd -d | tram run --incoming - --name a'",
+    'tram migrate a "exec:gzip -c > a.tram.gz"',
+  ],
+  async run(args) {
+    const address = parseAddress(args.uri);
+    const json = openJson(args.json, address.scheme === "stdio");
+    const timeoutMs = args.timeout === undefined ? 0 : parseDuration(args.timeout, "--timeout");
+    const options = {
+      peer: formatAddress(address),
+      ...(args.maxDowntime !== undefined && { maxDowntimeMs: parseDuration(args.maxDowntime, "--max-downtime") }),
+      ...(args.maxBandwidth !== undefined && { maxBandwidthBytesPerSec: parseRate(args.maxBandwidth, "--max-bandwidth") }),
+      ...(args.iovMax !== undefined && { iovMax: parseCount(args.iovMax, "--iov-max", 1, 1024) }),
+      ...(timeoutMs > 0 && { timeoutMs, replyMs: timeoutMs }),
+      copying: process.env.TRAM_COPY_PAGES === "1", // for the benchmark: the same stream through a copying buffer
+    };
+    try {
+      const report = await move(args.vm, address, options, new MoveView(args.vm, json));
+      if (!report.error) return report.outcome === "cancelled" ? EXIT.cancelled : EXIT.done;
+      return fromErrorData(report.error).exitCode;
+    } catch (error) {
+      failedReport(args.vm, error, json);
+      throw error;
+    }
+  },
+});
+
+/** The channel as the guest's process is told of it: an address, or a descriptor that is passed. */
+interface Channel {
+  uri: string;
+  fd: number;
+  consumer: Consumer | null;
+  /** A file's bytes are only safe when they are synced. */
+  isFile: boolean;
+}
+
+function openChannel(address: Address): Channel {
+  const passed = { uri: "fd:tram", consumer: null, isFile: false };
+  switch (address.scheme) {
+    case "tcp":
+      return { uri: formatAddress(address), fd: -1, consumer: null, isFile: false };
+    case "unix":
+      return { uri: `unix:${resolve(address.path)}`, fd: -1, consumer: null, isFile: false };
+    case "stdio":
+      if (process.stdout.isTTY)
+        throw new TramError("E_USAGE", "the stream is not for a terminal", { next: "pipe it: tram migrate VM - | tram run --incoming -" });
+      return { ...passed, fd: net.duplicate(1), isFile: net.fdType(1) === "file" };
+    case "fd":
+      return { ...passed, isFile: net.fdType(address.fd) === "file", fd: net.duplicate(address.fd) };
+    case "file":
+      try {
+        return { ...passed, fd: openSync(resolve(address.path), "w", 0o600), isFile: true };
+      } catch (error) {
+        throw new TramError("E_FILE", `cannot write ${address.path}: ${(error as Error).message}`);
+      }
+    case "exec": {
+      const consumer = startConsumer(address.command, "write");
+      return { ...passed, fd: consumer.fd, consumer };
+    }
+  }
+}
+
+async function move(vm: string, address: Address, options: object, view: MoveView): Promise<FinalReport> {
+  const client = await QmpClient.connect(findSocket(vm), vm);
+  let channel: Channel | null = null;
+  const interrupt = onInterrupt(client);
+  try {
+    channel = openChannel(address);
+    if (channel.fd >= 0) await client.execute("getfd", { fdname: "tram" }, channel.fd);
+    if (channel.fd >= 0 && !channel.isFile) channel.fd = closeFd(channel.fd); // the guest's process has the only writing end
+    await client.execute("migrate", { uri: channel.uri, tram: options });
+    const journal = await follow(client, view, interrupt);
+    const report = await conclude(vm, journal, channel, interrupt.signal());
+    view.finish(report);
+    return report;
+  } finally {
+    interrupt.remove();
+    if (channel && channel.fd >= 0) closeFd(channel.fd);
+    client.close();
+  }
+}
+
+function closeFd(fd: number): number {
+  net.close(fd);
+  return -1;
+}
+
+/** Reads the journal until the move is over. */
+async function follow(client: QmpClient, view: MoveView, interrupt: Interrupt): Promise<Journal> {
+  for (;;) {
+    await interrupt.cancelOnce();
+    const journal = await client.execute<Journal | Record<string, never>>("tram-query-move");
+    if ("phase" in journal) {
+      view.update(journal as Journal);
+      if (["completed", "failed", "cancelled"].includes(journal.phase)) return journal as Journal;
+    }
+    await Bun.sleep(POLL_MS);
+  }
+}
+
+/** What the guest's process cannot know: the consumer's end, the file's durability, that a person interrupted. */
+async function conclude(vm: string, journal: Journal, channel: Channel, signal: string | null): Promise<FinalReport> {
+  const report = finalReport(vm, journal);
+  if (report.outcome === "cancelled" && signal)
+    report.error = toErrorData(new TramError("E_INTERRUPTED", `interrupted by ${signal}: the guest goes on at the source`));
+  if (report.outcome === "cancelled" && !report.error)
+    report.error = toErrorData(new TramError("E_CANCELLED", "cancelled: the guest goes on at the source"));
+  if (channel.consumer) {
+    const ending = await channel.consumer.finished;
+    if (ending) consumerFailed(vm, report, ending, formatAddress(parseAddress(journal.peer)));
+  } else if (channel.isFile && report.outcome === "completed") {
+    net.sync(channel.fd);
+    report.owner = "file";
+  }
+  return report;
+}
+
+function consumerFailed(vm: string, report: FinalReport, ending: string, name: string): void {
+  const tookAll = report.outcome === "completed";
+  report.outcome = "failed";
+  const next = tookAll ? `what it kept is not to be trusted; the guest is intact here: tram resume ${vm}, unless that command started it elsewhere` : "the guest goes on at the source";
+  const message = `the command ${ending}${tookAll ? " after it had taken the whole stream" : ""}`;
+  report.error = toErrorData(new TramError("E_CONSUMER", message, { where: name, expected: "exit status 0", found: ending, next }));
+}
+
+interface Interrupt {
+  signal(): string | null;
+  cancelOnce(): Promise<void>;
+  remove(): void;
+}
+
+/** Ctrl-C, a closed terminal, a polite kill: the move is cancelled and its end awaited. */
+function onInterrupt(client: QmpClient): Interrupt {
+  let signal: string | null = null;
+  let cancelled = false;
+  const names = ["SIGINT", "SIGTERM", "SIGHUP"] as const;
+  const handlers = names.map((name) => {
+    const handler = () => {
+      signal ??= name;
+    };
+    process.on(name, handler);
+    return [name, handler] as const;
+  });
+  return {
+    signal: () => signal,
+    async cancelOnce() {
+      if (!signal || cancelled) return;
+      cancelled = true;
+      await client.execute("migrate_cancel");
+    },
+    remove() {
+      for (const [name, handler] of handlers) process.off(name, handler);
+    },
+  };
+}

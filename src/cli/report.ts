@@ -1,0 +1,163 @@
+// A move as people and programs see it: the journal in, one live line, one line a round, or one JSON event a line out.
+import { openSync } from "node:fs";
+import type { Journal, Round } from "../control/journal.ts";
+import { type ErrorData, formatError, TramError, toErrorData } from "../errors.ts";
+import { net } from "../native/net.ts";
+import { print, say, writeAll } from "./console.ts";
+import { formatBytes, formatCount, formatMs, formatRate } from "./units.ts";
+
+export const JSON_SCHEMA = "tram/1";
+
+/** Where events go: --json[=PATH|fd:N]; null: nowhere. */
+export function openJson(option: string | undefined, streamOnStdout: boolean): ((event: object) => void) | null {
+  if (option === undefined) return null;
+  if (option === "-" || option === "") {
+    if (streamOnStdout)
+      throw new TramError("E_USAGE", "the stream and --json both want standard output", { next: "send the events elsewhere: --json=PATH or --json=fd:2" });
+    return (event) => print(JSON.stringify(event));
+  }
+  const numbered = /^fd:([0-9]+)$/.exec(option);
+  if (numbered) net.fdType(Number(numbered[1]));
+  const fd = numbered ? Number(numbered[1]) : openEvents(option);
+  return (event) => writeAll(fd, `${JSON.stringify(event)}\n`);
+}
+
+function openEvents(path: string): number {
+  try {
+    return openSync(path, "w");
+  } catch (error) {
+    throw new TramError("E_FILE", `--json: cannot write ${path}: ${(error as Error).message}`);
+  }
+}
+
+/** The live line of a terminal. */
+export function progressLine(journal: Journal, width: number): string {
+  const { totalPages, remainingPages, roundsDone, bandwidthBytesPerSec, expectedDowntimeMs, phase } = journal;
+  if (phase === "none" || phase === "waiting" || phase === "setup") return `${phase === "setup" ? "greeting" : "connecting to"} ${journal.peer}`.slice(0, width);
+  const done = totalPages > 0 ? Math.floor(((totalPages - remainingPages) / totalPages) * 100) : 0;
+  const rate = bandwidthBytesPerSec || (journal.bytes * 1000) / Math.max(1, journal.elapsedMs);
+  const parts = [
+    roundsDone === 0 ? `${done}%` : `round ${roundsDone + 1}`,
+    formatBytes(journal.bytes),
+    formatRate(rate),
+    `${formatBytes(remainingPages * 4096)} left`,
+  ];
+  if (expectedDowntimeMs !== null) parts.push(`downtime ~${formatMs(expectedDowntimeMs)}`);
+  if (phase === "device" || phase === "handover") parts.push("switching over");
+  return parts.join("  ").slice(0, width);
+}
+
+/** One line a round, for logs. */
+export function roundLine(round: Round): string {
+  const rate = (round.bytes * 1000) / Math.max(1, round.durationMs);
+  return `round=${round.round} pages=${round.pages} zero=${round.zeroPages} bytes=${round.bytes} ms=${Math.round(round.durationMs)} rate=${Math.round(rate)} dirty=${round.dirtyPages}`;
+}
+
+export interface FinalReport {
+  schema: string;
+  event: "move.finished";
+  vm: string;
+  peer: string;
+  outcome: "completed" | "failed" | "cancelled";
+  owner: string;
+  rounds: number;
+  totalPages: number;
+  sentPages: number;
+  zeroPages: number;
+  resentPages: number;
+  bytes: number;
+  elapsedMs: number;
+  bandwidthBytesPerSec: number;
+  downtimeMs: number | null;
+  downtimePartsMs: Record<string, number>;
+  error: ErrorData | null;
+}
+
+export function finalReport(vm: string, journal: Journal): FinalReport {
+  const { peer, owner, totalPages, sentPages, zeroPages, resentPages, bytes, downtimeMs, downtimePartsMs, error } = journal;
+  const elapsedMs = Math.round(journal.elapsedMs);
+  return {
+    schema: JSON_SCHEMA,
+    event: "move.finished",
+    vm,
+    peer,
+    outcome: journal.phase === "completed" ? "completed" : journal.phase === "cancelled" ? "cancelled" : "failed",
+    owner,
+    rounds: journal.roundsDone,
+    totalPages,
+    sentPages,
+    zeroPages,
+    resentPages,
+    bytes,
+    elapsedMs,
+    bandwidthBytesPerSec: Math.round((bytes * 1000) / Math.max(1, elapsedMs)),
+    downtimeMs,
+    downtimePartsMs,
+    error,
+  };
+}
+
+/** The final report for a person. */
+export function formatReport(report: FinalReport): string {
+  const parts = Object.entries(report.downtimePartsMs).map(([name, ms]) => `${name} ${ms}`);
+  const rows: [string, string][] = [
+    ["owner", describeOwner(report)],
+    ["pages", `${formatCount(report.sentPages)} sent, ${formatCount(report.zeroPages)} zero, ${formatCount(report.resentPages)} of these re-sent, in ${report.rounds} rounds`],
+    ["bytes", `${formatBytes(report.bytes)} in ${formatMs(report.elapsedMs)}, ${formatRate(report.bandwidthBytesPerSec)}`],
+  ];
+  if (report.downtimeMs !== null) rows.push(["downtime", `${report.downtimeMs} ms (${parts.join(", ")})`]);
+  return rows.map(([name, text]) => `  ${name.padEnd(9)} ${text}`).join("\n");
+}
+
+function describeOwner({ owner, vm }: FinalReport): string {
+  if (owner === "target") return "target";
+  if (owner === "file") return `the file; '${vm}' stays here, stopped: tram quit ${vm}, or tram resume ${vm}`;
+  if (owner === "unconfirmed") return `unconfirmed: every byte was accepted; '${vm}' stays here, stopped: tram quit ${vm} once it runs elsewhere, tram resume ${vm} if it does not`;
+  return "source";
+}
+
+/** Shows a move while it goes on. */
+export class MoveView {
+  readonly #vm: string;
+  readonly #json: ((event: object) => void) | null;
+  readonly #live: boolean;
+  #shownRounds = 0;
+  #phase = "";
+  #lineShown = false;
+
+  constructor(vm: string, json: ((event: object) => void) | null) {
+    this.#vm = vm;
+    this.#json = json;
+    this.#live = process.stderr.isTTY === true && json === null;
+  }
+
+  update(journal: Journal): void {
+    if (this.#json && journal.phase !== this.#phase)
+      this.#json({ schema: JSON_SCHEMA, event: "move.phase", vm: this.#vm, phase: journal.phase, owner: journal.owner, elapsedMs: Math.round(journal.elapsedMs) });
+    this.#phase = journal.phase;
+    for (const round of journal.rounds.filter((one) => one.round > this.#shownRounds)) {
+      this.#shownRounds = round.round;
+      if (this.#json) this.#json({ schema: JSON_SCHEMA, event: "round.finished", vm: this.#vm, ...round, durationMs: Math.round(round.durationMs) });
+      else if (!this.#live) say(roundLine(round));
+    }
+    if (!this.#live) return;
+    writeAll(2, `\r\x1b[K${progressLine(journal, (process.stderr.columns ?? 80) - 1)}`);
+    this.#lineShown = true;
+  }
+
+  finish(report: FinalReport): void {
+    if (this.#lineShown) writeAll(2, "\r\x1b[K");
+    if (this.#json) {
+      this.#json(report);
+      if (report.error) say(formatError(report.error));
+      return;
+    }
+    if (report.error) say(formatError(report.error));
+    say(`'${this.#vm}' ${report.outcome === "completed" ? "moved to" : `${report.outcome}: was to move to`} ${report.peer}\n${formatReport(report)}`);
+  }
+}
+
+/** A failure before there was a move, in the form that --json promises. */
+export function failedReport(vm: string, error: unknown, json: ((event: object) => void) | null): void {
+  json?.({ schema: JSON_SCHEMA, event: "move.finished", vm, outcome: "failed", owner: "source", error: toErrorData(error) });
+}

@@ -1,0 +1,173 @@
+// tram run: boots a guest, or waits for one.
+import { openSync } from "node:fs";
+import { resolve } from "node:path";
+import { EXIT, TramError } from "../errors.ts";
+import { bootWalker, FILLS, type Fill, WALKER_MEMORY_MIN } from "../machine/boot.ts";
+import { supportedCpuid } from "../machine/cpuid.ts";
+import { createMachine } from "../machine/machine.ts";
+import { openKvm } from "../native/kvm.ts";
+import { net } from "../native/net.ts";
+import { DEFAULT_REPLY_MS } from "../control/send.ts";
+import { CPUS_MAX } from "../stream/devices/machine.ts";
+import { parseAddress } from "../transport/address.ts";
+import { endpointName, type Listener, listen } from "../transport/index.ts";
+import { VERSION } from "../version.ts";
+import { command } from "./command.ts";
+import { say } from "./console.ts";
+import { GuestProcess } from "./guest-process.ts";
+import { checkName, claimSocket, socketPathOf } from "./runtime.ts";
+import { startConsumer } from "./consumer.ts";
+import { formatBytes, parseCount, parseDuration, parseMemory } from "./units.ts";
+
+const DEFAULT_MEMORY = 512 << 20;
+
+export const run = command({
+  name: "run",
+  summary: "boots a guest, or waits for one to arrive",
+  args: {
+    guest: { type: "string", description: "the guest to boot: walker, which dirties memory and checks itself", valueHint: "walker" },
+    incoming: { type: "string", description: "wait for a guest here instead: tcp:, unix:, file:, fd:, exec:, - or defer", valueHint: "URI" },
+    name: { type: "string", description: "the guest's name (default tram-PID)", valueHint: "NAME" },
+    memory: { type: "string", description: "RAM (default 512M; an incoming guest brings its own)", valueHint: "SIZE" },
+    cpus: { type: "string", description: `vCPUs, 1 to ${CPUS_MAX} (default 1; an incoming guest brings its own)`, valueHint: "N" },
+    workingSet: { type: "string", description: "walker: memory that it walks (default half of the RAM)", valueHint: "SIZE" },
+    dirtyRate: { type: "string", description: "walker: pages it writes each second, or max (default 1000)", valueHint: "PAGES|max" },
+    fill: { type: "string", description: "walker: what the rest of RAM holds: zero, random, text, mixed (default mixed)", valueHint: "KIND" },
+    seed: { type: "string", description: "walker: seed of that content (default 1)", valueHint: "N" },
+    serial: { type: "string", description: "the serial port's output: none, stdio or file:PATH (default none)", valueHint: "WHERE" },
+    qmp: { type: "string", description: "QMP socket (default: NAME.qmp in the runtime folder)", valueHint: "unix:PATH" },
+    timeout: { type: "string", description: "incoming: longest silence of the source (default 10s)", valueHint: "TIME" },
+    paused: { type: "boolean", description: "do not run the guest yet: tram resume NAME does" },
+    prealloc: { type: "boolean", description: "touch all RAM before the guest runs" },
+  },
+  examples: [
+    "tram run --guest walker --name a --memory 1G --dirty-rate max",
+    "tram run --incoming tcp:0.0.0.0:4444 --name a",
+    "tram migrate a - | ssh host tram run --incoming - --name a",
+  ],
+  async run(args) {
+    if (!args.guest && !args.incoming)
+      throw new TramError("E_USAGE", "tram run needs a guest", { expected: "--guest walker or --incoming URI", next: "see tram help run" });
+    if (args.guest && args.incoming)
+      throw new TramError("E_USAGE", "--guest and --incoming exclude each other: an incoming guest is what the source sends");
+    if (args.guest && args.guest !== "walker")
+      throw new TramError("E_USAGE", `--guest: there is no guest '${args.guest}'`, { expected: "walker" });
+    const walkerOnly = (["workingSet", "dirtyRate", "fill", "seed"] as const).find((key) => args[key] !== undefined);
+    if (args.incoming && walkerOnly)
+      throw new TramError("E_USAGE", `--${walkerOnly.replace(/[A-Z]/, (c) => `-${c.toLowerCase()}`)} is for --guest walker: an incoming guest brings its own`);
+    const name = checkName(args.name ?? `tram-${process.pid}`);
+    const memory = args.memory === undefined ? null : parseMemory(args.memory, "--memory");
+    const cpus = args.cpus === undefined ? null : parseCount(args.cpus, "--cpus", 1, CPUS_MAX);
+    const replyMs = args.timeout === undefined ? DEFAULT_REPLY_MS : parseDuration(args.timeout, "--timeout");
+    const prealloc = args.prealloc === true;
+    const walker = args.guest ? walkerOptions(args, memory ?? DEFAULT_MEMORY) : null;
+    const serial = parseSerial(args.serial ?? "none", args.incoming);
+
+    // Everything that can be refused is, before there is anything to undo.
+    const kvm = openKvm();
+    const cpuid = supportedCpuid(kvm);
+    net.close(kvm);
+    const handles = walker
+      ? createMachine({ name, memoryBytes: memory ?? DEFAULT_MEMORY, cpus: cpus ?? 1, tscKhz: 0, walker: true, cpuid }, { prealloc })
+      : null;
+    if (handles && walker) bootWalker(handles, walker);
+    const listener = args.incoming && args.incoming !== "defer" ? listenOn(args.incoming) : null;
+    const socketPath = args.qmp === undefined ? socketPathOf(name) : qmpPath(args.qmp);
+    const socket = { path: socketPath, fd: claimSocket(socketPath, name, args.qmp !== undefined) };
+
+    const guest = new GuestProcess({ name, version: VERSION, socket, serialFd: serial, replyMs, say });
+    const signals = onEndSignals(guest);
+    try {
+      if (handles) {
+        guest.start(handles, !args.paused);
+        say(`guest '${name}' ${args.paused ? "is paused" : "runs"}: ${formatBytes(handles.ram.bytes)}, ${handles.vcpus.length} CPU${handles.vcpus.length > 1 ? "s" : ""}`);
+      } else {
+        guest.await(listener, { name, memoryBytes: memory, cpus, prealloc });
+        say(`guest '${name}' waits on ${listener ? endpointName(listener.endpoint) : "QMP migrate-incoming"}`);
+      }
+      return await guest.ended;
+    } finally {
+      signals.remove();
+      guest.cleanUp();
+    }
+  },
+});
+
+function walkerOptions(args: { workingSet?: string; dirtyRate?: string; fill?: string; seed?: string }, memoryBytes: number) {
+  if (memoryBytes < WALKER_MEMORY_MIN)
+    throw new TramError("E_USAGE", "--memory is too small for the walker", { expected: `at least ${formatBytes(WALKER_MEMORY_MIN)}`, found: formatBytes(memoryBytes) });
+  const half = Math.floor(memoryBytes / 2 / 4096) * 4096;
+  const fill = (args.fill ?? "mixed") as Fill;
+  if (!FILLS.includes(fill)) throw new TramError("E_USAGE", `--fill: there is no '${fill}'`, { expected: FILLS.join(", ") });
+  const rate = args.dirtyRate ?? "1000";
+  return {
+    workingSetBytes: args.workingSet === undefined ? half : parseMemory(args.workingSet, "--working-set"),
+    dirtyRate: rate === "max" ? 0 : parseCount(rate, "--dirty-rate", 1, 100_000_000),
+    fill,
+    seed: args.seed === undefined ? 1 : parseCount(args.seed, "--seed", 0, 2 ** 32 - 1),
+  };
+}
+
+/** A descriptor for the serial port's output; -1: none. */
+function parseSerial(text: string, incoming: string | undefined): number {
+  if (text === "none") return -1;
+  if (text === "stdio") {
+    if (incoming === "-") throw new TramError("E_USAGE", "--serial stdio and --incoming - both want the terminal", { next: "use --serial file:PATH" });
+    return 1;
+  }
+  if (text.startsWith("file:") && text.length > 5) {
+    try {
+      return openSync(resolve(text.slice(5)), "a", 0o600);
+    } catch (error) {
+      throw new TramError("E_FILE", `--serial: cannot open ${text.slice(5)}: ${(error as Error).message}`);
+    }
+  }
+  throw new TramError("E_USAGE", `--serial: '${text}' is no place for the serial port`, { expected: "none, stdio or file:PATH" });
+}
+
+function qmpPath(text: string): string {
+  const address = parseAddress(text);
+  if (address.scheme !== "unix") throw new TramError("E_USAGE", `--qmp: '${text}' is no socket`, { expected: "unix:PATH" });
+  return resolve(address.path);
+}
+
+/** file:, exec:, fd: and - are this process's own; the mover is given their descriptor. */
+function listenOn(uri: string): Listener {
+  const address = parseAddress(uri);
+  switch (address.scheme) {
+    case "tcp":
+    case "unix":
+      return listen(address.scheme === "unix" ? { ...address, path: resolve(address.path) } : address);
+    case "stdio":
+      if (process.stdin.isTTY) throw new TramError("E_USAGE", "--incoming -: standard input is a terminal", { next: "pipe a stream in: tram migrate VM - | tram run --incoming -" });
+      return listen({ scheme: "passed", fd: net.duplicate(0), name: "standard input" });
+    case "fd":
+      net.fdType(address.fd);
+      return listen({ scheme: "passed", fd: net.duplicate(address.fd), name: uri });
+    case "file":
+      try {
+        return listen({ scheme: "passed", fd: net.duplicate(openSync(resolve(address.path), "r")), name: uri });
+      } catch (error) {
+        throw new TramError("E_FILE", `cannot read ${address.path}: ${(error as Error).message}`);
+      }
+    case "exec": {
+      const producer = startConsumer(address.command, "read");
+      return listen({ scheme: "passed", fd: producer.fd, name: uri });
+    }
+  }
+}
+
+function onEndSignals(guest: GuestProcess): { remove: () => void } {
+  const interrupted = () => guest.end(EXIT.interrupted);
+  const terminated = () => guest.end(EXIT.done);
+  process.on("SIGINT", interrupted);
+  process.on("SIGTERM", terminated);
+  process.on("SIGHUP", terminated);
+  return {
+    remove() {
+      process.off("SIGINT", interrupted);
+      process.off("SIGTERM", terminated);
+      process.off("SIGHUP", terminated);
+    },
+  };
+}

@@ -1,0 +1,118 @@
+// tram ps, status, pause, resume, quit, check-guest: look at running guests and steer them, tram's and QEMU's.
+import { EXIT, TramError } from "../errors.ts";
+import { QmpClient } from "../qmp/client.ts";
+import { command, type TramCommand } from "./command.ts";
+import { print, say } from "./console.ts";
+import { JSON_SCHEMA } from "./report.ts";
+import { findSocket, guestNames, socketPathOf } from "./runtime.ts";
+import { formatBytes, formatCount } from "./units.ts";
+
+const vm = { type: "positional", description: "the guest: its name, or unix:PATH of its QMP socket", required: true } as const;
+const json = { type: "boolean", description: "one JSON object on standard output" } as const;
+
+interface Status {
+  name: string;
+  status: string;
+  memory: number;
+  cpus: number;
+}
+
+async function withGuest<T>(name: string, action: (client: QmpClient) => Promise<T>): Promise<T> {
+  const client = await QmpClient.connect(findSocket(name), name);
+  try {
+    return await action(client);
+  } finally {
+    client.close();
+  }
+}
+
+async function readStatus(client: QmpClient, name: string): Promise<Status> {
+  const { status } = await client.execute<{ status: string }>("query-status");
+  const named = await client.execute<{ name?: string }>("query-name");
+  const size = await client.execute<{ "base-memory": number; "plugged-memory"?: number }>("query-memory-size-summary");
+  const cpus = await client.execute<unknown[]>("query-cpus-fast");
+  return { name: named.name ?? name, status, memory: size["base-memory"] + (size["plugged-memory"] ?? 0), cpus: cpus.length };
+}
+
+const statusLine = ({ name, status, memory, cpus }: Status): string =>
+  `${name.padEnd(20)} ${status.padEnd(16)} ${(memory ? formatBytes(memory) : "-").padEnd(10)} ${cpus || "-"}`;
+
+const HEADING = `${"NAME".padEnd(20)} ${"STATUS".padEnd(16)} ${"MEMORY".padEnd(10)} CPUS`;
+
+export const status = command({
+  name: "status",
+  summary: "shows one guest's state",
+  args: { vm, json },
+  examples: ["tram status a", "tram status unix:/run/qemu.qmp --json"],
+  async run(args) {
+    const found = await withGuest(args.vm, (client) => readStatus(client, args.vm));
+    print(args.json ? JSON.stringify({ schema: JSON_SCHEMA, ...found }) : `${HEADING}\n${statusLine(found)}`);
+    return EXIT.done;
+  },
+});
+
+export const ps = command({
+  name: "ps",
+  summary: "lists this user's guests",
+  args: { json: { ...json, description: "a JSON list on standard output" } },
+  examples: ["tram ps", "tram ps --json"],
+  async run(args) {
+    const rows: Status[] = [];
+    for (const name of guestNames()) {
+      try {
+        rows.push(await withGuest(name, (client) => readStatus(client, name)));
+      } catch (error) {
+        // A socket nobody is behind is what a killed guest leaves; the next guest of its name takes it over.
+        if (!(error instanceof TramError) || error.code !== "E_NO_SUCH_GUEST") say(`${socketPathOf(name)}: ${(error as Error).message}`);
+      }
+    }
+    print(args.json ? JSON.stringify(rows.map((row) => ({ schema: JSON_SCHEMA, ...row }))) : [HEADING, ...rows.map(statusLine)].join("\n"));
+    return EXIT.done;
+  },
+});
+
+function steering(name: string, summary: string, qmp: string): TramCommand {
+  return command({
+    name,
+    summary,
+    args: { vm },
+    examples: [`tram ${name} a`],
+    async run(args) {
+      await withGuest(args.vm, (client) => client.execute(qmp));
+      return EXIT.done;
+    },
+  });
+}
+
+export const pause = steering("pause", "stops a guest's CPUs", "stop");
+export const resume = steering("resume", "lets a stopped guest run", "cont");
+export const quit = steering("quit", "ends a guest", "quit");
+
+interface CheckResult {
+  pages: number;
+  nonZero: number;
+  bad: number;
+  firstBad?: { page: number; offset: number };
+  badCpus: number;
+  cpus: { pass: number; position: number; boundary: number; error: number }[];
+}
+
+export const checkGuest = command({
+  name: "check-guest",
+  summary: "verifies every page of a paused walker",
+  args: { vm, json },
+  examples: ["tram pause a && tram check-guest a && tram resume a"],
+  async run(args) {
+    const result = await withGuest(args.vm, (client) => client.execute<CheckResult>("tram-check-guest"));
+    const good = result.bad === 0 && result.badCpus === 0;
+    if (args.json) print(JSON.stringify({ schema: JSON_SCHEMA, name: args.vm, good, ...result }));
+    else print(`${args.vm}: ${formatCount(result.pages)} pages checked, ${formatCount(result.nonZero)} not zero, ${result.bad} wrong; ${result.cpus.map((cpu, i) => `CPU ${i} in pass ${cpu.pass} at page ${cpu.boundary}`).join(", ")}`);
+    if (good) return EXIT.done;
+    const { firstBad } = result;
+    throw new TramError("E_GUEST_BAD", `the memory of '${args.vm}' is not what its walker wrote`, {
+      where: firstBad ? `page ${firstBad.page}, byte ${firstBad.offset}` : "a vCPU's progress",
+      found: `${result.bad} wrong pages, ${result.badCpus} vCPUs whose progress and records disagree`,
+      next: "memory was lost or changed on the way: keep this process and the logs of the last move",
+    });
+  },
+});

@@ -1,0 +1,73 @@
+// Sizes, rates and times as people write them, and back.
+import { TramError } from "../errors.ts";
+
+const SIZE_UNITS: Record<string, number> = { "": 1, b: 1, k: 2 ** 10, m: 2 ** 20, g: 2 ** 30, t: 2 ** 40 };
+
+function bad(what: string, option: string, text: string, expected: string): TramError {
+  return new TramError("E_USAGE", `${option}: '${text}' is no ${what}`, { expected });
+}
+
+/** "512M", "4GiB", "65536": bytes. Units are powers of 1024. */
+export function parseSize(text: string, option: string): number {
+  const match = /^([0-9]+(?:\.[0-9]+)?)\s*([bkmgt]?)(?:i?b)?$/i.exec(text.trim());
+  const bytes = match ? Number(match[1]) * SIZE_UNITS[match[2].toLowerCase()] : Number.NaN;
+  if (!Number.isSafeInteger(bytes)) throw bad("size", option, text, "for example 512M or 4GiB");
+  return bytes;
+}
+
+/** As parseSize, in whole pages. */
+export function parseMemory(text: string, option: string): number {
+  const bytes = parseSize(text, option);
+  if (bytes <= 0 || bytes % 4096) throw bad("memory size", option, text, "a multiple of 4 KiB, for example 512M");
+  return bytes;
+}
+
+const BIT_UNITS: Record<string, number> = { "": 1, k: 1e3, m: 1e6, g: 1e9 };
+
+/** "800MiB/s", "10Gbit/s", "1G": bytes a second. Bits count in powers of 1000, bytes in powers of 1024. */
+export function parseRate(text: string, option: string): number {
+  const bits = /^([0-9]+(?:\.[0-9]+)?)\s*([kmg]?)bit\/s$/i.exec(text.trim());
+  if (bits) return Math.max(1, Math.round((Number(bits[1]) * BIT_UNITS[bits[2].toLowerCase()]) / 8));
+  const bytes = text.trim().replace(/\/s$/i, "");
+  if (!/^[0-9]/.test(bytes)) throw bad("rate", option, text, "for example 800MiB/s or 10Gbit/s");
+  const rate = parseSize(bytes, option);
+  if (rate <= 0) throw bad("rate", option, text, "more than nothing, for example 800MiB/s");
+  return rate;
+}
+
+const TIME_UNITS: Record<string, number> = { ms: 1, s: 1000, m: 60_000, min: 60_000, h: 3_600_000 };
+
+/** "300ms", "2m", "10s": milliseconds. */
+export function parseDuration(text: string, option: string): number {
+  const match = /^([0-9]+(?:\.[0-9]+)?)\s*(ms|s|m|min|h)$/i.exec(text.trim());
+  const ms = match ? Number(match[1]) * TIME_UNITS[match[2].toLowerCase()] : Number.NaN;
+  if (!Number.isFinite(ms) || ms > 2 ** 31 - 1) throw bad("time", option, text, "for example 300ms, 10s or 2m");
+  return Math.round(ms);
+}
+
+/** A whole number in [min, max]. */
+export function parseCount(text: string, option: string, min: number, max: number): number {
+  const value = /^[0-9]+$/.test(text.trim()) ? Number(text) : Number.NaN;
+  if (!(value >= min && value <= max)) throw bad("number in range", option, text, `${min} to ${max}`);
+  return value;
+}
+
+export function formatBytes(bytes: number): string {
+  const units = ["B", "KiB", "MiB", "GiB", "TiB"];
+  let value = bytes;
+  let unit = 0;
+  while (value >= 1024 && unit < units.length - 1) {
+    value /= 1024;
+    unit++;
+  }
+  return `${unit === 0 || Number.isInteger(value) ? value : value.toFixed(value < 10 ? 2 : 1)} ${units[unit]}`;
+}
+
+export const formatRate = (bytesPerSec: number): string => `${formatBytes(bytesPerSec)}/s`;
+
+export function formatMs(ms: number): string {
+  if (ms < 1000) return `${Math.round(ms)} ms`;
+  return ms < 60_000 ? `${(ms / 1000).toFixed(2)} s` : `${Math.floor(ms / 60_000)} min ${Math.round((ms % 60_000) / 1000)} s`;
+}
+
+export const formatCount = (value: number): string => value.toLocaleString("en-US");

@@ -1,0 +1,75 @@
+// The two ends of a move as control/ sees them: sections and pages, no bytes, no descriptors.
+import type { MachineDescription } from "../stream/devices/machine.ts";
+import type { BlockEntry } from "../stream/ram.ts";
+import type { Hello } from "../stream/return-path.ts";
+import type { DeviceState, Guest } from "./guest.ts";
+
+export interface PagesSent {
+  pages: number;
+  zeroPages: number;
+  bytes: number;
+}
+
+/** Pages of guest memory, in any order; the last write of a page wins. */
+export interface PageWriter {
+  /** `index[0, count)`: pages of the guest's block. The array's order may change. */
+  write(index: Uint32Array, count: number): PagesSent;
+}
+
+/** The source's end. Calls come in the order in which they stand here. */
+export interface MoveWriter extends PageWriter {
+  readonly name: string;
+  readonly twoWay: boolean;
+  /** Everything written, headers included. */
+  readonly bytes: number;
+  begin(): void;
+  /** Two-way only: the target's greeting; null from a peer that is no tram. */
+  awaitHello(timeoutMs: number): Hello | null;
+  machine(description: MachineDescription): void;
+  startRam(blocks: readonly BlockEntry[]): void;
+  /** Between two of these, write() may be called any number of times. */
+  beginRound(last: boolean): void;
+  endRound(): void;
+  devices(devices: readonly DeviceState[], runState: string): void;
+  /** Two-way only: until the target has accepted everything. */
+  awaitReady(timeoutMs: number): void;
+  /** The hand-over word. An error means that it did not leave this host. */
+  handOver(): void;
+  /** Two-way only: true if the target has confirmed that it owns the guest. */
+  awaitConfirmation(timeoutMs: number): boolean;
+  /** If the target has said why it closed the channel: that, instead of `error`. */
+  explain(error: unknown): unknown;
+  close(): void;
+}
+
+export type Incoming =
+  | { kind: "hello-wanted" }
+  | { kind: "ready-wanted" }
+  | { kind: "machine"; description: MachineDescription }
+  | { kind: "blocks"; blocks: BlockEntry[] }
+  | { kind: "pages" }
+  | { kind: "device"; device: DeviceState }
+  | { kind: "run-state"; runState: string }
+  | { kind: "end" };
+
+export interface PagesReceived {
+  pages: number;
+  zeroPages: number;
+}
+
+/** The target's end. */
+export interface MoveReader {
+  readonly name: string;
+  readonly bytes: number;
+  readonly received: PagesReceived;
+  /** The next thing that asks for a decision. Page records go into the guest given to `into`, and are only counted here. */
+  next(): Incoming;
+  into(guest: Guest): void;
+  sendHello(hello: Hello): void;
+  sendReady(): void;
+  /** The guest runs here now. */
+  confirm(): void;
+  /** Tells the source why not, where it can be told. */
+  refuse(reason: string, code: string): void;
+  close(): void;
+}

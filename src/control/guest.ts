@@ -1,0 +1,34 @@
+// What a move needs of a guest. machine/ has the real one; tests have theirs.
+import type { Bitmap } from "../memory/bitmap.ts";
+import type { Ram } from "../native/ram.ts";
+import type { MachineDescription } from "../stream/devices/machine.ts";
+import type { State, Table } from "../stream/vmstate.ts";
+
+/** One device's section. */
+export interface DeviceState {
+  table: Table;
+  instance: number;
+  state: State;
+}
+
+export interface Guest {
+  readonly description: MachineDescription;
+  readonly ram: Ram;
+
+  /** From here on every write to guest memory is remembered. */
+  startTracking(): void;
+  /** Adds all pages written since the last sync, and not yet cleared, to `dirty`. */
+  syncDirty(dirty: Bitmap): void;
+  /** Just before [firstPage, firstPage + pages) is read: later writes to it count again. Multiples of 64, or to the end. */
+  clearDirty(firstPage: number, pages: number): void;
+  stopTracking(): void;
+
+  /** Stops all vCPUs with their pending I/O completed; the state the guest was in. */
+  pause(): string;
+  /** Undoes pause: back to the state that it returned, whatever that was. */
+  unpause(was: string): void;
+  /** Everything but RAM. Paused guests only. */
+  saveDevices(): DeviceState[];
+  /** The mirror of saveDevices, into a machine that has never run. */
+  loadDevices(devices: readonly DeviceState[]): void;
+}

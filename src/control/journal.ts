@@ -1,0 +1,145 @@
+// The current move as data: what status, progress lines, JSON events and the final report are made of.
+import type { ErrorData, Owner } from "../errors.ts";
+
+/** Legal ways through a move; QEMU's names where it has one. */
+const PHASES = {
+  none: ["setup", "waiting"],
+  waiting: ["setup", "cancelled", "failed"],
+  setup: ["active", "device", "cancelled", "failed", "completed"],
+  active: ["device", "cancelled", "failed"],
+  device: ["handover", "cancelled", "failed"],
+  handover: ["completed", "failed"],
+  completed: [],
+  failed: [],
+  cancelled: [],
+} as const;
+export type Phase = keyof typeof PHASES;
+
+export interface Round {
+  round: number;
+  /** Pages sent with content, and as zero. */
+  pages: number;
+  zeroPages: number;
+  bytes: number;
+  durationMs: number;
+  /** Pages written by the guest meanwhile. */
+  dirtyPages: number;
+}
+
+export interface Journal {
+  direction: "outgoing" | "incoming";
+  peer: string;
+  phase: Phase;
+  totalPages: number;
+  remainingPages: number;
+  /** With content, each time it was sent. */
+  sentPages: number;
+  zeroPages: number;
+  /** Sent again because the guest wrote to them after they had been sent. */
+  resentPages: number;
+  bytes: number;
+  elapsedMs: number;
+  bandwidthBytesPerSec: number;
+  expectedDowntimeMs: number | null;
+  downtimeMs: number | null;
+  downtimePartsMs: Record<string, number>;
+  /** The last ROUNDS_KEPT of them. */
+  rounds: Round[];
+  roundsDone: number;
+  owner: Owner;
+  error: ErrorData | null;
+}
+
+const ROUNDS_KEPT = 200;
+/** Between two writes of progress inside a round. */
+const REFRESH_MS = 50;
+
+export type JournalSink = (journal: Journal) => void;
+
+/** Keeps the journal and publishes it: at once when a phase or round ends, else every REFRESH_MS. */
+export class MoveLog {
+  readonly journal: Journal;
+  readonly #sink: JournalSink;
+  readonly #clock: () => number;
+  readonly startedMs: number;
+  #publishedMs = Number.NEGATIVE_INFINITY;
+
+  constructor(direction: Journal["direction"], peer: string, sink: JournalSink, clock: () => number) {
+    this.#sink = sink;
+    this.#clock = clock;
+    this.startedMs = clock();
+    this.journal = {
+      direction,
+      peer,
+      phase: "none",
+      totalPages: 0,
+      remainingPages: 0,
+      sentPages: 0,
+      zeroPages: 0,
+      resentPages: 0,
+      bytes: 0,
+      elapsedMs: 0,
+      bandwidthBytesPerSec: 0,
+      expectedDowntimeMs: null,
+      downtimeMs: null,
+      downtimePartsMs: {},
+      rounds: [],
+      roundsDone: 0,
+      owner: "source",
+      error: null,
+    };
+  }
+
+  now(): number {
+    return this.#clock();
+  }
+
+  setPhase(phase: Phase): void {
+    const legal: readonly Phase[] = PHASES[this.journal.phase];
+    if (!legal.includes(phase)) throw new Error(`no move goes from '${this.journal.phase}' to '${phase}'`);
+    this.journal.phase = phase;
+    this.publish();
+  }
+
+  /** Whether the move can still change. */
+  get isOver(): boolean {
+    return PHASES[this.journal.phase].length === 0;
+  }
+
+  finishRound(round: Round): void {
+    this.journal.rounds.push(round);
+    if (this.journal.rounds.length > ROUNDS_KEPT) this.journal.rounds.shift();
+    this.journal.roundsDone = round.round;
+    this.publish();
+  }
+
+  publish(): void {
+    this.#publishedMs = this.now();
+    this.journal.elapsedMs = this.#publishedMs - this.startedMs;
+    this.#sink(this.journal);
+  }
+
+  refresh(): void {
+    if (this.now() - this.#publishedMs >= REFRESH_MS) this.publish();
+  }
+}
+
+/** Consecutive parts of a span of time, in whole milliseconds: they sum to the whole by construction. */
+export class Ledger {
+  readonly parts: Record<string, number> = {};
+  readonly #clock: () => number;
+  readonly #startedMs: number;
+  totalMs = 0;
+
+  constructor(clock: () => number) {
+    this.#clock = clock;
+    this.#startedMs = clock();
+  }
+
+  /** The time since the part before belongs to `name`. */
+  mark(name: string): void {
+    const totalMs = Math.round(this.#clock() - this.#startedMs);
+    this.parts[name] = totalMs - this.totalMs;
+    this.totalMs = totalMs;
+  }
+}

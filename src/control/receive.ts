@@ -1,0 +1,103 @@
+// The target's story of a move, top to bottom.
+import { TramError, toErrorData } from "../errors.ts";
+import type { MachineDescription } from "../stream/devices/machine.ts";
+import { RAM_BLOCK_NAME } from "../stream/devices/machine.ts";
+import type { BlockEntry } from "../stream/ram.ts";
+import type { Hello } from "../stream/return-path.ts";
+import type { MoveReader } from "./channel.ts";
+import { checkFit } from "./fit.ts";
+import type { DeviceState, Guest } from "./guest.ts";
+import type { MoveLog } from "./journal.ts";
+
+/** What the story needs of its surroundings. */
+export interface ReceiveContext {
+  /** What this host can take. */
+  hello: Hello;
+  /** Makes the machine, empty and stopped. */
+  createGuest(description: MachineDescription): Guest;
+  /** The guest is ours: it runs from here, or stays paused as it was at the source. */
+  start(runState: string): void;
+}
+
+/**
+ * Takes a guest. Returns true when it is owned here. On any error before the hand-over word nothing runs here, and the
+ * guest is at the source; the log has the error.
+ */
+export function receive(reader: MoveReader, context: ReceiveContext, log: MoveLog): boolean {
+  let guest: Guest | null = null;
+  let runState = "running";
+  let loaded = false;
+  const devices: DeviceState[] = [];
+  const load = () => {
+    if (loaded) return;
+    if (!guest) throw new TramError("E_STREAM", "the stream ends without a machine", { expected: "section 'tram/machine'" });
+    guest.loadDevices(devices);
+    loaded = true;
+  };
+  try {
+    log.setPhase("setup");
+    for (;;) {
+      const incoming = reader.next();
+      log.journal.bytes = reader.bytes;
+      switch (incoming.kind) {
+        case "hello-wanted":
+          reader.sendHello(context.hello);
+          break;
+        case "machine":
+          checkFit(incoming.description, context.hello);
+          if (guest) throw new TramError("E_STREAM", "the stream has two machines");
+          guest = context.createGuest(incoming.description);
+          reader.into(guest);
+          log.journal.totalPages = guest.ram.pages;
+          log.setPhase("active");
+          break;
+        case "blocks":
+          checkBlocks(incoming.blocks, guest);
+          break;
+        case "pages":
+          log.journal.sentPages = reader.received.pages;
+          log.journal.zeroPages = reader.received.zeroPages;
+          log.refresh();
+          break;
+        case "run-state":
+          runState = incoming.runState;
+          break;
+        case "device":
+          if (devices.length === 0) log.setPhase("device");
+          devices.push(incoming.device);
+          break;
+        case "ready-wanted":
+          load();
+          reader.sendReady();
+          break;
+        case "end":
+          load();
+          log.setPhase("handover");
+          context.start(runState);
+          log.journal.owner = "target";
+          reader.confirm();
+          log.setPhase("completed");
+          return true;
+      }
+    }
+  } catch (error) {
+    // Once the guest runs here it is ours, whether or not the source heard it.
+    if (log.journal.owner === "target") {
+      log.setPhase("completed");
+      return true;
+    }
+    log.journal.error = toErrorData(error);
+    reader.refuse(log.journal.error.message, log.journal.error.code);
+    const cancelled = error instanceof TramError && error.code === "E_CANCELLED";
+    log.setPhase(cancelled ? "cancelled" : "failed");
+    return false;
+  } finally {
+    reader.close();
+  }
+}
+
+function checkBlocks(blocks: readonly BlockEntry[], guest: Guest | null): void {
+  const found = blocks.map((block) => `${block.name} ${block.bytes} bytes`).join(", ");
+  const expected = guest ? `${RAM_BLOCK_NAME} ${guest.ram.bytes} bytes` : "section 'tram/machine' before section 'ram'";
+  if (found !== expected) throw new TramError("E_STREAM", "the stream's RAM is not this machine's", { expected, found });
+}

@@ -1,0 +1,280 @@
+// The board: the few words that the Workers of one guest's process share. Everybody may read; who writes stands beside it.
+//
+// Pause and resume are a generation counter. Whoever wants a change holds the lock, sets `desired`, raises `generation`,
+// and kicks every vCPU until each has answered with that generation. A missed wake-up cannot hang: the kick is repeated.
+import { TramError } from "../errors.ts";
+import { kick } from "../native/kvm.ts";
+
+export const RUN_STATES = [
+  "prelaunch", // made, never run
+  "running",
+  "paused",
+  "inmigrate", // waits for an incoming move, or takes one
+  "finish-migrate", // stopped for the last round
+  "postmigrate", // sent: only a person resumes it
+  "internal-error", // KVM cannot run it any further
+  "shutdown", // the guest has shut down
+] as const;
+export type RunState = (typeof RUN_STATES)[number];
+
+/** What the threads of the process know of the machine. */
+export interface MachineFacts {
+  ram: { handle: number; bytes: number };
+  cpus: number;
+  walker: boolean;
+}
+
+const DESIRE = { pause: 0, run: 1, exit: 2 } as const;
+export const BOARD_CPUS_MAX = 16;
+
+const WORD = {
+  runState: 0, // under the lock
+  lock: 1,
+  generation: 2, // under the lock
+  desired: 3, // under the lock
+  moverStop: 4, // canceller; cleared by the mover before a job
+  moverThread: 5, // mover, once
+  moving: 6, // main: 1 from a job's start to its end
+  cpus: 7, // mover or main, once: vCPUs made
+  journalVersion: 8, // mover: odd while it writes
+  journalBytes: 9, // mover
+  pastHandover: 10, // mover: 1 when a cancel comes too late
+  machineBytes: 11, // whoever made the machine, once
+  cpu: 16, // from here CPU_WORDS for each vCPU
+} as const;
+const CPU_WORDS = 4;
+const CPU_WORD = { thread: 0, answered: 1, exits: 2 } as const; // each written by its vCPU
+
+const RUN_POINTERS_AT = 4 * (WORD.cpu + BOARD_CPUS_MAX * CPU_WORDS);
+const JOURNAL_AT = RUN_POINTERS_AT + 8 * BOARD_CPUS_MAX;
+const JOURNAL_BYTES_MAX = 256 << 10;
+const MACHINE_AT = JOURNAL_AT + JOURNAL_BYTES_MAX;
+const MACHINE_BYTES_MAX = 64 << 10;
+const KICK_AGAIN_MS = 5;
+
+export class Board {
+  readonly shared: SharedArrayBuffer;
+  readonly #words: Int32Array;
+  readonly #runs: Float64Array;
+  readonly #journal: Uint8Array;
+  /** The mover's stop word, for the calls that take one. */
+  readonly moverStop: Int32Array;
+
+  constructor(shared = new SharedArrayBuffer(MACHINE_AT + MACHINE_BYTES_MAX)) {
+    this.shared = shared;
+    this.#words = new Int32Array(shared, 0, RUN_POINTERS_AT / 4);
+    this.#runs = new Float64Array(shared, RUN_POINTERS_AT, BOARD_CPUS_MAX);
+    this.#journal = new Uint8Array(shared, JOURNAL_AT, JOURNAL_BYTES_MAX);
+    this.moverStop = this.#words.subarray(WORD.moverStop, WORD.moverStop + 1);
+  }
+
+  get runState(): RunState {
+    return RUN_STATES[Atomics.load(this.#words, WORD.runState)];
+  }
+  /** Under the lock, or before there are others. */
+  set runState(state: RunState) {
+    Atomics.store(this.#words, WORD.runState, RUN_STATES.indexOf(state));
+  }
+
+  get cpus(): number {
+    return Atomics.load(this.#words, WORD.cpus);
+  }
+
+  /** Once, by whoever made the machine: where the vCPUs' kvm_run lie, and what everybody may know of it. */
+  publishMachine(runAddresses: readonly number[], facts: MachineFacts): void {
+    runAddresses.forEach((address, cpu) => {
+      this.#runs[cpu] = address;
+    });
+    const bytes = new TextEncoder().encode(JSON.stringify(facts));
+    if (bytes.length > MACHINE_BYTES_MAX) throw new TramError("E_INTERNAL", "the machine does not fit the board");
+    new Uint8Array(this.shared, MACHINE_AT).set(bytes);
+    Atomics.store(this.#words, WORD.machineBytes, bytes.length);
+    Atomics.store(this.#words, WORD.cpus, runAddresses.length);
+  }
+
+  /** null: there is no machine yet. */
+  machine(): MachineFacts | null {
+    const bytes = Atomics.load(this.#words, WORD.machineBytes);
+    if (bytes === 0) return null;
+    return JSON.parse(new TextDecoder().decode(new Uint8Array(this.shared, MACHINE_AT, bytes).slice()));
+  }
+
+  locked<T>(action: () => T): T {
+    while (Atomics.compareExchange(this.#words, WORD.lock, 0, 1) !== 0) Atomics.wait(this.#words, WORD.lock, 1, 50);
+    try {
+      return action();
+    } finally {
+      Atomics.store(this.#words, WORD.lock, 0);
+      Atomics.notify(this.#words, WORD.lock, 1);
+    }
+  }
+
+  #cpuWord(cpu: number, word: number): number {
+    return WORD.cpu + cpu * CPU_WORDS + word;
+  }
+
+  #command(desire: number): void {
+    Atomics.store(this.#words, WORD.desired, desire);
+    const generation = Atomics.add(this.#words, WORD.generation, 1) + 1;
+    Atomics.notify(this.#words, WORD.generation);
+    for (let cpu = 0; cpu < this.cpus; cpu++) if (desire !== DESIRE.run) this.#kick(cpu);
+    for (let cpu = 0; cpu < this.cpus; cpu++) {
+      const word = this.#cpuWord(cpu, CPU_WORD.answered);
+      for (;;) {
+        const answered = Atomics.load(this.#words, word);
+        if (answered === generation) break;
+        if (Atomics.wait(this.#words, word, answered, KICK_AGAIN_MS) === "timed-out" && desire !== DESIRE.run) this.#kick(cpu);
+      }
+    }
+  }
+
+  #kick(cpu: number): void {
+    const thread = Atomics.load(this.#words, this.#cpuWord(cpu, CPU_WORD.thread));
+    if (thread !== 0) kick(this.#runs[cpu], thread);
+  }
+
+  /** Stops all vCPUs, each with its pending I/O completed, and says what the state was. Under the lock. */
+  pauseCpus(to: RunState): RunState {
+    const before = this.runState;
+    if (Atomics.load(this.#words, WORD.desired) === DESIRE.run) this.#command(DESIRE.pause);
+    // A vCPU may have died while it was being stopped; that is not forgotten.
+    if (this.runState !== "internal-error" && this.runState !== "shutdown") this.runState = to;
+    return before;
+  }
+
+  /** Lets all vCPUs run. Under the lock. */
+  runCpus(): void {
+    if (this.runState === "internal-error" || this.runState === "shutdown")
+      throw new TramError("E_STATE", `the guest cannot run: it is in state '${this.runState}'`, { next: "tram quit it" });
+    this.runState = "running";
+    this.#command(DESIRE.run);
+  }
+
+  /** Waits until every vCPU's Worker is up and idle, so that its state may be loaded. */
+  settleCpus(): void {
+    this.locked(() => this.#command(DESIRE.pause));
+  }
+
+  /** Ends the vCPUs' Workers. */
+  exitCpus(): void {
+    this.locked(() => this.#command(DESIRE.exit));
+  }
+
+  // --- the vCPU's side ---
+
+  /** Says which thread runs vCPU `cpu`, so that it can be kicked. */
+  cpuStarted(cpu: number, thread: number): void {
+    Atomics.store(this.#words, this.#cpuWord(cpu, CPU_WORD.thread), thread);
+  }
+
+  /** What to do now, and the generation that says so. */
+  command(): { run: boolean; exit: boolean; generation: number } {
+    const generation = Atomics.load(this.#words, WORD.generation);
+    const desired = Atomics.load(this.#words, WORD.desired);
+    return { run: desired === DESIRE.run, exit: desired === DESIRE.exit, generation };
+  }
+
+  answer(cpu: number, generation: number): void {
+    Atomics.store(this.#words, this.#cpuWord(cpu, CPU_WORD.answered), generation);
+    Atomics.notify(this.#words, this.#cpuWord(cpu, CPU_WORD.answered));
+  }
+
+  hasAnswered(cpu: number, generation: number): boolean {
+    return Atomics.load(this.#words, this.#cpuWord(cpu, CPU_WORD.answered)) === generation;
+  }
+
+  /** Sleeps until the generation changes; true if it did. */
+  waitForCommand(generation: number, timeoutMs = Number.POSITIVE_INFINITY): boolean {
+    return Atomics.wait(this.#words, WORD.generation, generation, timeoutMs) !== "timed-out";
+  }
+
+  countExit(cpu: number): void {
+    this.#words[this.#cpuWord(cpu, CPU_WORD.exits)]++;
+  }
+
+  /** Exits handled by vCPU `cpu` so far, modulo 2^32. */
+  exits(cpu: number): number {
+    return this.#words[this.#cpuWord(cpu, CPU_WORD.exits)] >>> 0;
+  }
+
+  /** A vCPU that cannot go on. It answers commands still, but never runs again. */
+  cpuFailed(state: "internal-error" | "shutdown"): void {
+    this.runState = state;
+  }
+
+  // --- moves ---
+
+  moverStarted(thread: number): void {
+    Atomics.store(this.#words, WORD.moverThread, thread);
+  }
+
+  /** False if a move is under way already. */
+  beginMove(): boolean {
+    if (Atomics.compareExchange(this.#words, WORD.moving, 0, 1) !== 0) return false;
+    Atomics.store(this.#words, WORD.moverStop, 0);
+    Atomics.store(this.#words, WORD.pastHandover, 0);
+    return true;
+  }
+
+  endMove(): void {
+    Atomics.store(this.#words, WORD.moving, 0);
+  }
+
+  get moving(): boolean {
+    return Atomics.load(this.#words, WORD.moving) !== 0;
+  }
+
+  /** From here on a cancel comes too late: the hand-over word is going out. False: a cancel came first. */
+  passHandover(): boolean {
+    return this.locked(() => {
+      if (Atomics.load(this.#words, WORD.moverStop) !== 0) return false;
+      Atomics.store(this.#words, WORD.pastHandover, 1);
+      return true;
+    });
+  }
+
+  /** Asks the mover to stop; false if there is nothing to cancel any more. Repeat kickMover until the move has ended. */
+  cancelMove(): boolean {
+    return this.locked(() => {
+      if (!this.moving || Atomics.load(this.#words, WORD.pastHandover) !== 0) return false;
+      Atomics.store(this.#words, WORD.moverStop, 1);
+      Atomics.notify(this.#words, WORD.moverStop);
+      this.kickMover();
+      return true;
+    });
+  }
+
+  get cancelling(): boolean {
+    return Atomics.load(this.#words, WORD.moverStop) !== 0;
+  }
+
+  /** Sleeps `ms`, or until the move is cancelled. */
+  moverSleep(ms: number): void {
+    Atomics.wait(this.#words, WORD.moverStop, 0, ms);
+  }
+
+  kickMover(): void {
+    const thread = Atomics.load(this.#words, WORD.moverThread);
+    if (thread !== 0) kick(0, thread);
+  }
+
+  // --- the journal: the current move as JSON, one writer (the mover), any reader ---
+
+  writeJournal(value: unknown): void {
+    const bytes = new TextEncoder().encode(JSON.stringify(value));
+    if (bytes.length > JOURNAL_BYTES_MAX) throw new TramError("E_INTERNAL", "the journal does not fit");
+    Atomics.add(this.#words, WORD.journalVersion, 1);
+    this.#journal.set(bytes);
+    Atomics.store(this.#words, WORD.journalBytes, bytes.length);
+    Atomics.add(this.#words, WORD.journalVersion, 1);
+  }
+
+  readJournal<T>(): T | null {
+    for (;;) {
+      const version = Atomics.load(this.#words, WORD.journalVersion);
+      if (version === 0) return null;
+      const text = new TextDecoder().decode(this.#journal.slice(0, Atomics.load(this.#words, WORD.journalBytes)));
+      if (version % 2 === 0 && Atomics.load(this.#words, WORD.journalVersion) === version) return JSON.parse(text) as T;
+    }
+  }
+}

@@ -1,0 +1,124 @@
+// A machine as control/ sees it: memory, dirty log, stop and go, device state. Any thread of the process may hold one.
+import type { DeviceState, Guest } from "../control/guest.ts";
+import { badStream } from "../stream/bytes.ts";
+import { TramError } from "../errors.ts";
+import type { Bitmap } from "../memory/bitmap.ts";
+import { layOut, PAGE_BYTES, type Slot } from "../memory/block.ts";
+import { clearDirtyLog, getDirtyLog, KVM_MEM_LOG_DIRTY_PAGES, setMemoryRegion } from "../native/kvm.ts";
+import type { Ram } from "../native/ram.ts";
+import type { MachineDescription } from "../stream/devices/machine.ts";
+import { serial as serialTable, walker as walkerTable } from "../stream/devices/ports.ts";
+import { vcpu as vcpuTable } from "../stream/devices/vcpu.ts";
+import { apic as apicTable, i8259 as i8259Table, ioapic as ioapicTable, kvmclock } from "../stream/devices/x86.ts";
+import type { State } from "../stream/vmstate.ts";
+import type { Board, RunState } from "./board.ts";
+import { Serial } from "./devices/serial.ts";
+import { WalkerPorts } from "./devices/walker.ts";
+import { loadClock, loadIoapic, loadPic, loadVcpu, saveClock, saveIoapic, saveLapic, savePic, saveVcpu } from "./kvm-state.ts";
+import { attachRam, deviceWords, type MachineHandles } from "./machine.ts";
+
+export class KvmGuest implements Guest {
+  readonly description: MachineDescription;
+  readonly ram: Ram;
+  readonly #handles: MachineHandles;
+  readonly #board: Board;
+  readonly #slots: Slot[];
+  /** What the last sync reported, per slot: CLEAR_DIRTY_LOG takes those bits back. */
+  #reported: Uint32Array[] | null = null;
+
+  constructor(handles: MachineHandles, board: Board) {
+    this.#handles = handles;
+    this.#board = board;
+    this.description = handles.description;
+    this.ram = attachRam(handles);
+    this.#slots = layOut(handles.ram.bytes);
+  }
+
+  #setLogging(flags: number): void {
+    for (const slot of this.#slots)
+      setMemoryRegion(this.#handles.vm, { ...slot, host: this.ram.host(slot.offset, slot.bytes) }, flags);
+  }
+
+  startTracking(): void {
+    this.#setLogging(KVM_MEM_LOG_DIRTY_PAGES);
+    this.#reported = this.#slots.map((slot) => new Uint32Array(Math.ceil(slot.bytes / PAGE_BYTES / 64) * 2));
+  }
+
+  syncDirty(dirty: Bitmap): void {
+    if (!this.#reported) throw new TramError("E_INTERNAL", "the dirty log was read before it was switched on");
+    for (const { slot, offset } of this.#slots) {
+      const reported = this.#reported[slot];
+      getDirtyLog(this.#handles.vm, slot, reported);
+      const at = offset / PAGE_BYTES / 32;
+      for (let i = 0; i < reported.length; i++) if (reported[i] !== 0) dirty.words[at + i] |= reported[i];
+    }
+  }
+
+  clearDirty(firstPage: number, pages: number): void {
+    if (!this.#handles.manualProtect || !this.#reported) return; // getting the log has cleared it already
+    for (const { slot, offset, bytes } of this.#slots) {
+      const slotFirst = offset / PAGE_BYTES;
+      const first = Math.max(firstPage, slotFirst);
+      const end = Math.min(firstPage + pages, slotFirst + bytes / PAGE_BYTES);
+      if (first >= end) continue;
+      const word = (first - slotFirst) / 32;
+      const reported = this.#reported[slot].subarray(word, word + Math.ceil((end - first) / 64) * 2);
+      if (reported.some((bits) => bits !== 0)) clearDirtyLog(this.#handles.vm, slot, first - slotFirst, end - first, reported);
+    }
+  }
+
+  stopTracking(): void {
+    this.#setLogging(0);
+    this.#reported = null;
+  }
+
+  pause(): string {
+    return this.#board.locked(() => this.#board.pauseCpus("finish-migrate"));
+  }
+
+  unpause(was: string): void {
+    this.#board.locked(() => {
+      if (was === "running") this.#board.runCpus();
+      else this.#board.runState = was as RunState;
+    });
+  }
+
+  saveDevices(): DeviceState[] {
+    const { vm, vcpus, devices } = this.#handles;
+    const words = deviceWords(devices);
+    const cpus = vcpus.map((fd) => saveVcpu(fd));
+    return [
+      { table: kvmclock, instance: 0, state: saveClock(vm) },
+      { table: i8259Table, instance: 0, state: savePic(vm, 0) },
+      { table: i8259Table, instance: 1, state: savePic(vm, 1) },
+      { table: ioapicTable, instance: 0, state: saveIoapic(vm) },
+      ...cpus.map((state, cpu) => {
+        const apicBase = (state.sregs as State).apic_base as bigint;
+        return { table: apicTable, instance: cpu, state: saveLapic(vcpus[cpu], apicBase) };
+      }),
+      ...cpus.map((state, cpu) => ({ table: vcpuTable, instance: cpu, state })),
+      { table: serialTable, instance: 0, state: Serial.save(words.serial) },
+      ...(this.description.walker ? [{ table: walkerTable, instance: 0, state: WalkerPorts.save(words.walker) }] : []),
+    ];
+  }
+
+  loadDevices(loaded: readonly DeviceState[]): void {
+    const { vm, vcpus, devices } = this.#handles;
+    const words = deviceWords(devices);
+    const find = (name: string, instance = 0): State => {
+      const found = loaded.find((one) => one.table.name === name && one.instance === instance);
+      if (!found) throw badStream("the stream lacks a device", 0, `section '${name}' instance ${instance}`, "none");
+      return found.state;
+    };
+    this.#board.settleCpus();
+    loadPic(vm, 0, find("i8259", 0));
+    loadPic(vm, 1, find("i8259", 1));
+    loadIoapic(vm, find("ioapic"));
+    vcpus.forEach((fd, cpu) => {
+      loadVcpu(fd, find("tram/vcpu", cpu), find("apic", cpu));
+    });
+    Serial.load(words.serial, find("serial"));
+    if (this.description.walker) WalkerPorts.load(words.walker, find("tram/walker"));
+    loadClock(vm, find("kvmclock"));
+  }
+}

@@ -1,0 +1,112 @@
+// A guest's machine: VM, memory slots, vCPUs, devices. The maker gives away plain handles; every Worker of the process can
+// attach to them.
+import { TramError } from "../errors.ts";
+import { layOut } from "../memory/block.ts";
+import { describeErrno } from "../native/errno.ts";
+import {
+  ioctlValue,
+  KVM_CAP,
+  KVM_DIRTY_LOG_INITIALLY_SET,
+  KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE,
+  ioctl,
+  mapRun,
+  openKvm,
+  setMemoryRegion,
+  tryIoctlValue,
+} from "../native/kvm.ts";
+import { net } from "../native/net.ts";
+import { Ram, type RamHandle } from "../native/ram.ts";
+import type { MachineDescription } from "../stream/devices/machine.ts";
+import { setCpuid } from "./cpuid.ts";
+import { SERIAL_WORDS, Serial } from "./devices/serial.ts";
+import { WALKER_WORDS, WalkerPorts } from "./devices/walker.ts";
+
+/** Plain data: what a Worker needs to attach. */
+export interface MachineHandles {
+  vm: number;
+  vcpus: number[];
+  runs: number[];
+  runBytes: number;
+  ram: RamHandle;
+  devices: SharedArrayBuffer;
+  description: MachineDescription;
+  /** CLEAR_DIRTY_LOG is there; otherwise getting the log clears it. */
+  manualProtect: boolean;
+}
+
+const TSS_ADDRESS = 0xfffbd000; // below the BIOS area, in the hole
+
+/** The words of each device in the shared device memory. */
+export function deviceWords(devices: SharedArrayBuffer) {
+  return {
+    lock: new Int32Array(devices, 0, 1),
+    serial: new Int32Array(devices, 64, SERIAL_WORDS),
+    walker: new Int32Array(devices, 192, WALKER_WORDS),
+  };
+}
+const DEVICE_BYTES = 512;
+
+
+/** `description.tscKhz` 0: the host's own. */
+export function createMachine(description: MachineDescription, options: { prealloc: boolean }): MachineHandles {
+  const kvm = openKvm();
+  const vm = ioctlValue(kvm, "CREATE_VM", 0);
+  require(vm, "SREGS2", KVM_CAP.SREGS2);
+  require(vm, "IMMEDIATE_EXIT", KVM_CAP.IMMEDIATE_EXIT);
+  const runBytes = ioctlValue(kvm, "GET_VCPU_MMAP_SIZE", 0);
+  ioctlValue(vm, "SET_TSS_ADDR", TSS_ADDRESS);
+  ioctlValue(vm, "CREATE_IRQCHIP", 0);
+  const manualProtect = enableManualProtect(vm);
+
+  const ram = Ram.create(description.memoryBytes);
+  if (options.prealloc) ram.populate();
+  for (const slot of layOut(ram.bytes)) setMemoryRegion(vm, { ...slot, host: ram.host(slot.offset, slot.bytes) }, 0);
+
+  const vcpus = Array.from({ length: description.cpus }, (_, cpu) => {
+    const fd = tryIoctlValue(vm, "CREATE_VCPU", cpu);
+    if (fd < 0) throw new TramError("E_KVM", `KVM cannot make vCPU ${cpu}: ${describeErrno(fd)}`, { next: "use fewer --cpus" });
+    if (description.tscKhz) setTscKhz(fd, description.tscKhz);
+    setCpuid(fd, description.cpuid, cpu);
+    return fd;
+  });
+  const devices = new SharedArrayBuffer(DEVICE_BYTES);
+  Serial.reset(deviceWords(devices).serial);
+  WalkerPorts.reset(deviceWords(devices).walker, 0);
+  net.close(kvm);
+  const runs = vcpus.map((fd) => mapRun(fd, runBytes));
+  const tscKhz = description.tscKhz || Math.max(0, tryIoctlValue(vcpus[0], "GET_TSC_KHZ", 0));
+  return { vm, vcpus, runs, runBytes, ram: ram.share(), devices, description: { ...description, tscKhz }, manualProtect };
+}
+
+function require(vm: number, name: string, capability: number): void {
+  if (tryIoctlValue(vm, "CHECK_EXTENSION", capability) <= 0)
+    throw new TramError("E_KVM", `this kernel's KVM lacks KVM_CAP_${name}`, { next: "use a kernel of version 5.14 or later" });
+}
+
+/** Source: KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 in the kernel's api.rst. */
+function enableManualProtect(vm: number): boolean {
+  const offered = tryIoctlValue(vm, "CHECK_EXTENSION", KVM_CAP.MANUAL_DIRTY_LOG_PROTECT2);
+  const flags = offered & (KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE | KVM_DIRTY_LOG_INITIALLY_SET);
+  if (!(flags & KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE)) return false;
+  const view = new DataView(new ArrayBuffer(104)); // struct kvm_enable_cap
+  view.setUint32(0, KVM_CAP.MANUAL_DIRTY_LOG_PROTECT2, true);
+  view.setBigUint64(8, BigInt(flags), true);
+  ioctl(vm, "ENABLE_CAP", new Uint8Array(view.buffer));
+  return true;
+}
+
+/** A host without TSC scaling takes only its own frequency, within KVM's tolerance. */
+function setTscKhz(vcpu: number, tscKhz: number): void {
+  const own = tryIoctlValue(vcpu, "GET_TSC_KHZ", 0);
+  if (own === tscKhz || tryIoctlValue(vcpu, "SET_TSC_KHZ", tscKhz) >= 0) return;
+  if (Math.abs(own - tscKhz) * 4000 < tscKhz) return; // 250 ppm, as KVM itself tolerates
+  throw new TramError("E_REFUSED", "this host cannot run the guest's time stamp counter", {
+    expected: `${tscKhz} kHz, or TSC scaling`,
+    found: `${own} kHz`,
+    next: "move to a host with the same clock",
+  });
+}
+
+export function attachRam(handles: MachineHandles): Ram {
+  return Ram.attach(handles.ram);
+}

@@ -1,0 +1,127 @@
+// The mover: the one thread that runs moves, beside the guest and outside every lock. It blocks in its channel; a cancel
+// sets its stop word and kicks it.
+import { parentPort, workerData } from "node:worker_threads";
+import { MoveLog } from "../control/journal.ts";
+import { receive } from "../control/receive.ts";
+import { type SendOptions, send } from "../control/send.ts";
+import { TramError, toErrorData } from "../errors.ts";
+import { openKvm, threadId } from "../native/kvm.ts";
+import { net } from "../native/net.ts";
+import { StreamReader } from "../reader/stream.ts";
+import { HELLO_VERSION } from "../stream/return-path.ts";
+import { accept, type Endpoint, endpointName, type Listener, open } from "../transport/index.ts";
+import { WriteOnly } from "../transport/write-only.ts";
+import { StreamWriter } from "../writer/stream.ts";
+import { Board } from "./board.ts";
+import { supportedCpuid } from "./cpuid.ts";
+import { KvmGuest } from "./guest.ts";
+import { createMachine, type MachineHandles } from "./machine.ts";
+
+export interface MoverInit {
+  library: string;
+  board: SharedArrayBuffer;
+}
+
+/** What the target was told by its own options; null: whatever the stream says. */
+export interface Wanted {
+  name: string;
+  memoryBytes: number | null;
+  cpus: number | null;
+  prealloc: boolean;
+}
+
+export type Job =
+  | { kind: "send"; endpoint: Endpoint; handles: MachineHandles; options: SendOptions; iovMax: number; copying: boolean }
+  | { kind: "receive"; listener: Listener; wanted: Wanted; replyMs: number };
+
+export type MoverMessage =
+  | { event: "machine"; handles: MachineHandles }
+  /** The job's journal is final. */
+  | { event: "over"; job: Job["kind"] }
+  | { event: "crashed"; error: ReturnType<typeof toErrorData> };
+
+const init = workerData as MoverInit;
+const board = new Board(init.board);
+board.moverStarted(threadId());
+const clock = () => performance.now();
+
+function checkCancelled(): void {
+  if (board.cancelling) throw new TramError("E_CANCELLED", "cancelled");
+}
+
+function logFor(direction: "outgoing" | "incoming", endpoint: Endpoint): MoveLog {
+  const log = new MoveLog(direction, endpointName(endpoint), (journal) => board.writeJournal(journal), clock);
+  log.setPhase("waiting");
+  return log;
+}
+
+function runSend(job: Extract<Job, { kind: "send" }>): void {
+  const log = logFor("outgoing", job.endpoint);
+  try {
+    const channel = open(job.endpoint, { stop: board.moverStop, silenceMs: job.options.replyMs, iovMax: job.iovMax });
+    const transport = job.copying ? new WriteOnly(channel) : channel;
+    const guest = new KvmGuest(job.handles, board);
+    const context = {
+      checkCancelled,
+      sleep: (ms: number) => board.moverSleep(ms),
+      passHandover: () => board.passHandover(),
+    };
+    send(guest, new StreamWriter(transport, guest.ram), job.options, context, log);
+  } catch (error) {
+    if (log.isOver) throw error;
+    log.journal.error = toErrorData(error);
+    log.setPhase(log.journal.error.code === "E_CANCELLED" ? "cancelled" : "failed");
+  }
+  // One-way or unconfirmed, the guest may live elsewhere now: only a person lets it run here.
+  if (log.journal.owner !== "source") board.locked(() => board.pauseCpus("postmigrate"));
+}
+
+function runReceive(job: Extract<Job, { kind: "receive" }>): void {
+  const log = logFor("incoming", job.listener.endpoint);
+  try {
+    const kvm = openKvm();
+    const cpuid = supportedCpuid(kvm);
+    net.close(kvm);
+    const transport = accept(job.listener, { stop: board.moverStop, silenceMs: job.replyMs });
+    receive(
+      new StreamReader(transport),
+      {
+        hello: { version: HELLO_VERSION, name: job.wanted.name, memoryBytes: job.wanted.memoryBytes, cpus: job.wanted.cpus, cpuid },
+        createGuest(description) {
+          const handles = createMachine(description, { prealloc: job.wanted.prealloc });
+          announce(handles);
+          return new KvmGuest(handles, board);
+        },
+        start(runState) {
+          board.locked(() => {
+            if (runState === "running") board.runCpus();
+            else board.runState = "paused";
+          });
+        },
+      },
+      log,
+    );
+  } catch (error) {
+    if (log.isOver) throw error;
+    log.journal.error = toErrorData(error);
+    log.setPhase(log.journal.error.code === "E_CANCELLED" ? "cancelled" : "failed");
+  }
+}
+
+/** Tells everybody that there is a machine now; main starts its vCPUs. */
+function announce(handles: MachineHandles): void {
+  const { description } = handles;
+  board.publishMachine(handles.runs, { ram: handles.ram, cpus: description.cpus, walker: description.walker });
+  parentPort?.postMessage({ event: "machine", handles } satisfies MoverMessage);
+}
+
+parentPort?.on("message", (job: Job) => {
+  try {
+    if (job.kind === "send") runSend(job);
+    else runReceive(job);
+    parentPort?.postMessage({ event: "over", job: job.kind } satisfies MoverMessage);
+  } catch (error) {
+    parentPort?.postMessage({ event: "crashed", error: toErrorData(error) } satisfies MoverMessage);
+  }
+  board.endMove();
+});

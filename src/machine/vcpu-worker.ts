@@ -1,0 +1,156 @@
+// One vCPU: enter the guest, handle the exit, look at the command word. A Worker's whole life.
+import { writeSync } from "node:fs";
+import { parentPort, workerData } from "node:worker_threads";
+import { toErrorData, TramError } from "../errors.ts";
+import { EXIT_REASON, RUN, runVcpu, threadId, viewRun } from "../native/kvm.ts";
+import { Board } from "./board.ts";
+import { SERIAL_PORT, SERIAL_PORTS, Serial } from "./devices/serial.ts";
+import { WALKER_MMIO_PROBE, WALKER_PORT_GRANT, WALKER_PORT_PROBE, WalkerPorts } from "./devices/walker.ts";
+import { deviceWords, type MachineHandles } from "./machine.ts";
+
+export interface VcpuInit {
+  library: string;
+  board: SharedArrayBuffer;
+  handles: MachineHandles;
+  cpu: number;
+  /** Where the serial port's output goes; -1: nowhere. */
+  serialFd: number;
+}
+
+const init = workerData as VcpuInit;
+const board = new Board(init.board);
+const { handles, cpu } = init;
+const run = viewRun(handles.runs[cpu], handles.runBytes);
+const words = deviceWords(handles.devices);
+const serial = new Serial(words.serial, (byte) => {
+  if (init.serialFd >= 0) putSerial(byte);
+});
+const walker = handles.description.walker ? new WalkerPorts(words.walker, cpu, handles.vcpus.length) : null;
+
+function putSerial(byte: number): void {
+  try {
+    writeSync(init.serialFd, Uint8Array.of(byte));
+  } catch {
+    // A reader that went away must not stop the guest; the port has no way to say that its line is down.
+  }
+}
+
+/** Devices are shared by all vCPUs: one at a time. */
+function withDevices<T>(action: () => T): T {
+  while (Atomics.compareExchange(words.lock, 0, 0, 1) !== 0) Atomics.wait(words.lock, 0, 1, 1);
+  try {
+    return action();
+  } finally {
+    Atomics.store(words.lock, 0, 0);
+    Atomics.notify(words.lock, 0, 1);
+  }
+}
+
+/** Waits until the walker may go on, or a command comes. Not under the device lock. */
+function grantPages(): number {
+  if (!walker) return 0;
+  const { pages, waitMs } = walker.grant(performance.now());
+  const { run: mayRun, generation } = board.command();
+  if (mayRun && waitMs > 0) board.waitForCommand(generation, waitMs);
+  return pages;
+}
+
+function readPort(port: number): number {
+  if (port >= SERIAL_PORT && port < SERIAL_PORT + SERIAL_PORTS) return withDevices(() => serial.read(port - SERIAL_PORT));
+  if (walker && port === WALKER_PORT_GRANT) return grantPages();
+  if (walker && port === WALKER_PORT_PROBE) return withDevices(() => walker.probePio());
+  return 0xffffffff; // nothing answers on an ISA bus
+}
+
+function writePort(port: number, value: number): void {
+  if (port >= SERIAL_PORT && port < SERIAL_PORT + SERIAL_PORTS) withDevices(() => serial.write(port - SERIAL_PORT, value & 0xff));
+}
+
+function handleIo(): void {
+  const isOut = run.getUint8(RUN.io.direction) === 1;
+  const size = run.getUint8(RUN.io.size);
+  const port = run.getUint16(RUN.io.port, true);
+  const count = run.getUint32(RUN.io.count, true);
+  let at = Number(run.getBigUint64(RUN.io.dataOffset, true));
+  for (let i = 0; i < count; i++, at += size) {
+    if (isOut) writePort(port, size === 1 ? run.getUint8(at) : size === 2 ? run.getUint16(at, true) : run.getUint32(at, true));
+    else {
+      const value = readPort(port);
+      if (size === 1) run.setUint8(at, value);
+      else if (size === 2) run.setUint16(at, value, true);
+      else run.setUint32(at, value, true);
+    }
+  }
+}
+
+function handleMmio(): void {
+  if (run.getUint8(RUN.mmio.isWrite)) return; // nothing there takes writes
+  const address = Number(run.getBigUint64(RUN.mmio.address, true));
+  const index = (address - WALKER_MMIO_PROBE) / 4;
+  const answers = walker !== null && Number.isInteger(index) && index >= 0 && index < handles.vcpus.length;
+  const value = answers ? withDevices(() => walker.probeMmio(index)) : 0xffffffff;
+  run.setUint32(RUN.mmio.data, value, true);
+  run.setUint32(RUN.mmio.data + 4, 0xffffffff, true);
+}
+
+/** False: the guest cannot go on. */
+function handleExit(): boolean {
+  const reason = run.getUint32(RUN.exitReason, true);
+  board.countExit(cpu);
+  switch (reason) {
+    case EXIT_REASON.IO:
+      handleIo();
+      return true;
+    case EXIT_REASON.MMIO:
+      handleMmio();
+      return true;
+    case EXIT_REASON.INTR:
+    case EXIT_REASON.HLT:
+      return true;
+    case EXIT_REASON.SHUTDOWN:
+    case EXIT_REASON.SYSTEM_EVENT:
+      board.cpuFailed("shutdown");
+      parentPort?.postMessage({ event: "shutdown", cpu });
+      return false;
+    default: {
+      const detail =
+        reason === EXIT_REASON.INTERNAL_ERROR
+          ? `suberror ${run.getUint32(RUN.internal.suberror, true)}, data ${run.getBigUint64(RUN.internal.data, true).toString(16)}`
+          : "";
+      throw new TramError("E_GUEST", `vCPU ${cpu} stopped with exit reason ${reason} ${detail}`);
+    }
+  }
+}
+
+/** With immediate_exit set, entering only finishes the I/O instruction the vCPU is in the middle of. */
+function completePendingIo(): void {
+  run.setUint8(RUN.immediateExit, 1);
+  while (runVcpu(handles.vcpus[cpu])) handleExit();
+}
+
+function live(): void {
+  board.cpuStarted(cpu, threadId());
+  let able = true;
+  for (;;) {
+    // Cleared before the command is read: a kick after that sets it again, so that the entry below returns at once.
+    run.setUint8(RUN.immediateExit, 0);
+    const { run: mayRun, exit, generation } = board.command();
+    if (!mayRun || !able) {
+      if (able && !board.hasAnswered(cpu, generation)) completePendingIo();
+      board.answer(cpu, generation);
+      if (exit) return;
+      board.waitForCommand(generation);
+      continue;
+    }
+    if (!board.hasAnswered(cpu, generation)) board.answer(cpu, generation);
+    try {
+      if (runVcpu(handles.vcpus[cpu])) able = handleExit();
+    } catch (error) {
+      able = false;
+      board.cpuFailed("internal-error");
+      parentPort?.postMessage({ event: "failed", cpu, error: toErrorData(error) });
+    }
+  }
+}
+
+live();

@@ -1,0 +1,67 @@
+// tram: find the command, run it, and turn whatever comes out into text and an exit code. The one place that does.
+import { runCommand } from "citty";
+import { checkArguments, nearest, type TramCommand, usage } from "./cli/command.ts";
+import { print, say } from "./cli/console.ts";
+import { migrate } from "./cli/migrate.ts";
+import { run } from "./cli/run.ts";
+import { checkGuest, pause, ps, quit, resume, status } from "./cli/steer.ts";
+import { EXIT, formatError, TramError, toErrorData } from "./errors.ts";
+import { VERSION } from "./version.ts";
+
+/** In the order in which a newcomer needs them. */
+export const COMMANDS: readonly TramCommand[] = [run, migrate, ps, status, pause, resume, quit, checkGuest];
+
+function overview(): string {
+  const width = Math.max(...COMMANDS.map(({ name }) => name.length));
+  const rows = COMMANDS.map(({ name, summary }) => `  ${name.padEnd(width)}  ${summary}`);
+  return `tram ${VERSION}: moves running KVM guests from one process or host to another.
+
+Usage: tram COMMAND [ARGUMENTS] [OPTIONS]
+
+Commands:
+${rows.join("\n")}
+
+tram help COMMAND shows a command's options, with examples.
+Exit codes: 0 done, 1 failed (the guest is at the source), 2 usage, 3 bad bytes, 4 a person must look where the guest is,
+5 cancelled, 6 timed out, 7 refused before anything was sent, 130 interrupted.
+`;
+}
+
+function findCommand(name: string): TramCommand {
+  const found = COMMANDS.find((one) => one.name === name);
+  if (found) return found;
+  const near = nearest(name, COMMANDS.map((one) => one.name));
+  throw new TramError("E_USAGE", `there is no command '${name}'`, { next: near ? `did you mean tram ${near}?` : "see tram help" });
+}
+
+async function dispatch(argv: readonly string[]): Promise<number> {
+  const [name, ...rest] = argv;
+  if (name === undefined || ["help", "--help", "-h"].includes(name)) {
+    print((rest[0] === undefined ? overview() : usage(findCommand(rest[0]))).trimEnd());
+    return name === undefined ? EXIT.usage : EXIT.done;
+  }
+  if (name === "version" || name === "--version") {
+    print(`tram ${VERSION}`);
+    return EXIT.done;
+  }
+  const command = findCommand(name);
+  if (rest.includes("--help") || rest.includes("-h")) {
+    print(usage(command).trimEnd());
+    return EXIT.done;
+  }
+  const { result } = await runCommand(command.definition, { rawArgs: checkArguments(rest, command) });
+  return result as number;
+}
+
+async function main(): Promise<never> {
+  try {
+    process.exit(await dispatch(process.argv.slice(2)));
+  } catch (error) {
+    const data = toErrorData(error);
+    say(formatError(data));
+    if (process.env.TRAM_DEBUG === "1" && error instanceof Error) say(error.stack ?? "");
+    process.exit(error instanceof TramError ? error.exitCode : EXIT.failed);
+  }
+}
+
+await main();

@@ -1,0 +1,87 @@
+// A set of pages: bit i of word i/32 is page i. Length is whole 64-bit words, as the kernel writes them.
+
+export class Bitmap {
+  readonly words: Uint32Array;
+  readonly pages: number;
+
+  constructor(pages: number) {
+    this.pages = pages;
+    this.words = new Uint32Array(Math.ceil(pages / 64) * 2);
+  }
+
+  /** Every page of [0, pages). */
+  fill(): void {
+    this.words.fill(0xffffffff);
+    for (let page = this.pages; page < this.words.length * 32; page++) this.words[page >>> 5] &= ~(1 << (page & 31));
+  }
+
+  has(page: number): boolean {
+    return (this.words[page >>> 5] & (1 << (page & 31))) !== 0;
+  }
+
+  add(page: number): void {
+    this.words[page >>> 5] |= 1 << (page & 31);
+  }
+
+  clear(): void {
+    this.words.fill(0);
+  }
+
+  count(): number {
+    return countBits(this.words, 0, this.words.length);
+  }
+
+  /** Pages that are in both sets. */
+  countCommon(other: Bitmap): number {
+    let sum = 0;
+    for (let i = 0; i < this.words.length; i++) if (this.words[i] & other.words[i]) sum += popcount(this.words[i] & other.words[i]);
+    return sum;
+  }
+
+  addAll(other: Bitmap): void {
+    for (let i = 0; i < this.words.length; i++) this.words[i] |= other.words[i];
+  }
+
+  /**
+   * Takes pages out of the set, ascending, from `from` on and below `end`: their indexes into `into`, until it is full.
+   * Returns how many, and where to go on.
+   */
+  take(from: number, end: number, into: Uint32Array): { count: number; next: number } {
+    const { words } = this;
+    const limit = Math.min(end, words.length * 32);
+    let count = 0;
+    for (let at = from >>> 5; at << 5 < limit; at++) {
+      let word = words[at];
+      if (word === 0) continue;
+      const base = at << 5;
+      // Pages below `from` or from `end` on are not ours to take.
+      let kept = 0;
+      if (base < from) kept |= word & ((1 << (from & 31)) - 1);
+      if (base + 32 > limit) kept |= word & ~((1 << (limit & 31)) - 1);
+      word &= ~kept;
+      while (word !== 0) {
+        if (count === into.length) {
+          words[at] = word | kept;
+          return { count, next: base };
+        }
+        const low = word & -word;
+        into[count++] = base + 31 - Math.clz32(low);
+        word ^= low;
+      }
+      words[at] = kept;
+    }
+    return { count, next: limit };
+  }
+}
+
+export function popcount(word: number): number {
+  let v = word - ((word >>> 1) & 0x55555555);
+  v = (v & 0x33333333) + ((v >>> 2) & 0x33333333);
+  return (((v + (v >>> 4)) & 0x0f0f0f0f) * 0x01010101) >>> 24;
+}
+
+export function countBits(words: Uint32Array, from: number, to: number): number {
+  let sum = 0;
+  for (let i = from; i < to; i++) if (words[i] !== 0) sum += popcount(words[i]);
+  return sum;
+}

@@ -1,0 +1,162 @@
+// Sockets, pipes and descriptors: blocking calls that a stop word ends.
+import { TramError } from "../errors.ts";
+import { check, cString, describeErrno, errnoName, u32 } from "./errno.ts";
+import type { Ram } from "./ram.ts";
+import { symbols } from "./symbols.ts";
+
+/** A word in shared memory; not zero: blocked calls end with E_CANCELLED. Whoever sets it also kicks the thread. */
+export type StopWord = Int32Array;
+
+const FD_TYPES = ["", "socket", "pipe", "file", "other"] as const;
+export type FdType = "socket" | "pipe" | "file" | "other";
+
+/** Throws the coded error for a failed call on a channel. */
+function fail(result: number, what: string): never {
+  const name = errnoName(result);
+  if (name === "ECANCELED") throw new TramError("E_CANCELLED", "cancelled");
+  if (name === "ETIMEDOUT")
+    throw new TramError("E_PEER_SILENT", `${what}: the peer did not answer in time`, {
+      next: "look whether it still runs and the network is up; --timeout gives it longer",
+    });
+  if (name === "EPIPE" || name === "ECONNRESET")
+    throw new TramError("E_CHANNEL_CLOSED", `${what}: the other side has closed the connection`, {
+      next: "its own output says why it ended",
+    });
+  throw new TramError("E_CHANNEL", `${what}: ${describeErrno(result)}`);
+}
+
+function connected(result: number, to: string): number {
+  if (result >= 0) return result;
+  const name = errnoName(result);
+  if (name === "ECANCELED") throw new TramError("E_CANCELLED", "cancelled");
+  const next =
+    name === "ECONNREFUSED" || name === "ENOENT"
+      ? "is a target waiting there? start one with: tram run --incoming URI"
+      : name === "ENAMETOOLONG"
+        ? "a socket path has at most 107 bytes"
+        : "check the address and that the host can be reached";
+  throw new TramError("E_CONNECT", `cannot connect to ${to}: ${describeErrno(result)}`, { next });
+}
+
+export const net = {
+  connectTcp(host: string, port: number, timeoutMs: number, stop: StopWord): number {
+    const result = symbols.tram_connect_tcp(cString(host), cString(String(port)), timeoutMs, stop);
+    return connected(result, `tcp:${host}:${port}`);
+  },
+
+  connectUnix(path: string, timeoutMs: number, stop: StopWord): number {
+    return connected(symbols.tram_connect_unix(cString(path), timeoutMs, stop), `unix:${path}`);
+  },
+
+  /** Like connectUnix, with the plain result: a descriptor or -errno. */
+  tryConnectUnix(path: string, timeoutMs: number): number {
+    return symbols.tram_connect_unix(cString(path), timeoutMs, null);
+  },
+
+  listenTcp(host: string, port: number): number {
+    const result = symbols.tram_listen_tcp(cString(host), cString(String(port)));
+    return check(result, "E_LISTEN", `cannot listen on tcp:${host}:${port}`, { next: "choose another port or address" });
+  },
+
+  listenUnix(path: string): number {
+    return check(symbols.tram_listen_unix(cString(path)), "E_LISTEN", `cannot listen on unix:${path}`, {
+      next: "a socket path has at most 107 bytes, and its folder must exist and be writable",
+    });
+  },
+
+  /** The local port of a TCP socket, or a negative number. */
+  localPort: (fd: number): number => symbols.tram_port(fd),
+
+  accept(fd: number, timeoutMs: number, stop: StopWord | null): number {
+    const result = symbols.tram_accept(fd, timeoutMs, stop);
+    return result >= 0 ? result : fail(result, "waiting for a connection");
+  },
+
+  setTimeouts(fd: number, timeoutMs: number): void {
+    check(symbols.tram_set_timeouts(fd, u32(timeoutMs, "timeout")), "E_CHANNEL", "set socket options");
+  },
+
+  write(fd: number, isSocket: boolean, data: Uint8Array, bytes: number, stop: StopWord | null): void {
+    const result = symbols.tram_write(fd, isSocket ? 1 : 0, data, bytes, stop);
+    if (result < 0) fail(result, "sending");
+  },
+
+  /** See tram_write_pages in c/tram.h; returns the bytes written. */
+  writePages(
+    fd: number,
+    isSocket: boolean,
+    ram: Ram,
+    head: Uint8Array,
+    headBytes: number,
+    words: Uint8Array,
+    index: Uint32Array,
+    count: number,
+    iovMax: number,
+    stop: StopWord | null,
+  ): number {
+    const flag = isSocket ? 1 : 0;
+    const result = symbols.tram_write_pages(fd, flag, ram.native, head, headBytes, words, index, count, iovMax, stop);
+    return result >= 0 ? result : fail(result, "sending pages");
+  },
+
+  /** Reads at least one byte, or 0 at the end. */
+  read(fd: number, out: Uint8Array, timeoutMs: number, stop: StopWord | null): number {
+    const result = symbols.tram_read(fd, out, out.length, timeoutMs, stop);
+    return result >= 0 ? result : fail(result, "receiving");
+  },
+
+  /** One recvmsg that does not block: bytes (0 at the end, -errno) and passed descriptors. */
+  receiveMessage(fd: number, out: Uint8Array): { bytes: number; fds: number[] } {
+    const fds = new Int32Array(8);
+    const count = new Uint32Array(1);
+    const bytes = symbols.tram_receive_message(fd, out, out.length, fds, count);
+    return { bytes, fds: [...fds.subarray(0, count[0])] };
+  },
+
+  /** One sendmsg that does not block: bytes or -errno. */
+  sendMessage: (fd: number, data: Uint8Array, passFd = -1): number =>
+    symbols.tram_send_message(fd, data, data.length, passFd),
+
+  /** poll(2) over [fd, events] pairs; returns the revents, or null when interrupted or timed out. */
+  poll(entries: readonly { fd: number; events: number }[], timeoutMs: number): number[] | null {
+    const view = new DataView(new ArrayBuffer(entries.length * 8));
+    entries.forEach((entry, i) => {
+      view.setInt32(i * 8, entry.fd, true);
+      view.setInt16(i * 8 + 4, entry.events, true);
+    });
+    const ready = symbols.tram_poll(new Uint8Array(view.buffer), entries.length, timeoutMs);
+    return ready <= 0 ? null : entries.map((_, i) => view.getInt16(i * 8 + 6, true));
+  },
+
+  /** Bytes written to a socket that the other kernel has not yet acknowledged. */
+  unsent: (fd: number): number => symbols.tram_unsent(fd),
+  shutdown: (fd: number): number => symbols.tram_shutdown(fd, 2),
+  close: (fd: number): number => symbols.tram_close(fd),
+
+  pipe(): { read: number; write: number } {
+    const fds = new Int32Array(2);
+    check(symbols.tram_pipe(fds), "E_CHANNEL", "make a pipe");
+    return { read: fds[0], write: fds[1] };
+  },
+
+  event: {
+    create: (): number => check(symbols.tram_eventfd(), "E_CHANNEL", "make an event descriptor"),
+    signal: (fd: number): number => symbols.tram_event_signal(fd),
+    drain: (fd: number): number => symbols.tram_event_drain(fd),
+  },
+
+  fdType(fd: number): FdType {
+    const result = symbols.tram_fd_type(fd);
+    if (result < 0)
+      throw new TramError("E_ADDRESS", `descriptor ${fd} is not open: ${describeErrno(result)}`, {
+        next: "open it in the shell, for example with 3<>FILE",
+      });
+    return FD_TYPES[result] as FdType;
+  },
+
+  duplicate: (fd: number): number => check(symbols.tram_duplicate(fd), "E_CHANNEL", `duplicate descriptor ${fd}`),
+  lockFolder: (path: string): number => check(symbols.tram_lock_folder(cString(path)), "E_FILE", `lock ${path}`),
+  sync: (fd: number): number => check(symbols.tram_sync(fd), "E_FILE", "sync the file to disk"),
+};
+
+export const POLL = { in: 1, out: 4, error: 8, hangup: 16 } as const;

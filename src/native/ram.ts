@@ -1,0 +1,102 @@
+// Guest memory, by page index. Host addresses stay opaque numbers on this side.
+import type { Pointer } from "bun:ffi";
+import { TramError } from "../errors.ts";
+import { check, u32, u53 } from "./errno.ts";
+import { symbols } from "./symbols.ts";
+
+export const PAGE_BYTES = 4096;
+
+/** One guest's memory. Plain data, so that Workers can attach to the same one; the creator destroys it. */
+export interface RamHandle {
+  readonly handle: number;
+  readonly bytes: number;
+}
+
+export class Ram {
+  #handle: number | null;
+  readonly bytes: number;
+  readonly pages: number;
+
+  private constructor(handle: number, bytes: number) {
+    this.#handle = handle;
+    this.bytes = bytes;
+    this.pages = bytes / PAGE_BYTES;
+  }
+
+  static create(bytes: number): Ram {
+    const handle = check(symbols.tram_ram_create(u53(bytes, "memory size")), "E_MEMORY", `cannot reserve ${bytes} bytes`);
+    return new Ram(handle, bytes);
+  }
+
+  static attach(shared: RamHandle): Ram {
+    return new Ram(shared.handle, shared.bytes);
+  }
+
+  get #h(): number {
+    if (this.#handle === null) throw new TramError("E_INTERNAL", "guest memory used after it was released");
+    return this.#handle;
+  }
+
+  share(): RamHandle {
+    return { handle: this.#h, bytes: this.bytes };
+  }
+
+  /** For calls that take the C handle. */
+  get native(): number {
+    return this.#h;
+  }
+
+  /** The host address of [offset, offset + bytes), for KVM's memory slots. */
+  host(offset: number, bytes: number): number {
+    return check(symbols.tram_ram_host(this.#h, u53(offset, "offset"), u53(bytes, "size")), "E_INTERNAL", "guest memory");
+  }
+
+  populate(): void {
+    check(symbols.tram_ram_populate(this.#h), "E_MEMORY", `cannot populate ${this.bytes} bytes of guest memory`);
+  }
+
+  read(offset: number, bytes: number): Uint8Array {
+    const out = new Uint8Array(bytes);
+    check(symbols.tram_ram_read(this.#h, u53(offset, "offset"), out, bytes), "E_INTERNAL", "read guest memory");
+    return out;
+  }
+
+  write(offset: number, data: Uint8Array): void {
+    check(symbols.tram_ram_write(this.#h, u53(offset, "offset"), data, data.length), "E_INTERNAL", "write guest memory");
+  }
+
+  /** Sorts `index[0, count)` into pages with content first, zero pages behind; returns how many have content. */
+  splitZero(index: Uint32Array, count: number): number {
+    if (count > index.length) throw new TramError("E_INTERNAL", "more pages than indexes");
+    return check(symbols.tram_pages_split_zero(this.#h, index, u32(count, "count")), "E_INTERNAL", "zero scan");
+  }
+
+  /** Copies page i from `buffer` at `offset[i]` into guest page `index[i]`. */
+  scatter(buffer: Uint8Array, index: Uint32Array, offset: Uint32Array, count: number): void {
+    if (count > index.length || count > offset.length) throw new TramError("E_INTERNAL", "more pages than indexes");
+    const result = symbols.tram_pages_scatter(this.#h, buffer, buffer.length, index, offset, u32(count, "count"));
+    check(result, "E_INTERNAL", "place pages");
+  }
+
+  /** Makes pages zero; those that are zero already are not written. */
+  clear(index: Uint32Array, count: number): void {
+    if (count > index.length) throw new TramError("E_INTERNAL", "more pages than indexes");
+    check(symbols.tram_pages_clear(this.#h, index, u32(count, "count")), "E_INTERNAL", "clear pages");
+  }
+
+  /** Page records as one run of bytes in `out`, for transports that only write: see tram_pages_gather in c/tram.h. */
+  gather(head: Uint8Array, headBytes: number, words: Uint8Array, index: Uint32Array, count: number, out: Uint8Array): number {
+    const result = symbols.tram_pages_gather(this.#h, head, headBytes, words, index, count, out, out.length);
+    return check(result, "E_INTERNAL", "gather pages");
+  }
+
+  destroy(): void {
+    check(symbols.tram_ram_destroy(this.#h), "E_INTERNAL", "release guest memory");
+    this.#handle = null;
+  }
+}
+
+/** A raw kernel address as the FFI's pointer type. Only native/ makes these. */
+export function pointer(address: number): Pointer {
+  return address as Pointer;
+}

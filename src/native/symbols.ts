@@ -1,0 +1,95 @@
+// The C library: the only dlopen, and every symbol's signature, in the order of c/tram.h.
+import { dlopen, type FFIFunction } from "bun:ffi";
+import { readFileSync } from "node:fs";
+import { isMainThread, workerData } from "node:worker_threads";
+import libraryFile from "../../build/libtram.so" with { type: "file" };
+import { TramError } from "../errors.ts";
+
+const SIGNATURES = {
+  tram_ram_create: { args: ["u64_fast"], returns: "i64_fast" },
+  tram_ram_host: { args: ["u64_fast", "u64_fast", "u64_fast"], returns: "i64_fast" },
+  tram_ram_populate: { args: ["u64_fast"], returns: "i32" },
+  tram_ram_destroy: { args: ["u64_fast"], returns: "i32" },
+  tram_ram_read: { args: ["u64_fast", "u64_fast", "ptr", "u32"], returns: "i32" },
+  tram_ram_write: { args: ["u64_fast", "u64_fast", "ptr", "u32"], returns: "i32" },
+  tram_pages_split_zero: { args: ["u64_fast", "ptr", "u32"], returns: "i32" },
+  tram_pages_scatter: { args: ["u64_fast", "ptr", "u64_fast", "ptr", "ptr", "u32"], returns: "i32" },
+  tram_pages_clear: { args: ["u64_fast", "ptr", "u32"], returns: "i32" },
+  tram_pages_gather: {
+    args: ["u64_fast", "ptr", "u32", "ptr", "ptr", "u32", "ptr", "u64_fast"],
+    returns: "i64_fast",
+  },
+  tram_walker_fill: { args: ["u64_fast", "ptr"], returns: "i32" },
+  tram_walker_check: { args: ["u64_fast", "ptr"], returns: "i32" },
+  tram_ioctl: { args: ["i32", "u32", "ptr"], returns: "i32" },
+  tram_ioctl_value: { args: ["i32", "u32", "u64_fast"], returns: "i32" },
+  tram_map_shared: { args: ["i32", "u64_fast"], returns: "i64_fast" },
+  tram_unmap: { args: ["u64_fast", "u64_fast"], returns: "i32" },
+  tram_vcpu_run: { args: ["i32"], returns: "i32" },
+  tram_thread_id: { args: [], returns: "i32" },
+  tram_kick_install: { args: [], returns: "i32" },
+  tram_kick: { args: ["u64_fast", "i32"], returns: "i32" },
+  tram_connect_tcp: { args: ["ptr", "ptr", "i32", "ptr"], returns: "i32" },
+  tram_connect_unix: { args: ["ptr", "i32", "ptr"], returns: "i32" },
+  tram_listen_tcp: { args: ["ptr", "ptr"], returns: "i32" },
+  tram_listen_unix: { args: ["ptr"], returns: "i32" },
+  tram_port: { args: ["i32"], returns: "i32" },
+  tram_accept: { args: ["i32", "i32", "ptr"], returns: "i32" },
+  tram_poll: { args: ["ptr", "u32", "i32"], returns: "i32" },
+  tram_set_timeouts: { args: ["i32", "i32"], returns: "i32" },
+  tram_write: { args: ["i32", "i32", "ptr", "u64_fast", "ptr"], returns: "i64_fast" },
+  tram_write_pages: {
+    args: ["i32", "i32", "u64_fast", "ptr", "u32", "ptr", "ptr", "u32", "u32", "ptr"],
+    returns: "i64_fast",
+  },
+  tram_read: { args: ["i32", "ptr", "u64_fast", "i32", "ptr"], returns: "i64_fast" },
+  tram_receive_message: { args: ["i32", "ptr", "u64_fast", "ptr", "ptr"], returns: "i64_fast" },
+  tram_send_message: { args: ["i32", "ptr", "u64_fast", "i32"], returns: "i64_fast" },
+  tram_unsent: { args: ["i32"], returns: "i32" },
+  tram_shutdown: { args: ["i32", "i32"], returns: "i32" },
+  tram_close: { args: ["i32"], returns: "i32" },
+  tram_pipe: { args: ["ptr"], returns: "i32" },
+  tram_eventfd: { args: [], returns: "i32" },
+  tram_event_signal: { args: ["i32"], returns: "i32" },
+  tram_event_drain: { args: ["i32"], returns: "i32" },
+  tram_fd_type: { args: ["i32"], returns: "i32" },
+  tram_duplicate: { args: ["i32"], returns: "i32" },
+  tram_lock_folder: { args: ["ptr"], returns: "i32" },
+  tram_sync: { args: ["i32"], returns: "i32" },
+} as const;
+
+export const SYMBOL_NAMES = Object.keys(SIGNATURES);
+
+/**
+ * Copies the embedded library into a memfd, because the dynamic loader wants a file and the temporary folder may be
+ * read-only or noexec. The descriptor stays open for the Workers, which load the same file.
+ */
+function libraryPath(): string {
+  const inherited = isMainThread ? undefined : (workerData as { library?: string } | null)?.library;
+  if (inherited) return inherited;
+  const bytes = readFileSync(libraryFile);
+  const libc = dlopen("libc.so.6", {
+    memfd_create: { args: ["ptr", "u32"], returns: "i32" },
+    write: { args: ["i32", "ptr", "u64"], returns: "i64" },
+  });
+  const MFD_CLOEXEC = 1;
+  const fd = libc.symbols.memfd_create(Buffer.from("libtram.so\0"), MFD_CLOEXEC);
+  const written = fd < 0 ? -1 : Number(libc.symbols.write(fd, bytes, BigInt(bytes.length)));
+  if (written !== bytes.length)
+    throw new TramError("E_NATIVE_LOAD", "cannot hold the embedded C library in memory", {
+      expected: `memfd_create and a write of ${bytes.length} bytes`,
+      found: `descriptor ${fd}, ${written} bytes`,
+    });
+  return `/proc/self/fd/${fd}`;
+}
+
+/** Where this process holds the library; a Worker is given it in its workerData. */
+export const LIBRARY_PATH = libraryPath();
+
+type Argument<T> = T extends "ptr" ? NodeJS.TypedArray | null : number;
+type Arguments<A extends readonly unknown[]> = { -readonly [I in keyof A]: Argument<A[I]> };
+/** Bun's own types give `number | bigint` for the fast 64-bit ones; all of ours are below 2^53, so they are numbers. */
+type Calls = { [K in keyof typeof SIGNATURES]: (...args: Arguments<(typeof SIGNATURES)[K]["args"]>) => number };
+
+export const symbols = dlopen(LIBRARY_PATH, SIGNATURES as unknown as Record<string, FFIFunction>)
+  .symbols as unknown as Calls;

@@ -1,0 +1,103 @@
+// A QMP client, for tram's guests and QEMU's alike. Short polls beside the event loop, so that Ctrl-C is heard.
+import { TramError, fromErrorData, type ErrorData } from "../errors.ts";
+import { describeErrno, errnoName } from "../native/errno.ts";
+import { net } from "../native/net.ts";
+import { MessageSplitter, type QmpMessage } from "./protocol.ts";
+
+const CONNECT_MS = 3000;
+/** QEMU's monitor serves one client at a time and greets no other. */
+const GREETING_MS = 3000;
+const ANSWER_MS = 30_000;
+const POLL_MS = 1;
+const EAGAIN = -11;
+
+export class QmpClient {
+  readonly path: string;
+  readonly #fd: number;
+  readonly #splitter = new MessageSplitter();
+  readonly #arrived: QmpMessage[] = [];
+  readonly #buffer = new Uint8Array(256 << 10);
+  #closed = false;
+
+  private constructor(path: string, fd: number) {
+    this.path = path;
+    this.#fd = fd;
+  }
+
+  static async connect(path: string, vm: string): Promise<QmpClient> {
+    const fd = net.tryConnectUnix(path, CONNECT_MS);
+    if (fd < 0) {
+      const gone = ["ENOENT", "ECONNREFUSED"].includes(errnoName(fd));
+      throw new TramError("E_NO_SUCH_GUEST", gone ? `there is no guest '${vm}'` : `cannot reach the guest '${vm}': ${describeErrno(fd)}`, {
+        where: path,
+        next: "tram ps lists the guests of this user",
+      });
+    }
+    const client = new QmpClient(path, fd);
+    try {
+      const greeting = await client.#message(GREETING_MS);
+      if (!greeting || !("QMP" in greeting))
+        throw new TramError("E_MONITOR_IN_USE", `the monitor of '${vm}' does not greet`, {
+          where: path,
+          expected: "a QMP greeting",
+          found: greeting ? "something else" : "silence",
+          next: "QEMU's monitor serves one client at a time: close the other one, or give QEMU a second -qmp socket",
+        });
+      await client.execute("qmp_capabilities");
+      return client;
+    } catch (error) {
+      client.close();
+      throw error;
+    }
+  }
+
+  async #message(timeoutMs: number): Promise<QmpMessage | null> {
+    const end = performance.now() + timeoutMs;
+    for (;;) {
+      const ready = this.#arrived.shift();
+      if (ready) return ready;
+      const { bytes, fds } = net.receiveMessage(this.#fd, this.#buffer);
+      for (const fd of fds) net.close(fd);
+      if (bytes > 0) {
+        const texts = this.#splitter.push(this.#buffer.subarray(0, bytes));
+        this.#arrived.push(...texts.map((text) => JSON.parse(text) as QmpMessage));
+      } else if (bytes !== EAGAIN) {
+        throw new TramError("E_QMP", "the guest's process closed its QMP socket", { where: this.path, next: "its own output says why" });
+      } else {
+        if (performance.now() > end) return null;
+        await Bun.sleep(POLL_MS);
+      }
+    }
+  }
+
+  /** One command and its answer; events in between are dropped. `passFd` goes with it. */
+  async execute<T = unknown>(command: string, args?: object, passFd = -1): Promise<T> {
+    let unsent = Buffer.from(`${JSON.stringify({ execute: command, ...(args && { arguments: args }) })}\n`);
+    for (let fd = passFd; unsent.length > 0; ) {
+      const sent = net.sendMessage(this.#fd, unsent, fd);
+      if (sent === EAGAIN) await Bun.sleep(POLL_MS);
+      else if (sent < 0) throw new TramError("E_QMP", `cannot send '${command}' to the guest: ${describeErrno(sent)}`, { where: this.path });
+      else {
+        unsent = unsent.subarray(sent);
+        fd = -1;
+      }
+    }
+    for (;;) {
+      const message = await this.#message(ANSWER_MS);
+      if (!message) throw new TramError("E_QMP", `the guest did not answer '${command}' within ${ANSWER_MS / 1000} s`, { where: this.path });
+      if ("return" in message) return message.return as T;
+      if ("error" in message) throw answeredError(message.error, command);
+    }
+  }
+
+  close(): void {
+    if (this.#closed) return;
+    this.#closed = true;
+    net.close(this.#fd);
+  }
+}
+
+function answeredError(error: unknown, command: string): TramError {
+  const { desc, tram } = error as { desc?: string; tram?: ErrorData };
+  return tram ? fromErrorData(tram) : new TramError("E_QMP", `'${command}' failed: ${desc ?? "no reason given"}`);
+}

@@ -1,0 +1,139 @@
+// The commands of a guest's QMP socket, under QEMU's names where QEMU has them. Pure but for the control it is given.
+import type { Journal } from "../control/journal.ts";
+import { TramError, toErrorData } from "../errors.ts";
+import type { QmpError, QmpMessage } from "./protocol.ts";
+
+/** What the commands can do to the guest; the server gives it. */
+export interface GuestControl {
+  name: string;
+  version: string;
+  status(): string;
+  /** Bytes of RAM and vCPUs; zeros until an incoming guest has told its own. */
+  facts(): { memoryBytes: number; cpus: number; walker: boolean };
+  stop(): void;
+  cont(): void;
+  quit(): void;
+  migrate(uri: string, options: Record<string, unknown>): void;
+  migrateIncoming(uri: string): void;
+  cancel(): boolean;
+  journal(): Journal | null;
+  takeFd(name: string): void;
+  checkGuest(): object;
+}
+
+type Handler = (control: GuestControl, args: Record<string, unknown>) => unknown;
+
+const QEMU_STATUS = { none: "none", waiting: "setup", setup: "setup", active: "active", device: "device", handover: "device", completed: "completed", failed: "failed", cancelled: "cancelled" } as const;
+
+const text = (args: Record<string, unknown>, name: string): string => {
+  const value = args[name];
+  if (typeof value === "string") return value;
+  throw new TramError("E_QMP", `parameter '${name}' is missing or no string`);
+};
+
+export const COMMANDS: Record<string, Handler> = {
+  "query-status": (control) => {
+    const status = control.status();
+    return { status, running: status === "running", singlestep: false };
+  },
+  "query-name": (control) => ({ name: control.name }),
+  "query-version": (control) => ({ qemu: { major: 0, minor: 0, micro: 0 }, package: `tram ${control.version}` }),
+  "query-memory-size-summary": (control) => ({ "base-memory": control.facts().memoryBytes, "plugged-memory": 0 }),
+  "query-cpus-fast": (control) =>
+    Array.from({ length: control.facts().cpus }, (_, i) => ({ "cpu-index": i, target: "x86_64", "qom-path": `/cpu/${i}` })),
+  "query-commands": () => Object.keys(COMMANDS).map((name) => ({ name })),
+  stop: (control) => {
+    control.stop();
+    return {};
+  },
+  cont: (control) => {
+    control.cont();
+    return {};
+  },
+  quit: (control) => {
+    control.quit();
+    return {};
+  },
+  getfd: (control, args) => {
+    control.takeFd(text(args, "fdname"));
+    return {};
+  },
+  migrate: (control, args) => {
+    control.migrate(text(args, "uri"), (args.tram as Record<string, unknown>) ?? {});
+    return {};
+  },
+  "migrate-incoming": (control, args) => {
+    control.migrateIncoming(text(args, "uri"));
+    return {};
+  },
+  migrate_cancel: (control) => {
+    control.cancel();
+    return {};
+  },
+  "query-migrate": (control) => {
+    const journal = control.journal();
+    if (!journal) return {};
+    const page = 4096;
+    return {
+      status: QEMU_STATUS[journal.phase],
+      "total-time": Math.round(journal.elapsedMs),
+      ...(journal.downtimeMs !== null && { downtime: journal.downtimeMs }),
+      ...(journal.expectedDowntimeMs !== null && { "expected-downtime": journal.expectedDowntimeMs }),
+      ...(journal.error && { "error-desc": journal.error.message }),
+      ram: {
+        transferred: journal.bytes,
+        remaining: journal.remainingPages * page,
+        total: journal.totalPages * page,
+        duplicate: journal.zeroPages,
+        normal: journal.sentPages,
+        "normal-bytes": journal.sentPages * page,
+        "dirty-sync-count": journal.roundsDone,
+        "dirty-pages-rate": 0,
+        mbps: (journal.bandwidthBytesPerSec * 8) / 1e6,
+        "page-size": page,
+      },
+    };
+  },
+  "tram-query-move": (control) => control.journal() ?? {},
+  "tram-check-guest": (control) => control.checkGuest(),
+};
+
+/** One message from a client; the answer. */
+export function answer(message: string, control: GuestControl, negotiated: boolean): { reply: QmpMessage; ok: boolean; command: string } {
+  let id: unknown;
+  let command = "";
+  try {
+    const request = parse(message);
+    id = request.id;
+    command = String(request.execute ?? "");
+    const known = command === "qmp_capabilities" || (Object.hasOwn(COMMANDS, command) && negotiated);
+    if (!known) return { reply: withId({ error: notFound(command, negotiated) }, id), ok: false, command };
+    const args = (request.arguments as Record<string, unknown>) ?? {};
+    const result = command === "qmp_capabilities" ? {} : COMMANDS[command](control, args);
+    return { reply: withId({ return: result }, id), ok: true, command };
+  } catch (error) {
+    const data = toErrorData(error);
+    const failure: QmpError = { class: "GenericError", desc: data.message, tram: data };
+    return { reply: withId({ error: failure }, id), ok: false, command };
+  }
+}
+
+function parse(message: string): QmpMessage {
+  let request: QmpMessage;
+  try {
+    request = JSON.parse(message);
+  } catch {
+    throw new TramError("E_QMP", "the message is no valid JSON");
+  }
+  if (typeof request.execute !== "string") throw new TramError("E_QMP", "the message has no 'execute'");
+  const args = request.arguments ?? {};
+  if (typeof args !== "object" || Array.isArray(args)) throw new TramError("E_QMP", "'arguments' is no object");
+  return request;
+}
+
+function notFound(command: string, negotiated: boolean): QmpError {
+  if (negotiated) return { class: "CommandNotFound", desc: `The command ${command} has not been found` };
+  return { class: "CommandNotFound", desc: `Expecting capabilities negotiation with 'qmp_capabilities', not ${command}` };
+}
+
+const withId = (reply: QmpMessage, id: unknown): QmpMessage => (id === undefined ? reply : { ...reply, id });

@@ -1,0 +1,266 @@
+// The guest's QMP socket: poll and recvmsg in a Worker of its own, several clients at once. It acts on the board by itself;
+// what needs the main thread (a job for the mover, the end of the process) goes there as a message.
+import { parentPort, workerData } from "node:worker_threads";
+import type { Journal } from "../control/journal.ts";
+import { DEFAULT_MAX_DOWNTIME_MS, DEFAULT_REPLY_MS, type SendOptions } from "../control/send.ts";
+import { TramError, toErrorData } from "../errors.ts";
+import { Board } from "../machine/board.ts";
+import { walkerCheck } from "../native/kvm.ts";
+import { net, POLL } from "../native/net.ts";
+import { parseAddress } from "../transport/address.ts";
+import type { Endpoint } from "../transport/index.ts";
+import { answer, type GuestControl } from "./commands.ts";
+import { MessageSplitter } from "./protocol.ts";
+
+export interface QmpInit {
+  library: string;
+  board: SharedArrayBuffer;
+  listenFd: number;
+  name: string;
+  version: string;
+}
+
+export type QmpRequest =
+  | { request: "quit" }
+  | { request: "migrate"; endpoint: Endpoint; options: SendOptions; iovMax: number; copying: boolean }
+  | { request: "incoming"; endpoint: Endpoint }
+  /** The client that started the move has read its final journal, or is gone. */
+  | { request: "move-seen" };
+
+const init = workerData as QmpInit;
+const board = new Board(init.board);
+const CLIENTS_MAX = 64;
+/** A client that does not read its answers is dropped once this much waits for it. */
+const UNSENT_BYTES_MAX = 4 << 20;
+const KICK_AGAIN_MS = 10;
+
+const ask = (request: QmpRequest): void => parentPort?.postMessage(request);
+
+class Client {
+  readonly fd: number;
+  readonly splitter = new MessageSplitter();
+  readonly passed: number[] = [];
+  readonly named = new Map<string, number>();
+  negotiated = false;
+  unsent: Buffer = Buffer.alloc(0);
+  gone = false;
+
+  constructor(fd: number) {
+    this.fd = fd;
+    const qemu = { major: 0, minor: 0, micro: 0 };
+    this.send({ QMP: { version: { qemu, package: `tram ${init.version}` }, capabilities: [] } });
+  }
+
+  send(message: object): void {
+    this.unsent = Buffer.concat([this.unsent, Buffer.from(`${JSON.stringify(message)}\r\n`)]);
+    if (this.unsent.length > UNSENT_BYTES_MAX) this.gone = true;
+    this.flush();
+  }
+
+  flush(): void {
+    while (!this.gone && this.unsent.length > 0) {
+      const sent = net.sendMessage(this.fd, this.unsent);
+      if (sent === -11 /* EAGAIN */) return;
+      if (sent < 0) this.gone = true;
+      else this.unsent = this.unsent.subarray(sent);
+    }
+  }
+
+  receive(): void {
+    const bytes = new Uint8Array(64 << 10);
+    const got = net.receiveMessage(this.fd, bytes);
+    this.passed.push(...got.fds);
+    if (got.bytes === -11) return;
+    if (got.bytes <= 0) {
+      this.gone = true;
+      return;
+    }
+    try {
+      for (const message of this.splitter.push(bytes.subarray(0, got.bytes))) this.#answer(message);
+    } catch (error) {
+      // The stream of messages cannot be found again in what follows.
+      this.send({ error: { class: "GenericError", desc: toErrorData(error).message } });
+      this.gone = true;
+    }
+  }
+
+  #answer(message: string): void {
+    const { reply, ok, command } = answer(message, new Control(this), this.negotiated);
+    if (command === "qmp_capabilities" && ok) this.negotiated = true;
+    this.send(reply);
+    if (command === "quit" && ok) ask({ request: "quit" });
+    if (command === "tram-query-move" && mover === this && isOver(board.readJournal<Journal>())) ask({ request: "move-seen" });
+  }
+
+  close(): void {
+    for (const fd of [this.fd, ...this.passed, ...this.named.values()]) net.close(fd);
+    if (mover !== this) return;
+    mover = null;
+    if (passedDescriptor) board.cancelMove();
+    ask({ request: "move-seen" });
+  }
+}
+
+const isOver = (journal: Journal | null): boolean => journal !== null && ["completed", "failed", "cancelled"].includes(journal.phase);
+
+/** The client whose move is under way, and whether its channel is a descriptor that the client passed. */
+let mover: Client | null = null;
+let passedDescriptor = false;
+
+class Control implements GuestControl {
+  readonly name = init.name;
+  readonly version = init.version;
+  readonly #client: Client;
+
+  constructor(client: Client) {
+    this.#client = client;
+  }
+
+  status(): string {
+    return board.runState;
+  }
+
+  facts() {
+    const machine = board.machine();
+    return { memoryBytes: machine?.ram.bytes ?? 0, cpus: machine?.cpus ?? 0, walker: machine?.walker ?? false };
+  }
+
+  stop(): void {
+    board.locked(() => {
+      if (board.runState === "running") board.pauseCpus("paused");
+      else if (board.runState !== "paused") throw stateError("paused", board.runState);
+    });
+  }
+
+  cont(): void {
+    board.locked(() => {
+      const { runState } = board;
+      if (runState === "running") return;
+      // A guest that was sent away may be running elsewhere; that a person asks is what makes it right.
+      if (runState !== "paused" && runState !== "postmigrate" && runState !== "prelaunch") throw stateError("resumed", runState);
+      if (runState === "postmigrate" && board.moving) throw stateError("resumed", runState);
+      board.runCpus();
+    });
+  }
+
+  quit(): void {
+    // The answer goes out first; then the request.
+  }
+
+  migrate(uri: string, given: Record<string, unknown>): void {
+    const { runState } = board;
+    if (runState !== "running" && runState !== "paused" && runState !== "prelaunch") throw stateError("migrated", runState);
+    const endpoint = this.#endpoint(uri, String(given.peer ?? uri));
+    const number = (name: string, otherwise: number) => (typeof given[name] === "number" ? (given[name] as number) : otherwise);
+    if (!board.beginMove()) {
+      if (endpoint.scheme === "passed") net.close(endpoint.fd);
+      throw new TramError("E_STATE", "a move of this guest is under way already", {
+        next: "wait for it, or cancel it (QMP migrate_cancel; Ctrl-C in its tram migrate)",
+      });
+    }
+    mover = this.#client;
+    passedDescriptor = endpoint.scheme === "passed";
+    board.writeJournal({});
+    ask({
+      request: "migrate",
+      endpoint,
+      options: {
+        maxDowntimeMs: number("maxDowntimeMs", DEFAULT_MAX_DOWNTIME_MS),
+        maxBandwidthBytesPerSec: number("maxBandwidthBytesPerSec", 0),
+        replyMs: number("replyMs", DEFAULT_REPLY_MS),
+        timeoutMs: number("timeoutMs", 0),
+      },
+      iovMax: number("iovMax", 1024),
+      copying: given.copying === true,
+    });
+  }
+
+  migrateIncoming(uri: string): void {
+    if (board.runState !== "inmigrate") throw stateError("given an incoming address", board.runState);
+    if (board.moving)
+      throw new TramError("E_STATE", "this guest waits on an address already", { next: "start another with --incoming defer" });
+    ask({ request: "incoming", endpoint: this.#endpoint(uri, uri) });
+  }
+
+  #endpoint(uri: string, name: string): Endpoint {
+    if (uri.startsWith("fd:")) {
+      const key = uri.slice(3);
+      const fd = this.#client.named.get(key);
+      if (fd === undefined) throw new TramError("E_QMP", `no descriptor was passed as '${key}'`, { next: "pass it with getfd first" });
+      this.#client.named.delete(key);
+      return { scheme: "passed", fd, name };
+    }
+    const address = parseAddress(uri);
+    if (address.scheme === "tcp" || address.scheme === "unix") return address;
+    throw new TramError("E_QMP", `'${address.scheme}' is opened by the client`, { next: "open it, pass it with getfd, and give fd:NAME" });
+  }
+
+  cancel(): boolean {
+    return board.cancelMove();
+  }
+
+  journal(): Journal | null {
+    const journal = board.readJournal<Journal>();
+    return journal && "phase" in journal ? journal : null;
+  }
+
+  takeFd(name: string): void {
+    const fd = this.#client.passed.shift();
+    if (fd === undefined) throw new TramError("E_QMP", "getfd came without a descriptor", { expected: "one, by SCM_RIGHTS" });
+    const before = this.#client.named.get(name);
+    if (before !== undefined) net.close(before);
+    this.#client.named.set(name, fd);
+  }
+
+  checkGuest(): object {
+    const machine = board.machine();
+    if (!machine?.walker) throw new TramError("E_STATE", "only a walker can be checked", { next: "start one with tram run --guest walker" });
+    // Under the lock nobody lets it run while its pages are read.
+    return board.locked(() => {
+      if (board.runState === "running") throw stateError("checked", board.runState, "tram pause it first");
+      const result = new Uint32Array(8 + 4 * 16);
+      if (walkerCheck(machine.ram.handle, result) < 0)
+        return { pages: 0, bad: 1, firstBad: { page: 1, offset: 0 }, badCpus: 0, cpus: [], parametersAreBad: true };
+      const [pages, bad, page, offset, cpus, badCpus, nonZero] = result;
+      const rows = Array.from({ length: cpus }, (_, i) => result.subarray(8 + 4 * i, 12 + 4 * i));
+      return {
+        pages,
+        nonZero,
+        bad,
+        ...(bad > 0 && { firstBad: { page, offset } }),
+        badCpus,
+        cpus: rows.map(([pass, position, boundary, error]) => ({ pass, position, boundary, error })),
+      };
+    });
+  }
+}
+
+function stateError(what: string, state: string, next = "tram status shows where it stands"): TramError {
+  return new TramError("E_STATE", `the guest cannot be ${what}: it is in state '${state}'`, { next });
+}
+
+const clients: Client[] = [];
+
+for (;;) {
+  const cancelling = board.cancelling && board.moving;
+  const entries = [
+    { fd: init.listenFd, events: POLL.in },
+    ...clients.map((client) => ({ fd: client.fd, events: client.unsent.length ? POLL.in | POLL.out : POLL.in })),
+  ];
+  const ready = net.poll(entries, cancelling ? KICK_AGAIN_MS : -1);
+  if (cancelling) board.kickMover(); // its signal may have come just before it blocked
+  if (!ready) continue;
+  clients.forEach((client, i) => {
+    if (ready[i + 1] & POLL.out) client.flush();
+    if (ready[i + 1] & (POLL.in | POLL.hangup | POLL.error)) client.receive();
+  });
+  for (const client of clients.filter((one) => one.gone)) {
+    clients.splice(clients.indexOf(client), 1);
+    client.close();
+  }
+  if (ready[0]) {
+    const fd = net.accept(init.listenFd, 0, null);
+    if (clients.length < CLIENTS_MAX) clients.push(new Client(fd));
+    else net.close(fd);
+  }
+}

@@ -1,0 +1,109 @@
+// tram/machine, version 1: what the target must be, before any RAM. Also QEMU's globalstate.
+import { badStream } from "../bytes.ts";
+import type { State, Table } from "../vmstate.ts";
+
+export const RAM_BLOCK_NAME = "ram";
+
+const cpuidEntry: Table = {
+  name: "tram/machine/cpuid",
+  version: 1,
+  fields: "function index flags eax ebx ecx edx".split(" ").map((name) => ({ name, type: "uint32" })),
+};
+
+export const CPUID_ENTRIES_MAX = 256;
+export const NAME_BYTES_MAX = 64;
+
+export const machine: Table = {
+  name: "tram/machine",
+  version: 1,
+  fields: [
+    { name: "memory_bytes", type: "uint64" },
+    { name: "cpus", type: "uint32" },
+    { name: "tsc_khz", type: "uint32" },
+    /** 1: the walker guest's port devices are there. */
+    { name: "walker", type: "bool" },
+    { name: "name_bytes", type: "uint8" },
+    { name: "name", type: "blob", countFrom: "name_bytes", max: NAME_BYTES_MAX },
+    { name: "cpuid_count", type: "uint32" },
+    { name: "cpuid", type: "list", table: cpuidEntry, countFrom: "cpuid_count", max: CPUID_ENTRIES_MAX },
+  ],
+};
+
+export interface CpuidEntry {
+  function: number;
+  index: number;
+  flags: number;
+  eax: number;
+  ebx: number;
+  ecx: number;
+  edx: number;
+}
+
+/** What two ends must agree on before RAM moves. */
+export interface MachineDescription {
+  name: string;
+  memoryBytes: number;
+  cpus: number;
+  tscKhz: number;
+  walker: boolean;
+  cpuid: CpuidEntry[];
+}
+
+export function machineToState(description: MachineDescription): State {
+  const name = new TextEncoder().encode(description.name);
+  return {
+    memory_bytes: BigInt(description.memoryBytes),
+    cpus: description.cpus,
+    tsc_khz: description.tscKhz,
+    walker: description.walker ? 1 : 0,
+    name_bytes: name.length,
+    name,
+    cpuid_count: description.cpuid.length,
+    cpuid: description.cpuid as unknown as State[],
+  };
+}
+
+export const CPUS_MAX = 16;
+export const MEMORY_BYTES_MAX = 256 * 2 ** 30;
+
+export function machineFromState(state: State, offset: number): MachineDescription {
+  const memoryBytes = Number(state.memory_bytes);
+  const cpus = Number(state.cpus);
+  if (memoryBytes < 4096 || memoryBytes > MEMORY_BYTES_MAX || memoryBytes % 4096)
+    throw badStream("the machine has an impossible memory size", offset, `pages up to ${MEMORY_BYTES_MAX} bytes`, `${memoryBytes}`);
+  if (cpus < 1 || cpus > CPUS_MAX)
+    throw badStream("the machine has an impossible number of CPUs", offset, `1 to ${CPUS_MAX}`, `${cpus}`);
+  return {
+    name: new TextDecoder().decode(state.name as Uint8Array),
+    memoryBytes,
+    cpus,
+    tscKhz: Number(state.tsc_khz),
+    walker: state.walker !== 0,
+    cpuid: state.cpuid as unknown as CpuidEntry[],
+  };
+}
+
+/** QEMU's globalstate: the run state the guest had at the source. 32 bytes of text and padding to 104 in all. */
+export const globalstate: Table = {
+  name: "globalstate",
+  version: 1,
+  fields: [
+    { name: "size", type: "uint32" },
+    { name: "runstate", type: "buffer", size: 32 },
+    { name: "has_vm_was_suspended", type: "uint8" },
+    { name: "vm_was_suspended", type: "uint8" },
+    { name: "unused", type: "unused_buffer", size: 66 },
+  ],
+};
+
+export function globalstateFrom(runState: string): State {
+  const runstate = new Uint8Array(32);
+  new TextEncoder().encodeInto(runState, runstate);
+  return { size: runState.length + 1, runstate, has_vm_was_suspended: 1, vm_was_suspended: 0 };
+}
+
+export function runStateFrom(state: State): string {
+  const bytes = state.runstate as Uint8Array;
+  const end = bytes.indexOf(0);
+  return new TextDecoder().decode(end < 0 ? bytes : bytes.subarray(0, end));
+}

@@ -1,0 +1,26 @@
+// Devices whose state is tram's own: the serial port under QEMU's name, and the walker's ports.
+import type { Table } from "../vmstate.ts";
+
+/** QEMU's 16550, version 3, without the subsections that only a port in the middle of a transfer has. */
+export const serial: Table = {
+  name: "serial",
+  version: 3,
+  fields: [
+    { name: "divider", type: "uint16" },
+    ..."rbr ier iir lcr mcr lsr msr scr fcr".split(" ").map((name) => ({ name, type: "uint8" }) as const),
+  ],
+};
+
+export const WALKER_CPUS_MAX = 16;
+
+/** The walker's ports: its pace, and the two counters that show whether an interrupted read was completed. */
+export const walker: Table = {
+  name: "tram/walker",
+  version: 1,
+  fields: [
+    /** Pages per second over all vCPUs; 0: as fast as it can. */
+    { name: "rate", type: "uint32" },
+    { name: "probe_pio", type: "uint32", count: WALKER_CPUS_MAX },
+    { name: "probe_mmio", type: "uint32", count: WALKER_CPUS_MAX },
+  ],
+};

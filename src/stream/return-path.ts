@@ -1,0 +1,105 @@
+// Messages from target to source:  be16 type  be16 length  data.
+//
+//   SHUT  1 (be32 status, 0 is success)      PONG  2 (be32 value)
+//   HELLO  0x7400, REFUSE  0x7401 (UTF-8 JSON): between two trams only, after the source's PING 0x74720001
+import { TramError } from "../errors.ts";
+import { type ByteSource, type ByteWriter, badStream, hex } from "./bytes.ts";
+import { CPUID_ENTRIES_MAX, type CpuidEntry } from "./devices/machine.ts";
+import { MIG_RP_MSG_PONG, MIG_RP_MSG_SHUT, TRAM_RP_MSG_HELLO, TRAM_RP_MSG_REFUSE } from "./wire.ts";
+
+/** What a target says of itself before it takes a guest. `null`: it takes what the stream says. */
+export interface Hello {
+  version: number;
+  name: string;
+  memoryBytes: number | null;
+  cpus: number | null;
+  cpuid: CpuidEntry[];
+}
+
+export const HELLO_VERSION = 1;
+
+export type ReturnMessage =
+  | { type: "shut"; status: number }
+  | { type: "pong"; value: number }
+  | { type: "hello"; hello: Hello }
+  | { type: "refuse"; reason: string; code: string }
+  | { type: "other"; number: number };
+
+export function encodeShut(out: ByteWriter, status: number): void {
+  out.u16(MIG_RP_MSG_SHUT).u16(4).u32(status);
+}
+
+export function encodePong(out: ByteWriter, value: number): void {
+  out.u16(MIG_RP_MSG_PONG).u16(4).u32(value);
+}
+
+const CPUID_FIELDS = ["function", "index", "flags", "eax", "ebx", "ecx", "edx"] as const;
+
+export function encodeHello(out: ByteWriter, hello: Hello): void {
+  const cpuid = hello.cpuid.map((entry) => CPUID_FIELDS.map((field) => entry[field]));
+  encodeJson(out, TRAM_RP_MSG_HELLO, { ...hello, cpuid });
+}
+
+export function encodeRefuse(out: ByteWriter, reason: string, code: string): void {
+  encodeJson(out, TRAM_RP_MSG_REFUSE, { reason: reason.slice(0, 4000), code });
+}
+
+function encodeJson(out: ByteWriter, type: number, value: unknown): void {
+  const bytes = new TextEncoder().encode(JSON.stringify(value));
+  out.u16(type).u16(bytes.length).bytes(bytes);
+}
+
+export function decodeReturnMessage(source: ByteSource): ReturnMessage {
+  const at = source.offset;
+  const number = source.u16();
+  const length = source.u16();
+  if ((number === MIG_RP_MSG_SHUT || number === MIG_RP_MSG_PONG) && length !== 4)
+    throw badStream("a message from the target has another length", at, "4", `${length}`);
+  switch (number) {
+    case MIG_RP_MSG_SHUT:
+      return { type: "shut", status: source.u32() };
+    case MIG_RP_MSG_PONG:
+      return { type: "pong", value: source.u32() };
+    case TRAM_RP_MSG_HELLO:
+      return { type: "hello", hello: parseHello(parseJson(source.bytes(length), at)) };
+    case TRAM_RP_MSG_REFUSE: {
+      const value = parseJson(source.bytes(length), at);
+      return { type: "refuse", reason: String(value.reason ?? "no reason given"), code: String(value.code ?? "") };
+    }
+    default:
+      source.bytes(length);
+      return { type: "other", number };
+  }
+}
+
+function parseJson(bytes: Uint8Array, at: number): Record<string, unknown> {
+  try {
+    const value: unknown = JSON.parse(new TextDecoder().decode(bytes));
+    if (typeof value === "object" && value !== null) return value as Record<string, unknown>;
+  } catch {
+    // falls through: the same error as for a value that is no object
+  }
+  throw badStream("a message from the target cannot be read", at, "a JSON object", `${bytes.length} other bytes`);
+}
+
+function parseHello(value: Record<string, unknown>): Hello {
+  const count = (field: string): number | null => {
+    const found = value[field];
+    if (found === null || (typeof found === "number" && Number.isSafeInteger(found) && found >= 0)) return found;
+    throw new TramError("E_STREAM", "the target's greeting is wrong", { where: field, expected: "a number or null", found: String(found) });
+  };
+  const rows = value.cpuid;
+  const rowIsSane = (row: unknown) => Array.isArray(row) && row.length === CPUID_FIELDS.length && row.every(Number.isInteger);
+  if (!Array.isArray(rows) || rows.length > CPUID_ENTRIES_MAX || !rows.every(rowIsSane))
+    throw new TramError("E_STREAM", "the target's greeting is wrong", { where: "cpuid", expected: "rows of 7 numbers", found: "something else" });
+  return {
+    version: count("version") ?? 0,
+    name: String(value.name ?? ""),
+    memoryBytes: count("memoryBytes"),
+    cpus: count("cpus"),
+    cpuid: rows.map((row: number[]) => Object.fromEntries(CPUID_FIELDS.map((field, i) => [field, row[i]])) as unknown as CpuidEntry),
+  };
+}
+
+export const describeMessage = (message: ReturnMessage): string =>
+  message.type === "other" ? `message ${hex(message.number, 4)}` : message.type.toUpperCase();

@@ -1,0 +1,71 @@
+// The one transport there is underneath: a descriptor. Sockets are two-way; pipes and files are not.
+import { TramError } from "../errors.ts";
+import { type FdType, net, type StopWord } from "../native/net.ts";
+import type { PageRecords, Transport } from "./transport.ts";
+
+/** IOV_MAX of Linux: the most one call takes. */
+export const IOV_MAX = 1024;
+
+export interface FdOptions {
+  name: string;
+  stop: StopWord;
+  /** Longest silence of a socket's peer; pipes and files may take as long as they like. */
+  silenceMs: number;
+  iovMax?: number;
+}
+
+export class FdTransport implements Transport {
+  readonly name: string;
+  readonly twoWay: boolean;
+  readonly type: FdType;
+  readonly #stop: StopWord;
+  readonly #silenceMs: number;
+  readonly #iovMax: number;
+  #fd: number;
+
+  /** Takes the descriptor over: close() closes it. */
+  constructor(fd: number, options: FdOptions) {
+    this.name = options.name;
+    this.type = net.fdType(fd);
+    this.twoWay = this.type === "socket";
+    this.#fd = fd;
+    this.#stop = options.stop;
+    this.#silenceMs = this.twoWay ? options.silenceMs : -1;
+    this.#iovMax = options.iovMax ?? IOV_MAX;
+    if (this.twoWay) net.setTimeouts(fd, options.silenceMs);
+  }
+
+  get fd(): number {
+    if (this.#fd < 0) throw new TramError("E_CHANNEL_CLOSED", `${this.name} was closed`);
+    return this.#fd;
+  }
+
+  write(data: Uint8Array, bytes = data.length): void {
+    net.write(this.fd, this.twoWay, data, bytes, this.#stop);
+  }
+
+  writePages(records: PageRecords): number {
+    const { ram, head, headBytes, words, index, count } = records;
+    return net.writePages(this.fd, this.twoWay, ram, head, headBytes, words, index, count, this.#iovMax, this.#stop);
+  }
+
+  read(out: Uint8Array, timeoutMs = this.#silenceMs): number {
+    return net.read(this.fd, out, timeoutMs, this.#stop);
+  }
+
+  drain(timeoutMs: number): boolean {
+    if (!this.twoWay) return true;
+    const end = performance.now() + timeoutMs;
+    while (net.unsent(this.fd) > 0) {
+      if (performance.now() > end) return false;
+      Bun.sleepSync(1);
+    }
+    return true;
+  }
+
+  close(): void {
+    if (this.#fd < 0) return;
+    net.close(this.#fd);
+    this.#fd = -1;
+  }
+}

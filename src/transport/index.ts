@@ -1,0 +1,75 @@
+// Opening and listening: one line a scheme. Schemes that belong to the command (file:, exec:, fd:, -) arrive here as
+// descriptors, because only the command's process has them.
+import { rmSync } from "node:fs";
+import { TramError } from "../errors.ts";
+import { net, type StopWord } from "../native/net.ts";
+import { type Address, formatAddress } from "./address.ts";
+import { type FdOptions, FdTransport } from "./fd.ts";
+
+export type { Transport } from "./transport.ts";
+
+/** An address that a guest's process can open by itself, or a descriptor that was passed to it. */
+export type Endpoint = Extract<Address, { scheme: "tcp" | "unix" }> | { scheme: "passed"; fd: number; name: string };
+
+export interface OpenOptions {
+  stop: StopWord;
+  silenceMs: number;
+  iovMax?: number;
+}
+
+export const endpointName = (endpoint: Endpoint): string =>
+  endpoint.scheme === "passed" ? endpoint.name : formatAddress(endpoint);
+
+export function open(endpoint: Endpoint, options: OpenOptions): FdTransport {
+  const settings: FdOptions = { ...options, name: endpointName(endpoint) };
+  switch (endpoint.scheme) {
+    case "tcp":
+      return new FdTransport(net.connectTcp(endpoint.host, endpoint.port, options.silenceMs, options.stop), settings);
+    case "unix":
+      return new FdTransport(net.connectUnix(endpoint.path, options.silenceMs, options.stop), settings);
+    case "passed":
+      return new FdTransport(endpoint.fd, settings);
+  }
+}
+
+/** A listening socket, or a descriptor that needs no listening. */
+export interface Listener {
+  endpoint: Endpoint;
+  /** The listening socket; -1 for a passed descriptor. */
+  fd: number;
+}
+
+/** Listens at once, so that an address in use is an error before anything else; port 0 becomes the port chosen. */
+export function listen(endpoint: Endpoint): Listener {
+  if (endpoint.scheme === "passed") return { endpoint, fd: -1 };
+  if (endpoint.scheme === "tcp") {
+    const fd = net.listenTcp(endpoint.host, endpoint.port);
+    return { endpoint: { ...endpoint, port: net.localPort(fd) }, fd };
+  }
+  const probe = net.tryConnectUnix(endpoint.path, 1000);
+  if (probe >= 0) {
+    net.close(probe);
+    throw new TramError("E_SOCKET_IN_USE", `something listens on unix:${endpoint.path} already`, {
+      next: "choose another path, or end what listens there",
+    });
+  }
+  if (probe === -111 /* ECONNREFUSED: nobody is behind it any more */) rmSync(endpoint.path, { force: true });
+  return { endpoint, fd: net.listenUnix(endpoint.path) };
+}
+
+/** Waits, as long as it takes, for the one peer; then listens no more. */
+export function accept(listener: Listener, options: OpenOptions): FdTransport {
+  if (listener.fd < 0) return open(listener.endpoint, options);
+  try {
+    const fd = net.accept(listener.fd, -1, options.stop);
+    return new FdTransport(fd, { ...options, name: endpointName(listener.endpoint) });
+  } finally {
+    unlisten(listener);
+  }
+}
+
+export function unlisten(listener: Listener): void {
+  if (listener.fd < 0) return;
+  net.close(listener.fd);
+  if (listener.endpoint.scheme === "unix") rmSync(listener.endpoint.path, { force: true });
+}

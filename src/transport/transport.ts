@@ -1,0 +1,30 @@
+// A transport: where bytes go and come from. Whatever the scheme, a move sees this.
+import type { Ram } from "../native/ram.ts";
+
+/** One gathered write of page records: see tram_pages_gather in c/tram.h. */
+export interface PageRecords {
+  ram: Ram;
+  head: Uint8Array;
+  headBytes: number;
+  words: Uint8Array;
+  index: Uint32Array;
+  count: number;
+}
+
+export interface Transport {
+  /** As a person names it. */
+  readonly name: string;
+  /** The other side can answer on it. */
+  readonly twoWay: boolean;
+
+  /** All bytes, or an error. */
+  write(data: Uint8Array, bytes?: number): void;
+  /** Guest pages straight from guest memory. A transport without it is given the same bytes by write. */
+  writePages?(records: PageRecords): number;
+  /** At least one byte; 0 at the end. Waits `timeoutMs` at most; by default the transport's own limit. */
+  read(out: Uint8Array, timeoutMs?: number): number;
+  /** Waits until what was written has reached the other side's kernel; false if that did not happen in time. */
+  drain(timeoutMs: number): boolean;
+  /** No more bytes, neither way. */
+  close(): void;
+}

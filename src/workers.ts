@@ -1,0 +1,17 @@
+// Starting Workers: the one place that knows where their code lies. It stands beside main.ts, because in the executable all
+// paths are relative to that.
+import { Worker } from "node:worker_threads";
+import type { MoverInit } from "./machine/mover-worker.ts";
+import type { VcpuInit } from "./machine/vcpu-worker.ts";
+import { LIBRARY_PATH } from "./native/symbols.ts";
+import type { QmpInit } from "./qmp/server-worker.ts";
+
+const start = (file: string, name: string, workerData: object): Worker =>
+  new Worker(new URL(file, import.meta.url), { workerData: { ...workerData, library: LIBRARY_PATH }, name });
+
+export const startVcpu = (init: Omit<VcpuInit, "library">): Worker =>
+  start("./machine/vcpu-worker.ts", `vcpu/${init.cpu}`, init);
+
+export const startMover = (init: Omit<MoverInit, "library">): Worker => start("./machine/mover-worker.ts", "mover", init);
+
+export const startQmp = (init: Omit<QmpInit, "library">): Worker => start("./qmp/server-worker.ts", "qmp", init);

@@ -1,0 +1,288 @@
+// The main channel's writer: QEMU's stream, headers from a small buffer, pages uncopied from guest memory.
+import type { MoveWriter, PagesSent } from "../control/channel.ts";
+import type { DeviceState } from "../control/guest.ts";
+import { TramError } from "../errors.ts";
+import { PAGE_BYTES, type Ram } from "../native/ram.ts";
+import { ByteReader, ByteWriter, badStream } from "../stream/bytes.ts";
+import {
+  globalstate,
+  globalstateFrom,
+  type MachineDescription,
+  machine,
+  machineToState,
+  RAM_BLOCK_NAME,
+} from "../stream/devices/machine.ts";
+import { type BlockEntry, encodeBlockTable, encodeEndOfSection, encodeFirstPage, encodePageWords } from "../stream/ram.ts";
+import { decodeReturnMessage, describeMessage, type Hello, type ReturnMessage } from "../stream/return-path.ts";
+import {
+  encodeFooter,
+  encodeHeader,
+  encodeOpenReturnPath,
+  encodePing,
+  encodeSectionPart,
+  encodeSectionStart,
+  encodeVmDescription,
+} from "../stream/section.ts";
+import { describeState, saveState } from "../stream/vmstate.ts";
+import {
+  QEMU_VM_EOF,
+  QEMU_VM_SECTION_END,
+  QEMU_VM_SECTION_FULL,
+  QEMU_VM_SECTION_PART,
+  QEMU_VM_SECTION_START,
+  RAM_SAVE_FLAG_PAGE,
+  RAM_SAVE_FLAG_ZERO,
+  RAM_SECTION_NAME,
+  RAM_SECTION_VERSION,
+  RP_MESSAGE_BYTES_MAX,
+  TRAM_PING_HELLO,
+  TRAM_PING_READY,
+} from "../stream/wire.ts";
+import type { Transport } from "../transport/transport.ts";
+
+/** The CONFIGURATION name of tram's own machine. */
+export const MACHINE_NAME = "tram";
+
+const MACHINE_SECTION_ID = 0;
+const RAM_SECTION_ID = 1;
+const FIRST_DEVICE_ID = 2;
+
+/** The most pages write() takes: what the zero scan sorts at once. */
+export const WRITE_PAGES_MAX = 4096;
+const ZERO_RECORD_BYTES = 9;
+const WORD_BYTES = 8;
+/** How long to look for the target's reason after it closed the channel. */
+const EXPLAIN_MS = 300;
+
+export class StreamWriter implements MoveWriter {
+  readonly name: string;
+  readonly twoWay: boolean;
+  bytes = 0;
+  readonly #transport: Transport;
+  readonly #ram: Ram;
+  /** Records not yet sent: they go out with the next pages, or by #flush. */
+  readonly #pending = new ByteWriter(4096);
+  /** Pending, zero records, and the first page's word, as one run of bytes. */
+  readonly #head = new Uint8Array(8192 + WRITE_PAGES_MAX * ZERO_RECORD_BYTES);
+  readonly #headView = new DataView(this.#head.buffer);
+  readonly #words = new Uint8Array(WRITE_PAGES_MAX * WORD_BYTES);
+  readonly #wordsView = new DataView(this.#words.buffer);
+  #gathered: Uint8Array | null = null;
+  #blockNamed = false;
+  #nextId = FIRST_DEVICE_ID;
+  #replies = new Replies();
+  #devices: object[] = [];
+
+  constructor(transport: Transport, ram: Ram) {
+    this.name = transport.name;
+    this.twoWay = transport.twoWay;
+    this.#transport = transport;
+    this.#ram = ram;
+  }
+
+  #flush(): void {
+    const bytes = this.#pending.done();
+    this.#transport.write(bytes);
+    this.bytes += bytes.length;
+    this.#pending.reset();
+  }
+
+  begin(): void {
+    encodeHeader(this.#pending, MACHINE_NAME);
+    if (this.twoWay) {
+      encodeOpenReturnPath(this.#pending);
+      encodePing(this.#pending, TRAM_PING_HELLO);
+    }
+    this.#flush();
+  }
+
+  awaitHello(timeoutMs: number): Hello | null {
+    const first = this.#reply(timeoutMs);
+    if (first.type === "pong" && first.value === TRAM_PING_HELLO) return null;
+    if (first.type !== "hello") throw unexpected(first, "HELLO or PONG");
+    const pong = this.#reply(timeoutMs);
+    if (pong.type !== "pong" || pong.value !== TRAM_PING_HELLO) throw unexpected(pong, "PONG");
+    return first.hello;
+  }
+
+  machine(description: MachineDescription): void {
+    const state = machineToState(description);
+    this.#full(MACHINE_SECTION_ID, { table: machine, instance: 0, state });
+  }
+
+  #full(id: number, { table, instance, state }: DeviceState): void {
+    const section = { id, name: table.name, instance, version: table.version };
+    encodeSectionStart(this.#pending, QEMU_VM_SECTION_FULL, section);
+    saveState(table, state, this.#pending);
+    encodeFooter(this.#pending, id);
+    this.#devices.push({ name: table.name, instance_id: instance, ...describeState(table, state) });
+  }
+
+  startRam(blocks: readonly BlockEntry[]): void {
+    const section = { id: RAM_SECTION_ID, name: RAM_SECTION_NAME, instance: 0, version: RAM_SECTION_VERSION };
+    encodeSectionStart(this.#pending, QEMU_VM_SECTION_START, section);
+    encodeBlockTable(this.#pending, blocks);
+    encodeEndOfSection(this.#pending);
+    encodeFooter(this.#pending, RAM_SECTION_ID);
+    this.#flush();
+  }
+
+  beginRound(last: boolean): void {
+    encodeSectionPart(this.#pending, last ? QEMU_VM_SECTION_END : QEMU_VM_SECTION_PART, RAM_SECTION_ID);
+  }
+
+  write(index: Uint32Array, count: number): PagesSent {
+    const pages = this.#ram.splitZero(index, count);
+    let at = this.#takePending();
+    if (!this.#blockNamed) at = this.#nameBlock(index, pages, count, at);
+    at = this.#zeroRecords(index, pages, count, at);
+    const sent = pages === 0 ? this.#writeHead(at) : this.#writePages(index, pages, at);
+    this.bytes += sent;
+    return { pages, zeroPages: count - pages, bytes: sent };
+  }
+
+  /** Moves the pending records to the front of the head; returns where they end. */
+  #takePending(): number {
+    const pending = this.#pending.done();
+    this.#head.set(pending);
+    this.#pending.reset();
+    return pending.length;
+  }
+
+  /** The very first record cannot continue a block: it is a zero page if there is one, else it is part of the head anyway. */
+  #nameBlock(index: Uint32Array, pages: number, count: number, at: number): number {
+    const first = new ByteWriter();
+    this.#blockNamed = true;
+    if (pages < count) {
+      encodeFirstPage(first, RAM_SAVE_FLAG_ZERO, index[count - 1], RAM_BLOCK_NAME);
+      first.u8(0);
+    } else {
+      // Every page has content. Send the first alone, as an ordinary run of one, so that all others continue its block.
+      encodeFirstPage(first, RAM_SAVE_FLAG_PAGE, index[0], RAM_BLOCK_NAME);
+      first.bytes(this.#ram.read(index[0] * PAGE_BYTES, PAGE_BYTES));
+    }
+    this.#transport.write(this.#head, at);
+    this.#transport.write(first.done());
+    this.bytes += at + first.length;
+    return 0;
+  }
+
+  #zeroRecords(index: Uint32Array, pages: number, count: number, at: number): number {
+    encodePageWords(view(this.#headView, at), ZERO_RECORD_BYTES, RAM_SAVE_FLAG_ZERO, index, pages, count);
+    for (let i = pages; i < count; i++) this.#head[at + (i - pages) * ZERO_RECORD_BYTES + WORD_BYTES] = 0; // the fill byte
+    return at + (count - pages) * ZERO_RECORD_BYTES;
+  }
+
+  #writeHead(bytes: number): number {
+    this.#transport.write(this.#head, bytes);
+    return bytes;
+  }
+
+  #writePages(index: Uint32Array, count: number, at: number): number {
+    encodePageWords(this.#wordsView, WORD_BYTES, RAM_SAVE_FLAG_PAGE, index, 0, count);
+    this.#head.set(this.#words.subarray(0, WORD_BYTES), at);
+    const records = { ram: this.#ram, head: this.#head, headBytes: at + WORD_BYTES, words: this.#words, index, count };
+    if (this.#transport.writePages) return this.#transport.writePages(records);
+    this.#gathered ??= new Uint8Array(this.#head.length + WRITE_PAGES_MAX * (PAGE_BYTES + WORD_BYTES));
+    const bytes = this.#ram.gather(this.#head, records.headBytes, this.#words, index, count, this.#gathered);
+    this.#transport.write(this.#gathered, bytes);
+    return bytes;
+  }
+
+  endRound(): void {
+    encodeEndOfSection(this.#pending);
+    encodeFooter(this.#pending, RAM_SECTION_ID);
+    this.#flush();
+  }
+
+  devices(devices: readonly DeviceState[], runState: string): void {
+    for (const device of devices) this.#full(this.#nextId++, device);
+    this.#full(this.#nextId++, { table: globalstate, instance: 0, state: globalstateFrom(runState) });
+    if (this.twoWay) encodePing(this.#pending, TRAM_PING_READY);
+    this.#flush();
+  }
+
+  awaitReady(timeoutMs: number): void {
+    const pong = this.#reply(timeoutMs);
+    if (pong.type !== "pong" || pong.value !== TRAM_PING_READY) throw unexpected(pong, "PONG");
+  }
+
+  handOver(): void {
+    this.#pending.u8(QEMU_VM_EOF);
+    encodeVmDescription(this.#pending, { page_size: PAGE_BYTES, devices: this.#devices });
+    this.#flush();
+  }
+
+  awaitConfirmation(timeoutMs: number): boolean {
+    try {
+      const message = this.#reply(timeoutMs);
+      return message.type === "shut" && message.status === 0;
+    } catch {
+      return false; // the caller says what an unconfirmed hand-over means
+    }
+  }
+
+  #reply(timeoutMs: number): ReturnMessage {
+    const message = this.#replies.next(this.#transport, timeoutMs);
+    if (message.type === "refuse") throw refused(message.reason);
+    return message;
+  }
+
+  explain(error: unknown): unknown {
+    const closed = error instanceof TramError && (error.code === "E_CHANNEL_CLOSED" || error.code === "E_STREAM_TRUNCATED");
+    if (!closed || !this.twoWay) return error;
+    try {
+      for (;;) this.#reply(EXPLAIN_MS);
+    } catch (reason) {
+      return reason instanceof TramError && reason.code === "E_REFUSED" ? reason : error;
+    }
+  }
+
+  close(): void {
+    this.#transport.close();
+  }
+}
+
+const view = (of: DataView, at: number): DataView => new DataView(of.buffer, at);
+
+function refused(reason: string): TramError {
+  return new TramError("E_REFUSED", `the target refuses the guest: ${reason}`, { next: "the target's own output has the details" });
+}
+
+function unexpected(message: ReturnMessage, expected: string): TramError {
+  return badStream("the target answers out of turn", 0, expected, describeMessage(message));
+}
+
+/** The target's messages, one at a time, from a channel that may deliver them in pieces. */
+class Replies {
+  #held = new Uint8Array(0);
+  #offset = 0;
+
+  next(transport: Transport, timeoutMs: number): ReturnMessage {
+    const piece = new Uint8Array(4096);
+    for (;;) {
+      const message = this.#decode();
+      if (message) return message;
+      const count = transport.read(piece, timeoutMs);
+      if (count === 0)
+        throw new TramError("E_CHANNEL_CLOSED", `${transport.name}: the target closed the connection`, {
+          next: "the target's own output says why",
+        });
+      const held = new Uint8Array(this.#held.length + count);
+      held.set(this.#held);
+      held.set(piece.subarray(0, count), this.#held.length);
+      if (held.length > 2 * RP_MESSAGE_BYTES_MAX) throw badStream("the target sends too much", this.#offset, "one message", "more");
+      this.#held = held;
+    }
+  }
+
+  #decode(): ReturnMessage | null {
+    if (this.#held.length < 4) return null;
+    const length = 4 + ((this.#held[2] << 8) | this.#held[3]);
+    if (this.#held.length < length) return null;
+    const reader = new ByteReader(this.#held.subarray(0, length), this.#offset);
+    this.#held = this.#held.slice(length);
+    this.#offset += length;
+    return decodeReturnMessage(reader);
+  }
+}
