@@ -30,8 +30,13 @@ Exit codes: 0 done, 1 failed (the guest is at the source), 2 usage, 3 bad bytes,
 function findCommand(name: string): TramCommand {
   const found = COMMANDS.find((one) => one.name === name);
   if (found) return found;
-  const near = nearest(name, COMMANDS.map((one) => one.name));
-  throw new TramError("E_USAGE", `there is no command '${name}'`, { next: near ? `did you mean tram ${near}?` : "see tram help" });
+  const near = nearest(
+    name,
+    COMMANDS.map((one) => one.name),
+  );
+  throw new TramError("E_USAGE", `there is no command '${name}'`, {
+    next: near ? `did you mean tram ${near}?` : "see tram help",
+  });
 }
 
 async function dispatch(argv: readonly string[]): Promise<number> {

@@ -12,6 +12,7 @@ const start = (file: string, name: string, workerData: object): Worker =>
 export const startVcpu = (init: Omit<VcpuInit, "library">): Worker =>
   start("./machine/vcpu-worker.ts", `vcpu/${init.cpu}`, init);
 
-export const startMover = (init: Omit<MoverInit, "library">): Worker => start("./machine/mover-worker.ts", "mover", init);
+export const startMover = (init: Omit<MoverInit, "library">): Worker =>
+  start("./machine/mover-worker.ts", "mover", init);
 
 export const startQmp = (init: Omit<QmpInit, "library">): Worker => start("./qmp/server-worker.ts", "qmp", init);

@@ -19,7 +19,11 @@ export function command<T extends ArgsDef>(options: {
   run: (args: ParsedArgs<T>) => Promise<number> | number;
 }): TramCommand {
   const { name, summary, args, examples, run } = options;
-  const definition = defineCommand({ meta: { name, description: summary }, args, run: ({ args: given }) => run(given) });
+  const definition = defineCommand({
+    meta: { name, description: summary },
+    args,
+    run: ({ args: given }) => run(given),
+  });
   return { name, summary, args, examples, definition: definition as unknown as CommandDef<ArgsDef> };
 }
 
@@ -47,7 +51,9 @@ export function checkArguments(raw: readonly string[], { name, args }: TramComma
       checked.push(text);
       continue;
     }
-    const [option, value] = text.includes("=") ? [text.slice(0, text.indexOf("=")), text.slice(text.indexOf("=") + 1)] : [text, null];
+    const [option, value] = text.includes("=")
+      ? [text.slice(0, text.indexOf("=")), text.slice(text.indexOf("=") + 1)]
+      : [text, null];
     const key = option.replace(/^--/, "");
     const definition = option.startsWith("--") && known.get(key)?.type !== "positional" ? known.get(key) : undefined;
     if (!definition) throw unknownOption(option, name, args);
@@ -58,17 +64,25 @@ export function checkArguments(raw: readonly string[], { name, args }: TramComma
       checked.push(`--json=${value ?? "-"}`);
     } else {
       const next = value ?? raw[++i];
-      if (next === undefined) throw new TramError("E_USAGE", `--${key} needs a value`, { expected: definition.description });
+      if (next === undefined)
+        throw new TramError("E_USAGE", `--${key} needs a value`, { expected: definition.description });
       checked.push(`--${key}=${next}`);
     }
   }
   if (given > positionals.length)
-    throw new TramError("E_USAGE", `tram ${name} takes ${positionals.length || "no"} argument${positionals.length === 1 ? "" : "s"}, and was given ${given}`, {
-      next: `see tram help ${name}`,
-    });
+    throw new TramError(
+      "E_USAGE",
+      `tram ${name} takes ${positionals.length || "no"} argument${positionals.length === 1 ? "" : "s"}, and was given ${given}`,
+      {
+        next: `see tram help ${name}`,
+      },
+    );
   if (given < positionals.filter((one) => one.required !== false).length) {
     const missing = Object.keys(args).filter((key) => args[key].type === "positional")[given];
-    throw new TramError("E_USAGE", `tram ${name} needs ${missing.toUpperCase()}`, { expected: args[missing].description, next: `see tram help ${name}` });
+    throw new TramError("E_USAGE", `tram ${name} needs ${missing.toUpperCase()}`, {
+      expected: args[missing].description,
+      next: `see tram help ${name}`,
+    });
   }
   return checked;
 }
@@ -82,7 +96,10 @@ function unknownOption(option: string, name: string, args: ArgsDef): TramError {
 
 /** The name within two edits or with the same beginning, if there is one. */
 export function nearest(text: string, names: readonly string[]): string | null {
-  const scored = names.map((name) => ({ name, distance: name.startsWith(text) && text.length > 1 ? 0 : editDistance(text, name) }));
+  const scored = names.map((name) => ({
+    name,
+    distance: name.startsWith(text) && text.length > 1 ? 0 : editDistance(text, name),
+  }));
   const best = scored.sort((a, b) => a.distance - b.distance)[0];
   return best && best.distance <= Math.max(1, Math.min(3, Math.floor(text.length / 3) + 1)) ? best.name : null;
 }
@@ -103,7 +120,9 @@ export function usage({ name, summary, args, examples }: TramCommand): string {
   const entries = Object.entries(args);
   const positionals = entries.filter(([, d]) => d.type === "positional");
   const options = entries.filter(([, d]) => d.type !== "positional");
-  const line = positionals.map(([key, d]) => (d.required === false ? `[${key.toUpperCase()}]` : key.toUpperCase())).join(" ");
+  const line = positionals
+    .map(([key, d]) => (d.required === false ? `[${key.toUpperCase()}]` : key.toUpperCase()))
+    .join(" ");
   const rows = (list: [string, string][]) => {
     const width = Math.max(...list.map(([left]) => left.length));
     return list.map(([left, right]) => `  ${left.padEnd(width)}  ${right}`).join("\n");
@@ -113,8 +132,12 @@ export function usage({ name, summary, args, examples }: TramCommand): string {
     const hint = "valueHint" in definition && definition.valueHint ? definition.valueHint : "VALUE";
     return key === "json" ? "--json[=PATH|fd:N]" : `--${kebab(key)} ${hint}`;
   };
-  const parts = [`tram ${name}: ${summary}`, `Usage: tram ${name} ${line}${options.length ? " [OPTIONS]" : ""}`.replace(/ +/g, " ")];
-  if (positionals.length) parts.push(`Arguments:\n${rows(positionals.map(([key, d]) => [key.toUpperCase(), d.description ?? ""]))}`);
+  const parts = [
+    `tram ${name}: ${summary}`,
+    `Usage: tram ${name} ${line}${options.length ? " [OPTIONS]" : ""}`.replace(/ +/g, " "),
+  ];
+  if (positionals.length)
+    parts.push(`Arguments:\n${rows(positionals.map(([key, d]) => [key.toUpperCase(), d.description ?? ""]))}`);
   if (options.length) parts.push(`Options:\n${rows(options.map(([key, d]) => [left(key, d), d.description ?? ""]))}`);
   parts.push(`Examples:\n${examples.map((example) => `  ${example}`).join("\n")}`);
   return `${parts.join("\n\n")}\n`;

@@ -2,12 +2,12 @@
 import { rmSync } from "node:fs";
 import type { Worker } from "node:worker_threads";
 import type { Journal } from "../control/journal.ts";
+import { DEFAULT_REPLY_MS } from "../control/send.ts";
 import { type ErrorData, EXIT, fromErrorData, TramError, toErrorData } from "../errors.ts";
 import { Board } from "../machine/board.ts";
 import type { MachineHandles } from "../machine/machine.ts";
 import type { Job, MoverMessage, Wanted } from "../machine/mover-worker.ts";
 import { installKick } from "../native/kvm.ts";
-import { DEFAULT_REPLY_MS } from "../control/send.ts";
 import type { QmpRequest } from "../qmp/server-worker.ts";
 import { type Listener, listen, unlisten } from "../transport/index.ts";
 import { startMover, startQmp, startVcpu } from "../workers.ts";
@@ -39,7 +39,12 @@ export class GuestProcess {
   constructor(options: ProcessOptions) {
     this.#options = options;
     installKick();
-    const qmp = startQmp({ board: this.board.shared, listenFd: options.socket.fd, name: options.name, version: options.version });
+    const qmp = startQmp({
+      board: this.board.shared,
+      listenFd: options.socket.fd,
+      name: options.name,
+      version: options.version,
+    });
     qmp.on("message", (request: QmpRequest) => this.#onRequest(request));
     qmp.on("error", (error) => this.#fail(error));
   }
@@ -67,7 +72,12 @@ export class GuestProcess {
   /** Publishes a machine made on this thread, and takes it. */
   start(handles: MachineHandles, run: boolean): void {
     const { description } = handles;
-    this.board.publishMachine(handles.runs, { ram: handles.ram, cpus: description.cpus, walker: description.walker });
+    this.board.publishMachine(handles.runs, {
+      vm: handles.vm,
+      ram: handles.ram,
+      cpus: description.cpus,
+      walker: description.walker,
+    });
     this.takeMachine(handles);
     this.board.locked(() => {
       if (run) this.board.runCpus();

@@ -19,10 +19,26 @@ export const migrate = command({
   summary: "moves a running guest to another process or host",
   args: {
     vm: { type: "positional", description: "the guest: its name, or unix:PATH of its QMP socket", required: true },
-    uri: { type: "positional", description: "where to: tcp:HOST:PORT, unix:PATH, file:PATH, fd:N, exec:COMMAND or -", required: true },
-    maxDowntime: { type: "string", description: "the longest the guest may stand still (default 300ms)", valueHint: "TIME" },
-    maxBandwidth: { type: "string", description: "the most to send, headers included (default no limit)", valueHint: "RATE" },
-    timeout: { type: "string", description: "the longest the whole move, or silence of the target, may take (default none; 10s)", valueHint: "TIME" },
+    uri: {
+      type: "positional",
+      description: "where to: tcp:HOST:PORT, unix:PATH, file:PATH, fd:N, exec:COMMAND or -",
+      required: true,
+    },
+    maxDowntime: {
+      type: "string",
+      description: "the longest the guest may stand still (default 300ms)",
+      valueHint: "TIME",
+    },
+    maxBandwidth: {
+      type: "string",
+      description: "the most to send, headers included (default no limit)",
+      valueHint: "RATE",
+    },
+    timeout: {
+      type: "string",
+      description: "the longest the whole move, or silence of the target, may take (default none; 10s)",
+      valueHint: "TIME",
+    },
     iovMax: { type: "string", description: "iovecs in one system call, 1 to 1024 (default 1024)", valueHint: "N" },
     json: { type: "string", description: "events as JSON, one a line; the last is the report", valueHint: "PATH|fd:N" },
   },
@@ -39,7 +55,9 @@ export const migrate = command({
     const options = {
       peer: formatAddress(address),
       ...(args.maxDowntime !== undefined && { maxDowntimeMs: parseDuration(args.maxDowntime, "--max-downtime") }),
-      ...(args.maxBandwidth !== undefined && { maxBandwidthBytesPerSec: parseRate(args.maxBandwidth, "--max-bandwidth") }),
+      ...(args.maxBandwidth !== undefined && {
+        maxBandwidthBytesPerSec: parseRate(args.maxBandwidth, "--max-bandwidth"),
+      }),
       ...(args.iovMax !== undefined && { iovMax: parseCount(args.iovMax, "--iov-max", 1, 1024) }),
       ...(timeoutMs > 0 && { timeoutMs, replyMs: timeoutMs }),
       copying: process.env.TRAM_COPY_PAGES === "1", // for the benchmark: the same stream through a copying buffer
@@ -73,7 +91,9 @@ function openChannel(address: Address): Channel {
       return { uri: `unix:${resolve(address.path)}`, fd: -1, consumer: null, isFile: false };
     case "stdio":
       if (process.stdout.isTTY)
-        throw new TramError("E_USAGE", "the stream is not for a terminal", { next: "pipe it: tram migrate VM - | tram run --incoming -" });
+        throw new TramError("E_USAGE", "the stream is not for a terminal", {
+          next: "pipe it: tram migrate VM - | tram run --incoming -",
+        });
       return { ...passed, fd: net.duplicate(1), isFile: net.fdType(1) === "file" };
     case "fd":
       return { ...passed, isFile: net.fdType(address.fd) === "file", fd: net.duplicate(address.fd) };
@@ -132,7 +152,9 @@ async function follow(client: QmpClient, view: MoveView, interrupt: Interrupt): 
 async function conclude(vm: string, journal: Journal, channel: Channel, signal: string | null): Promise<FinalReport> {
   const report = finalReport(vm, journal);
   if (report.outcome === "cancelled" && signal)
-    report.error = toErrorData(new TramError("E_INTERRUPTED", `interrupted by ${signal}: the guest goes on at the source`));
+    report.error = toErrorData(
+      new TramError("E_INTERRUPTED", `interrupted by ${signal}: the guest goes on at the source`),
+    );
   if (report.outcome === "cancelled" && !report.error)
     report.error = toErrorData(new TramError("E_CANCELLED", "cancelled: the guest goes on at the source"));
   if (channel.consumer) {
@@ -148,9 +170,13 @@ async function conclude(vm: string, journal: Journal, channel: Channel, signal: 
 function consumerFailed(vm: string, report: FinalReport, ending: string, name: string): void {
   const tookAll = report.outcome === "completed";
   report.outcome = "failed";
-  const next = tookAll ? `what it kept is not to be trusted; the guest is intact here: tram resume ${vm}, unless that command started it elsewhere` : "the guest goes on at the source";
+  const next = tookAll
+    ? `what it kept is not to be trusted; the guest is intact here: tram resume ${vm}, unless that command started it elsewhere`
+    : "the guest goes on at the source";
   const message = `the command ${ending}${tookAll ? " after it had taken the whole stream" : ""}`;
-  report.error = toErrorData(new TramError("E_CONSUMER", message, { where: name, expected: "exit status 0", found: ending, next }));
+  report.error = toErrorData(
+    new TramError("E_CONSUMER", message, { where: name, expected: "exit status 0", found: ending, next }),
+  );
 }
 
 interface Interrupt {

@@ -13,7 +13,9 @@ export function openJson(option: string | undefined, streamOnStdout: boolean): (
   if (option === undefined) return null;
   if (option === "-" || option === "") {
     if (streamOnStdout)
-      throw new TramError("E_USAGE", "the stream and --json both want standard output", { next: "send the events elsewhere: --json=PATH or --json=fd:2" });
+      throw new TramError("E_USAGE", "the stream and --json both want standard output", {
+        next: "send the events elsewhere: --json=PATH or --json=fd:2",
+      });
     return (event) => print(JSON.stringify(event));
   }
   const numbered = /^fd:([0-9]+)$/.exec(option);
@@ -33,7 +35,8 @@ function openEvents(path: string): number {
 /** The live line of a terminal. */
 export function progressLine(journal: Journal, width: number): string {
   const { totalPages, remainingPages, roundsDone, bandwidthBytesPerSec, expectedDowntimeMs, phase } = journal;
-  if (phase === "none" || phase === "waiting" || phase === "setup") return `${phase === "setup" ? "greeting" : "connecting to"} ${journal.peer}`.slice(0, width);
+  if (phase === "none" || phase === "waiting" || phase === "setup")
+    return `${phase === "setup" ? "greeting" : "connecting to"} ${journal.peer}`.slice(0, width);
   const done = totalPages > 0 ? Math.floor(((totalPages - remainingPages) / totalPages) * 100) : 0;
   const rate = bandwidthBytesPerSec || (journal.bytes * 1000) / Math.max(1, journal.elapsedMs);
   const parts = [
@@ -74,7 +77,8 @@ export interface FinalReport {
 }
 
 export function finalReport(vm: string, journal: Journal): FinalReport {
-  const { peer, owner, totalPages, sentPages, zeroPages, resentPages, bytes, downtimeMs, downtimePartsMs, error } = journal;
+  const { peer, owner, totalPages, sentPages, zeroPages, resentPages, bytes, downtimeMs, downtimePartsMs, error } =
+    journal;
   const elapsedMs = Math.round(journal.elapsedMs);
   return {
     schema: JSON_SCHEMA,
@@ -100,11 +104,18 @@ export function finalReport(vm: string, journal: Journal): FinalReport {
 /** The final report for a person. */
 export function formatReport(report: FinalReport): string {
   const parts = Object.entries(report.downtimePartsMs).map(([name, ms]) => `${name} ${ms}`);
-  const rows: [string, string][] = [
-    ["owner", describeOwner(report)],
-    ["pages", `${formatCount(report.sentPages)} sent, ${formatCount(report.zeroPages)} zero, ${formatCount(report.resentPages)} of these re-sent, in ${report.rounds} rounds`],
-    ["bytes", `${formatBytes(report.bytes)} in ${formatMs(report.elapsedMs)}, ${formatRate(report.bandwidthBytesPerSec)}`],
-  ];
+  const rows: [string, string][] = [["owner", describeOwner(report)]];
+  if (report.rounds > 0)
+    rows.push(
+      [
+        "pages",
+        `${formatCount(report.sentPages)} sent, ${formatCount(report.zeroPages)} zero, ${formatCount(report.resentPages)} of these re-sent, in ${report.rounds} rounds`,
+      ],
+      [
+        "bytes",
+        `${formatBytes(report.bytes)} in ${formatMs(report.elapsedMs)}, ${formatRate(report.bandwidthBytesPerSec)}`,
+      ],
+    );
   if (report.downtimeMs !== null) rows.push(["downtime", `${report.downtimeMs} ms (${parts.join(", ")})`]);
   return rows.map(([name, text]) => `  ${name.padEnd(9)} ${text}`).join("\n");
 }
@@ -112,7 +123,8 @@ export function formatReport(report: FinalReport): string {
 function describeOwner({ owner, vm }: FinalReport): string {
   if (owner === "target") return "target";
   if (owner === "file") return `the file; '${vm}' stays here, stopped: tram quit ${vm}, or tram resume ${vm}`;
-  if (owner === "unconfirmed") return `unconfirmed: every byte was accepted; '${vm}' stays here, stopped: tram quit ${vm} once it runs elsewhere, tram resume ${vm} if it does not`;
+  if (owner === "unconfirmed")
+    return `unconfirmed: every byte was accepted; '${vm}' stays here, stopped: tram quit ${vm} once it runs elsewhere, tram resume ${vm} if it does not`;
   return "source";
 }
 
@@ -133,11 +145,27 @@ export class MoveView {
 
   update(journal: Journal): void {
     if (this.#json && journal.phase !== this.#phase)
-      this.#json({ schema: JSON_SCHEMA, event: "move.phase", vm: this.#vm, phase: journal.phase, owner: journal.owner, elapsedMs: Math.round(journal.elapsedMs) });
+      this.#json({
+        schema: JSON_SCHEMA,
+        event: "move.phase",
+        vm: this.#vm,
+        phase: journal.phase,
+        owner: journal.owner,
+        elapsedMs: Math.round(journal.elapsedMs),
+      });
     this.#phase = journal.phase;
-    for (const round of journal.rounds.filter((one) => one.round > this.#shownRounds)) {
+    // A round's dirty pages are known when the next one begins: until then it is not shown.
+    const known = journal.phase === "active" ? journal.rounds.slice(0, -1) : journal.rounds;
+    for (const round of known.filter((one) => one.round > this.#shownRounds)) {
       this.#shownRounds = round.round;
-      if (this.#json) this.#json({ schema: JSON_SCHEMA, event: "round.finished", vm: this.#vm, ...round, durationMs: Math.round(round.durationMs) });
+      if (this.#json)
+        this.#json({
+          schema: JSON_SCHEMA,
+          event: "round.finished",
+          vm: this.#vm,
+          ...round,
+          durationMs: Math.round(round.durationMs),
+        });
       else if (!this.#live) say(roundLine(round));
     }
     if (!this.#live) return;
@@ -153,11 +181,20 @@ export class MoveView {
       return;
     }
     if (report.error) say(formatError(report.error));
-    say(`'${this.#vm}' ${report.outcome === "completed" ? "moved to" : `${report.outcome}: was to move to`} ${report.peer}\n${formatReport(report)}`);
+    say(
+      `'${this.#vm}' ${report.outcome === "completed" ? "moved to" : `${report.outcome}: was to move to`} ${report.peer}\n${formatReport(report)}`,
+    );
   }
 }
 
 /** A failure before there was a move, in the form that --json promises. */
 export function failedReport(vm: string, error: unknown, json: ((event: object) => void) | null): void {
-  json?.({ schema: JSON_SCHEMA, event: "move.finished", vm, outcome: "failed", owner: "source", error: toErrorData(error) });
+  json?.({
+    schema: JSON_SCHEMA,
+    event: "move.finished",
+    vm,
+    outcome: "failed",
+    owner: "source",
+    error: toErrorData(error),
+  });
 }

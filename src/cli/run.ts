@@ -1,22 +1,22 @@
 // tram run: boots a guest, or waits for one.
 import { openSync } from "node:fs";
 import { resolve } from "node:path";
+import { DEFAULT_REPLY_MS } from "../control/send.ts";
 import { EXIT, TramError } from "../errors.ts";
 import { bootWalker, FILLS, type Fill, WALKER_MEMORY_MIN } from "../machine/boot.ts";
 import { supportedCpuid } from "../machine/cpuid.ts";
-import { createMachine } from "../machine/machine.ts";
+import { createMachine, createRam } from "../machine/machine.ts";
 import { openKvm } from "../native/kvm.ts";
 import { net } from "../native/net.ts";
-import { DEFAULT_REPLY_MS } from "../control/send.ts";
 import { CPUS_MAX } from "../stream/devices/machine.ts";
 import { parseAddress } from "../transport/address.ts";
 import { endpointName, type Listener, listen } from "../transport/index.ts";
 import { VERSION } from "../version.ts";
 import { command } from "./command.ts";
 import { say } from "./console.ts";
+import { startConsumer } from "./consumer.ts";
 import { GuestProcess } from "./guest-process.ts";
 import { checkName, claimSocket, socketPathOf } from "./runtime.ts";
-import { startConsumer } from "./consumer.ts";
 import { formatBytes, parseCount, parseDuration, parseMemory } from "./units.ts";
 
 const DEFAULT_MEMORY = 512 << 20;
@@ -25,20 +25,59 @@ export const run = command({
   name: "run",
   summary: "boots a guest, or waits for one to arrive",
   args: {
-    guest: { type: "string", description: "the guest to boot: walker, which dirties memory and checks itself", valueHint: "walker" },
-    incoming: { type: "string", description: "wait for a guest here instead: tcp:, unix:, file:, fd:, exec:, - or defer", valueHint: "URI" },
+    guest: {
+      type: "string",
+      description: "the guest to boot: walker, which dirties memory and checks itself",
+      valueHint: "walker",
+    },
+    incoming: {
+      type: "string",
+      description: "wait for a guest here instead: tcp:, unix:, file:, fd:, exec:, - or defer",
+      valueHint: "URI",
+    },
     name: { type: "string", description: "the guest's name (default tram-PID)", valueHint: "NAME" },
     memory: { type: "string", description: "RAM (default 512M; an incoming guest brings its own)", valueHint: "SIZE" },
-    cpus: { type: "string", description: `vCPUs, 1 to ${CPUS_MAX} (default 1; an incoming guest brings its own)`, valueHint: "N" },
-    workingSet: { type: "string", description: "walker: memory that it walks (default half of the RAM)", valueHint: "SIZE" },
-    dirtyRate: { type: "string", description: "walker: pages it writes each second, or max (default 1000)", valueHint: "PAGES|max" },
-    fill: { type: "string", description: "walker: what the rest of RAM holds: zero, random, text, mixed (default mixed)", valueHint: "KIND" },
+    cpus: {
+      type: "string",
+      description: `vCPUs, 1 to ${CPUS_MAX} (default 1; an incoming guest brings its own)`,
+      valueHint: "N",
+    },
+    workingSet: {
+      type: "string",
+      description: "walker: memory that it walks (default half of the RAM)",
+      valueHint: "SIZE",
+    },
+    dirtyRate: {
+      type: "string",
+      description: "walker: pages it writes each second, or max (default 1000)",
+      valueHint: "PAGES|max",
+    },
+    fill: {
+      type: "string",
+      description: "walker: what the rest of RAM holds: zero, random, text, mixed (default mixed)",
+      valueHint: "KIND",
+    },
     seed: { type: "string", description: "walker: seed of that content (default 1)", valueHint: "N" },
-    serial: { type: "string", description: "the serial port's output: none, stdio or file:PATH (default none)", valueHint: "WHERE" },
-    qmp: { type: "string", description: "QMP socket (default: NAME.qmp in the runtime folder)", valueHint: "unix:PATH" },
-    timeout: { type: "string", description: "incoming: longest silence of the source (default 10s)", valueHint: "TIME" },
+    serial: {
+      type: "string",
+      description: "the serial port's output: none, stdio or file:PATH (default none)",
+      valueHint: "WHERE",
+    },
+    qmp: {
+      type: "string",
+      description: "QMP socket (default: NAME.qmp in the runtime folder)",
+      valueHint: "unix:PATH",
+    },
+    timeout: {
+      type: "string",
+      description: "incoming: longest silence of the source (default 10s)",
+      valueHint: "TIME",
+    },
     paused: { type: "boolean", description: "do not run the guest yet: tram resume NAME does" },
-    prealloc: { type: "boolean", description: "touch all RAM before the guest runs" },
+    prealloc: {
+      type: "boolean",
+      description: "touch all RAM before the guest runs (with --incoming and --memory: before it arrives)",
+    },
   },
   examples: [
     "tram run --guest walker --name a --memory 1G --dirty-rate max",
@@ -47,14 +86,23 @@ export const run = command({
   ],
   async run(args) {
     if (!args.guest && !args.incoming)
-      throw new TramError("E_USAGE", "tram run needs a guest", { expected: "--guest walker or --incoming URI", next: "see tram help run" });
+      throw new TramError("E_USAGE", "tram run needs a guest", {
+        expected: "--guest walker or --incoming URI",
+        next: "see tram help run",
+      });
     if (args.guest && args.incoming)
-      throw new TramError("E_USAGE", "--guest and --incoming exclude each other: an incoming guest is what the source sends");
+      throw new TramError(
+        "E_USAGE",
+        "--guest and --incoming exclude each other: an incoming guest is what the source sends",
+      );
     if (args.guest && args.guest !== "walker")
       throw new TramError("E_USAGE", `--guest: there is no guest '${args.guest}'`, { expected: "walker" });
     const walkerOnly = (["workingSet", "dirtyRate", "fill", "seed"] as const).find((key) => args[key] !== undefined);
     if (args.incoming && walkerOnly)
-      throw new TramError("E_USAGE", `--${walkerOnly.replace(/[A-Z]/, (c) => `-${c.toLowerCase()}`)} is for --guest walker: an incoming guest brings its own`);
+      throw new TramError(
+        "E_USAGE",
+        `--${walkerOnly.replace(/[A-Z]/, (c) => `-${c.toLowerCase()}`)} is for --guest walker: an incoming guest brings its own`,
+      );
     const name = checkName(args.name ?? `tram-${process.pid}`);
     const memory = args.memory === undefined ? null : parseMemory(args.memory, "--memory");
     const cpus = args.cpus === undefined ? null : parseCount(args.cpus, "--cpus", 1, CPUS_MAX);
@@ -68,8 +116,12 @@ export const run = command({
     const cpuid = supportedCpuid(kvm);
     net.close(kvm);
     const handles = walker
-      ? createMachine({ name, memoryBytes: memory ?? DEFAULT_MEMORY, cpus: cpus ?? 1, tscKhz: 0, walker: true, cpuid }, { prealloc })
+      ? createMachine(
+          { name, memoryBytes: memory ?? DEFAULT_MEMORY, cpus: cpus ?? 1, tscKhz: 0, walker: true, cpuid },
+          createRam(memory ?? DEFAULT_MEMORY, prealloc),
+        )
       : null;
+    const early = args.incoming && memory !== null && prealloc ? createRam(memory, prealloc).share() : null;
     if (handles && walker) bootWalker(handles, walker);
     const listener = args.incoming && args.incoming !== "defer" ? listenOn(args.incoming) : null;
     const socketPath = args.qmp === undefined ? socketPathOf(name) : qmpPath(args.qmp);
@@ -80,9 +132,11 @@ export const run = command({
     try {
       if (handles) {
         guest.start(handles, !args.paused);
-        say(`guest '${name}' ${args.paused ? "is paused" : "runs"}: ${formatBytes(handles.ram.bytes)}, ${handles.vcpus.length} CPU${handles.vcpus.length > 1 ? "s" : ""}`);
+        say(
+          `guest '${name}' ${args.paused ? "is paused" : "runs"}: ${formatBytes(handles.ram.bytes)}, ${handles.vcpus.length} CPU${handles.vcpus.length > 1 ? "s" : ""}`,
+        );
       } else {
-        guest.await(listener, { name, memoryBytes: memory, cpus, prealloc });
+        guest.await(listener, { name, memoryBytes: memory, cpus, ram: early, prealloc });
         say(`guest '${name}' waits on ${listener ? endpointName(listener.endpoint) : "QMP migrate-incoming"}`);
       }
       return await guest.ended;
@@ -93,12 +147,19 @@ export const run = command({
   },
 });
 
-function walkerOptions(args: { workingSet?: string; dirtyRate?: string; fill?: string; seed?: string }, memoryBytes: number) {
+function walkerOptions(
+  args: { workingSet?: string; dirtyRate?: string; fill?: string; seed?: string },
+  memoryBytes: number,
+) {
   if (memoryBytes < WALKER_MEMORY_MIN)
-    throw new TramError("E_USAGE", "--memory is too small for the walker", { expected: `at least ${formatBytes(WALKER_MEMORY_MIN)}`, found: formatBytes(memoryBytes) });
+    throw new TramError("E_USAGE", "--memory is too small for the walker", {
+      expected: `at least ${formatBytes(WALKER_MEMORY_MIN)}`,
+      found: formatBytes(memoryBytes),
+    });
   const half = Math.floor(memoryBytes / 2 / 4096) * 4096;
   const fill = (args.fill ?? "mixed") as Fill;
-  if (!FILLS.includes(fill)) throw new TramError("E_USAGE", `--fill: there is no '${fill}'`, { expected: FILLS.join(", ") });
+  if (!FILLS.includes(fill))
+    throw new TramError("E_USAGE", `--fill: there is no '${fill}'`, { expected: FILLS.join(", ") });
   const rate = args.dirtyRate ?? "1000";
   return {
     workingSetBytes: args.workingSet === undefined ? half : parseMemory(args.workingSet, "--working-set"),
@@ -112,7 +173,10 @@ function walkerOptions(args: { workingSet?: string; dirtyRate?: string; fill?: s
 function parseSerial(text: string, incoming: string | undefined): number {
   if (text === "none") return -1;
   if (text === "stdio") {
-    if (incoming === "-") throw new TramError("E_USAGE", "--serial stdio and --incoming - both want the terminal", { next: "use --serial file:PATH" });
+    if (incoming === "-")
+      throw new TramError("E_USAGE", "--serial stdio and --incoming - both want the terminal", {
+        next: "use --serial file:PATH",
+      });
     return 1;
   }
   if (text.startsWith("file:") && text.length > 5) {
@@ -122,12 +186,15 @@ function parseSerial(text: string, incoming: string | undefined): number {
       throw new TramError("E_FILE", `--serial: cannot open ${text.slice(5)}: ${(error as Error).message}`);
     }
   }
-  throw new TramError("E_USAGE", `--serial: '${text}' is no place for the serial port`, { expected: "none, stdio or file:PATH" });
+  throw new TramError("E_USAGE", `--serial: '${text}' is no place for the serial port`, {
+    expected: "none, stdio or file:PATH",
+  });
 }
 
 function qmpPath(text: string): string {
   const address = parseAddress(text);
-  if (address.scheme !== "unix") throw new TramError("E_USAGE", `--qmp: '${text}' is no socket`, { expected: "unix:PATH" });
+  if (address.scheme !== "unix")
+    throw new TramError("E_USAGE", `--qmp: '${text}' is no socket`, { expected: "unix:PATH" });
   return resolve(address.path);
 }
 
@@ -139,7 +206,10 @@ function listenOn(uri: string): Listener {
     case "unix":
       return listen(address.scheme === "unix" ? { ...address, path: resolve(address.path) } : address);
     case "stdio":
-      if (process.stdin.isTTY) throw new TramError("E_USAGE", "--incoming -: standard input is a terminal", { next: "pipe a stream in: tram migrate VM - | tram run --incoming -" });
+      if (process.stdin.isTTY)
+        throw new TramError("E_USAGE", "--incoming -: standard input is a terminal", {
+          next: "pipe a stream in: tram migrate VM - | tram run --incoming -",
+        });
       return listen({ scheme: "passed", fd: net.duplicate(0), name: "standard input" });
     case "fd":
       net.fdType(address.fd);

@@ -83,7 +83,9 @@ export function claimSocket(path: string, name: string, given: boolean): number 
     if (probe >= 0) {
       net.close(probe);
       if (given)
-        throw new TramError("E_SOCKET_IN_USE", `the QMP socket ${path} is in use by a live guest`, { next: "choose another --qmp" });
+        throw new TramError("E_SOCKET_IN_USE", `the QMP socket ${path} is in use by a live guest`, {
+          next: "choose another --qmp",
+        });
       throw new TramError("E_NAME_IN_USE", `a guest named '${name}' runs already`, {
         next: `choose another --name, or end it: tram quit ${name}`,
       });

@@ -7,7 +7,11 @@ import { JSON_SCHEMA } from "./report.ts";
 import { findSocket, guestNames, socketPathOf } from "./runtime.ts";
 import { formatBytes, formatCount } from "./units.ts";
 
-const vm = { type: "positional", description: "the guest: its name, or unix:PATH of its QMP socket", required: true } as const;
+const vm = {
+  type: "positional",
+  description: "the guest: its name, or unix:PATH of its QMP socket",
+  required: true,
+} as const;
 const json = { type: "boolean", description: "one JSON object on standard output" } as const;
 
 interface Status {
@@ -31,7 +35,12 @@ async function readStatus(client: QmpClient, name: string): Promise<Status> {
   const named = await client.execute<{ name?: string }>("query-name");
   const size = await client.execute<{ "base-memory": number; "plugged-memory"?: number }>("query-memory-size-summary");
   const cpus = await client.execute<unknown[]>("query-cpus-fast");
-  return { name: named.name ?? name, status, memory: size["base-memory"] + (size["plugged-memory"] ?? 0), cpus: cpus.length };
+  return {
+    name: named.name ?? name,
+    status,
+    memory: size["base-memory"] + (size["plugged-memory"] ?? 0),
+    cpus: cpus.length,
+  };
 }
 
 const statusLine = ({ name, status, memory, cpus }: Status): string =>
@@ -63,10 +72,15 @@ export const ps = command({
         rows.push(await withGuest(name, (client) => readStatus(client, name)));
       } catch (error) {
         // A socket nobody is behind is what a killed guest leaves; the next guest of its name takes it over.
-        if (!(error instanceof TramError) || error.code !== "E_NO_SUCH_GUEST") say(`${socketPathOf(name)}: ${(error as Error).message}`);
+        if (!(error instanceof TramError) || error.code !== "E_NO_SUCH_GUEST")
+          say(`${socketPathOf(name)}: ${(error as Error).message}`);
       }
     }
-    print(args.json ? JSON.stringify(rows.map((row) => ({ schema: JSON_SCHEMA, ...row }))) : [HEADING, ...rows.map(statusLine)].join("\n"));
+    print(
+      args.json
+        ? JSON.stringify(rows.map((row) => ({ schema: JSON_SCHEMA, ...row })))
+        : [HEADING, ...rows.map(statusLine)].join("\n"),
+    );
     return EXIT.done;
   },
 });
@@ -106,7 +120,10 @@ export const checkGuest = command({
     const result = await withGuest(args.vm, (client) => client.execute<CheckResult>("tram-check-guest"));
     const good = result.bad === 0 && result.badCpus === 0;
     if (args.json) print(JSON.stringify({ schema: JSON_SCHEMA, name: args.vm, good, ...result }));
-    else print(`${args.vm}: ${formatCount(result.pages)} pages checked, ${formatCount(result.nonZero)} not zero, ${result.bad} wrong; ${result.cpus.map((cpu, i) => `CPU ${i} in pass ${cpu.pass} at page ${cpu.boundary}`).join(", ")}`);
+    else
+      print(
+        `${args.vm}: ${formatCount(result.pages)} pages checked, ${formatCount(result.nonZero)} not zero, ${result.bad} wrong; ${result.cpus.map((cpu, i) => `CPU ${i} in pass ${cpu.pass} at page ${cpu.boundary}`).join(", ")}`,
+      );
     if (good) return EXIT.done;
     const { firstBad } = result;
     throw new TramError("E_GUEST_BAD", `the memory of '${args.vm}' is not what its walker wrote`, {

@@ -22,12 +22,14 @@ const OSXSAVE = 1 << 27;
 export function missingFeatures(guest: readonly CpuidEntry[], host: readonly CpuidEntry[]): string[] {
   const missing: string[] = [];
   for (const leaf of FEATURE_LEAVES) {
-    const find = (table: readonly CpuidEntry[]) => table.find((e) => e.function === leaf.function && e.index === leaf.index);
+    const find = (table: readonly CpuidEntry[]) =>
+      table.find((e) => e.function === leaf.function && e.index === leaf.index);
     for (const register of leaf.registers) {
       let bits = (find(guest)?.[register] ?? 0) & ~(find(host)?.[register] ?? 0);
       if (leaf.function === 1 && register === "ecx") bits &= ~OSXSAVE;
       for (let bit = 0; bit < 32; bit++)
-        if (bits & (1 << bit)) missing.push(`leaf 0x${leaf.function.toString(16)}.${leaf.index} ${register} bit ${bit}`);
+        if (bits & (1 << bit))
+          missing.push(`leaf 0x${leaf.function.toString(16)}.${leaf.index} ${register} bit ${bit}`);
     }
   }
   return missing;
@@ -39,11 +41,26 @@ export function checkFit(guest: MachineDescription, target: Hello): void {
     throw new TramError("E_REFUSED", `the target cannot take this guest: ${what}`, { expected, found, next });
   };
   if (target.version !== HELLO_VERSION)
-    refuse("it speaks another version", `version ${HELLO_VERSION}`, `version ${target.version}`, "use the same tram on both hosts");
+    refuse(
+      "it speaks another version",
+      `version ${HELLO_VERSION}`,
+      `version ${target.version}`,
+      "use the same tram on both hosts",
+    );
   if (target.memoryBytes !== null && target.memoryBytes !== guest.memoryBytes)
-    refuse("its --memory differs", `${guest.memoryBytes} bytes`, `${target.memoryBytes} bytes`, "start the target without --memory: it takes the guest's");
+    refuse(
+      "its --memory differs",
+      `${guest.memoryBytes} bytes`,
+      `${target.memoryBytes} bytes`,
+      "start the target without --memory: it takes the guest's",
+    );
   if (target.cpus !== null && target.cpus !== guest.cpus)
-    refuse("its --cpus differs", `${guest.cpus}`, `${target.cpus}`, "start the target without --cpus: it takes the guest's");
+    refuse(
+      "its --cpus differs",
+      `${guest.cpus}`,
+      `${target.cpus}`,
+      "start the target without --cpus: it takes the guest's",
+    );
   const missing = missingFeatures(guest.cpuid, target.cpuid);
   if (missing.length)
     refuse(

@@ -30,7 +30,8 @@ export function receive(reader: MoveReader, context: ReceiveContext, log: MoveLo
   const devices: DeviceState[] = [];
   const load = () => {
     if (loaded) return;
-    if (!guest) throw new TramError("E_STREAM", "the stream ends without a machine", { expected: "section 'tram/machine'" });
+    if (!guest)
+      throw new TramError("E_STREAM", "the stream ends without a machine", { expected: "section 'tram/machine'" });
     guest.loadDevices(devices);
     loaded = true;
   };
@@ -99,5 +100,6 @@ export function receive(reader: MoveReader, context: ReceiveContext, log: MoveLo
 function checkBlocks(blocks: readonly BlockEntry[], guest: Guest | null): void {
   const found = blocks.map((block) => `${block.name} ${block.bytes} bytes`).join(", ");
   const expected = guest ? `${RAM_BLOCK_NAME} ${guest.ram.bytes} bytes` : "section 'tram/machine' before section 'ram'";
-  if (found !== expected) throw new TramError("E_STREAM", "the stream's RAM is not this machine's", { expected, found });
+  if (found !== expected)
+    throw new TramError("E_STREAM", "the stream's RAM is not this machine's", { expected, found });
 }

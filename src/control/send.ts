@@ -80,11 +80,15 @@ export function send(guest: Guest, writer: MoveWriter, options: SendOptions, con
     log.journal.downtimePartsMs = downtime.parts;
     log.journal.bytes = writer.bytes;
     if (writer.twoWay && !confirmed)
-      throw new TramError("E_HANDOVER_UNKNOWN", "the target was told to run the guest, and did not confirm that it does", {
-        expected: "SHUT 0 from the target",
-        found: "nothing",
-        next: `look at the target with tram ps: if the guest runs there, tram quit it here; if not, tram resume it here`,
-      });
+      throw new TramError(
+        "E_HANDOVER_UNKNOWN",
+        "the target was told to run the guest, and did not confirm that it does",
+        {
+          expected: "SHUT 0 from the target",
+          found: "nothing",
+          next: `look at the target with tram ps: if the guest runs there, tram quit it here; if not, tram resume it here`,
+        },
+      );
     if (confirmed) log.journal.owner = "target";
     guest.stopTracking();
     log.setPhase("completed");

@@ -19,6 +19,7 @@ export type RunState = (typeof RUN_STATES)[number];
 
 /** What the threads of the process know of the machine. */
 export interface MachineFacts {
+  vm: number;
   ram: { handle: number; bytes: number };
   cpus: number;
   walker: boolean;
@@ -123,7 +124,8 @@ export class Board {
       for (;;) {
         const answered = Atomics.load(this.#words, word);
         if (answered === generation) break;
-        if (Atomics.wait(this.#words, word, answered, KICK_AGAIN_MS) === "timed-out" && desire !== DESIRE.run) this.#kick(cpu);
+        if (Atomics.wait(this.#words, word, answered, KICK_AGAIN_MS) === "timed-out" && desire !== DESIRE.run)
+          this.#kick(cpu);
       }
     }
   }
@@ -145,7 +147,9 @@ export class Board {
   /** Lets all vCPUs run. Under the lock. */
   runCpus(): void {
     if (this.runState === "internal-error" || this.runState === "shutdown")
-      throw new TramError("E_STATE", `the guest cannot run: it is in state '${this.runState}'`, { next: "tram quit it" });
+      throw new TramError("E_STATE", `the guest cannot run: it is in state '${this.runState}'`, {
+        next: "tram quit it",
+      });
     this.runState = "running";
     this.#command(DESIRE.run);
   }

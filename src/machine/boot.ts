@@ -77,9 +77,15 @@ function writePageTables(handles: MachineHandles): void {
   const entry = (at: number, values: bigint[]) => ram.write(at, new Uint8Array(BigUint64Array.from(values).buffer));
   entry(PML4, [BigInt(PDPT) | PRESENT_WRITE]);
   const directories = Array.from({ length: gigabytes }, (_, g) => BigInt(PDS + g * PAGE_BYTES));
-  entry(PDPT, directories.map((at) => at | PRESENT_WRITE));
+  entry(
+    PDPT,
+    directories.map((at) => at | PRESENT_WRITE),
+  );
   directories.forEach((at, g) => {
-    entry(Number(at), Array.from({ length: 512 }, (_, i) => (BigInt(g * 512 + i) << 21n) | HUGE | PRESENT_WRITE));
+    entry(
+      Number(at),
+      Array.from({ length: 512 }, (_, i) => (BigInt(g * 512 + i) << 21n) | HUGE | PRESENT_WRITE),
+    );
   });
 }
 
@@ -88,7 +94,21 @@ function setFirstRegisters(vcpu: number, cpu: number): void {
   const sregs = new DataView(new ArrayBuffer(320));
   ioctl(vcpu, "GET_SREGS2", new Uint8Array(sregs.buffer));
   const state = structToState(sregsTable, sregs);
-  const data = { base: 0n, limit: 0xffffffff, selector: 0x10, type: 3, present: 1, dpl: 0, db: 1, s: 1, l: 0, g: 1, avl: 0, unusable: 0, padding: 0 };
+  const data = {
+    base: 0n,
+    limit: 0xffffffff,
+    selector: 0x10,
+    type: 3,
+    present: 1,
+    dpl: 0,
+    db: 1,
+    s: 1,
+    l: 0,
+    g: 1,
+    avl: 0,
+    unusable: 0,
+    padding: 0,
+  };
   for (const name of ["ds", "es", "fs", "gs", "ss"]) state[name] = data;
   state.cs = { ...data, selector: 8, type: 11, db: 0, l: 1 };
   state.cr0 = 0x80000033n; // PG NE ET MP PE

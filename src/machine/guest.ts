@@ -1,11 +1,11 @@
 // A machine as control/ sees it: memory, dirty log, stop and go, device state. Any thread of the process may hold one.
 import type { DeviceState, Guest } from "../control/guest.ts";
-import { badStream } from "../stream/bytes.ts";
 import { TramError } from "../errors.ts";
 import type { Bitmap } from "../memory/bitmap.ts";
 import { layOut, PAGE_BYTES, type Slot } from "../memory/block.ts";
 import { clearDirtyLog, getDirtyLog, KVM_MEM_LOG_DIRTY_PAGES, setMemoryRegion } from "../native/kvm.ts";
 import type { Ram } from "../native/ram.ts";
+import { badStream } from "../stream/bytes.ts";
 import type { MachineDescription } from "../stream/devices/machine.ts";
 import { serial as serialTable, walker as walkerTable } from "../stream/devices/ports.ts";
 import { vcpu as vcpuTable } from "../stream/devices/vcpu.ts";
@@ -14,7 +14,17 @@ import type { State } from "../stream/vmstate.ts";
 import type { Board, RunState } from "./board.ts";
 import { Serial } from "./devices/serial.ts";
 import { WalkerPorts } from "./devices/walker.ts";
-import { loadClock, loadIoapic, loadPic, loadVcpu, saveClock, saveIoapic, saveLapic, savePic, saveVcpu } from "./kvm-state.ts";
+import {
+  loadClock,
+  loadIoapic,
+  loadPic,
+  loadVcpu,
+  saveClock,
+  saveIoapic,
+  saveLapic,
+  savePic,
+  saveVcpu,
+} from "./kvm-state.ts";
 import { attachRam, deviceWords, type MachineHandles } from "./machine.ts";
 
 export class KvmGuest implements Guest {
@@ -63,7 +73,8 @@ export class KvmGuest implements Guest {
       if (first >= end) continue;
       const word = (first - slotFirst) / 32;
       const reported = this.#reported[slot].subarray(word, word + Math.ceil((end - first) / 64) * 2);
-      if (reported.some((bits) => bits !== 0)) clearDirtyLog(this.#handles.vm, slot, first - slotFirst, end - first, reported);
+      if (reported.some((bits) => bits !== 0))
+        clearDirtyLog(this.#handles.vm, slot, first - slotFirst, end - first, reported);
     }
   }
 

@@ -24,58 +24,71 @@ function putScalar(view: DataView, at: number, type: keyof typeof BYTES, value: 
   else view.setUint8(at, Number(value));
 }
 
-function visit(table: Table, view: DataView, at: number, each: (field: Field, at: number, i: number) => number): number {
-  let offset = at;
-  for (const field of table.fields) {
-    const count = "count" in field ? (field.count ?? 1) : 1;
-    for (let i = 0; i < count; i++) offset += each(field, offset, i);
-  }
-  if (offset > view.byteLength) throw new TramError("E_INTERNAL", `table ${table.name} is larger than KVM's structure`);
-  return offset;
+/** Bytes of one element of a field, and of a whole table. */
+function elementBytes(field: Field): number {
+  return field.type === "struct" ? structBytes(field.table) : BYTES[field.type as keyof typeof BYTES];
 }
 
+const countOf = (field: Field): number | undefined => ("count" in field ? field.count : undefined);
+
+function structBytes(table: Table): number {
+  return table.fields.reduce((sum, field) => sum + elementBytes(field) * (countOf(field) ?? 1), 0);
+}
+
+/** The table's fields at `at` of KVM's structure, which may go on behind them with reserved bytes. */
 export function structToState(table: Table, view: DataView, at = 0): State {
   const state: State = {};
-  visit(table, view, at, (field, offset, i) => {
-    if (field.type === "struct") {
-      const one = structToState(field.table, view, offset);
-      if (field.count === undefined) state[field.name] = one;
-      else (state[field.name] = (state[field.name] as State[]) ?? []).push(one);
-      return structBytes(field.table);
-    }
-    const type = field.type as keyof typeof BYTES;
-    const value = scalar(view, offset, type);
-    if ("count" in field && field.count !== undefined) ((state[field.name] as number[]) ??= [])[i] = value as number;
-    else state[field.name] = value;
-    return BYTES[type];
-  });
+  let offset = at;
+  const next = (field: Field): number | bigint | State => {
+    const here = offset;
+    offset += elementBytes(field);
+    return field.type === "struct"
+      ? structToState(field.table, view, here)
+      : scalar(view, here, field.type as keyof typeof BYTES);
+  };
+  for (const field of table.fields) {
+    const count = countOf(field);
+    state[field.name] =
+      count === undefined ? next(field) : (Array.from({ length: count }, () => next(field)) as State[]);
+  }
   return state;
 }
 
+/** The mirror of structToState; reserved bytes stay as they are. */
 export function stateToStruct(table: Table, state: State, view: DataView, at = 0): void {
-  visit(table, view, at, (field, offset, i) => {
-    const value = state[field.name];
-    const one = Array.isArray(value) ? value[i] : value;
-    if (field.type === "struct") {
-      stateToStruct(field.table, one as State, view, offset);
-      return structBytes(field.table);
-    }
-    putScalar(view, offset, field.type as keyof typeof BYTES, one);
-    return BYTES[field.type as keyof typeof BYTES];
-  });
-}
-
-function structBytes(table: Table): number {
-  let sum = 0;
+  let offset = at;
   for (const field of table.fields) {
-    const count = "count" in field ? (field.count ?? 1) : 1;
-    sum += count * (field.type === "struct" ? structBytes(field.table) : BYTES[field.type as keyof typeof BYTES]);
+    const value = state[field.name];
+    for (const one of countOf(field) === undefined ? [value] : (value as StateValue[])) {
+      if (field.type === "struct") stateToStruct(field.table, one as State, view, offset);
+      else putScalar(view, offset, field.type as keyof typeof BYTES, one);
+      offset += elementBytes(field);
+    }
   }
-  return sum;
 }
 
-type Get = "GET_REGS" | "GET_SREGS2" | "GET_XCRS" | "GET_DEBUGREGS" | "GET_VCPU_EVENTS" | "GET_MP_STATE" | "GET_XSAVE" | "GET_LAPIC" | "GET_CLOCK" | "GET_IRQCHIP";
-type Set = "SET_REGS" | "SET_SREGS2" | "SET_XCRS" | "SET_DEBUGREGS" | "SET_VCPU_EVENTS" | "SET_MP_STATE" | "SET_XSAVE" | "SET_LAPIC" | "SET_CLOCK" | "SET_IRQCHIP";
+type Get =
+  | "GET_REGS"
+  | "GET_SREGS2"
+  | "GET_XCRS"
+  | "GET_DEBUGREGS"
+  | "GET_VCPU_EVENTS"
+  | "GET_MP_STATE"
+  | "GET_XSAVE"
+  | "GET_LAPIC"
+  | "GET_CLOCK"
+  | "GET_IRQCHIP";
+type Set =
+  | "SET_REGS"
+  | "SET_SREGS2"
+  | "SET_XCRS"
+  | "SET_DEBUGREGS"
+  | "SET_VCPU_EVENTS"
+  | "SET_MP_STATE"
+  | "SET_XSAVE"
+  | "SET_LAPIC"
+  | "SET_CLOCK"
+  | "SET_IRQCHIP";
 
 /** The size of an ioctl's argument is part of its number. */
 const argumentBytes = (request: Get | Set): number => (KVM[request] >>> 16) & 0x3fff;
@@ -174,7 +187,10 @@ export function loadVcpu(vcpu: number, state: State, lapic: State): void {
   setStruct(vcpu, "SET_XCRS", xcrs, state.xcrs);
   const xsave = state.xsave as Uint8Array;
   if (xsave.length !== XSAVE_BYTES_MAX)
-    throw new TramError("E_STREAM", "the vCPU's XSAVE area has another size", { expected: "4096 bytes", found: `${xsave.length}` });
+    throw new TramError("E_STREAM", "the vCPU's XSAVE area has another size", {
+      expected: "4096 bytes",
+      found: `${xsave.length}`,
+    });
   ioctl(vcpu, "SET_XSAVE", xsave);
   setStruct(vcpu, "SET_SREGS2", sregs, state.sregs);
   loadMsrs(vcpu, state.msrs as State[]);
@@ -186,7 +202,24 @@ export function loadVcpu(vcpu: number, state: State, lapic: State): void {
 
 // --- local APIC: KVM's register page, 16 bytes apart, and QEMU's fields ---
 
-const LAPIC = { id: 0x20, tpr: 0x80, arb: 0x90, ldr: 0xd0, dfr: 0xe0, svr: 0xf0, isr: 0x100, tmr: 0x180, irr: 0x200, esr: 0x280, cmci: 0x2f0, icr: 0x300, lvt: [0x320, 0x330, 0x340, 0x350, 0x360, 0x370], initial: 0x380, current: 0x390, divide: 0x3e0 } as const;
+const LAPIC = {
+  id: 0x20,
+  tpr: 0x80,
+  arb: 0x90,
+  ldr: 0xd0,
+  dfr: 0xe0,
+  svr: 0xf0,
+  isr: 0x100,
+  tmr: 0x180,
+  irr: 0x200,
+  esr: 0x280,
+  cmci: 0x2f0,
+  icr: 0x300,
+  lvt: [0x320, 0x330, 0x340, 0x350, 0x360, 0x370],
+  initial: 0x380,
+  current: 0x390,
+  divide: 0x3e0,
+} as const;
 
 export function saveLapic(vcpu: number, apicBase: bigint): State {
   const page = get(vcpu, "GET_LAPIC");
@@ -219,7 +252,9 @@ export function saveLapic(vcpu: number, apicBase: bigint): State {
 function loadLapic(vcpu: number, state: State): void {
   const page = get(vcpu, "GET_LAPIC"); // keeps the version register
   const put = (offset: number, value: StateValue) => page.setUint32(offset, Number(value), true);
-  const row = (offset: number, values: StateValue) => (values as number[]).forEach((value, i) => put(offset + 16 * i, value));
+  const row = (offset: number, values: StateValue) => {
+    for (const [i, value] of (values as number[]).entries()) put(offset + 16 * i, value);
+  };
   const count = state["apic/tram-count"] as State;
   put(LAPIC.id, Number(state.id) << 24);
   put(LAPIC.arb, Number(state.arb_id) << 24);
@@ -230,7 +265,7 @@ function loadLapic(vcpu: number, state: State): void {
   row(LAPIC.isr, state.isr);
   row(LAPIC.tmr, state.tmr);
   row(LAPIC.irr, state.irr);
-  (state.lvt as number[]).forEach((value, i) => put(LAPIC.lvt[i], value));
+  for (const [i, value] of (state.lvt as number[]).entries()) put(LAPIC.lvt[i], value);
   put(LAPIC.esr, state.esr);
   row(LAPIC.icr, state.icr);
   put(LAPIC.divide, state.divide_conf);
@@ -242,7 +277,10 @@ function loadLapic(vcpu: number, state: State): void {
 
 // --- the VM's interrupt controllers and clock ---
 
-const PIC_FIELDS = "last_irr irr imr isr priority_add irq_base read_reg_select poll special_mask init_state auto_eoi rotate_on_auto_eoi special_fully_nested_mode init4 elcr".split(" ");
+const PIC_FIELDS =
+  "last_irr irr imr isr priority_add irq_base read_reg_select poll special_mask init_state auto_eoi rotate_on_auto_eoi special_fully_nested_mode init4 elcr".split(
+    " ",
+  );
 const CHIP_AT = 8; // struct kvm_irqchip: u32 chip_id, u32 pad, then the chip
 
 function getChip(vm: number, chip: number): DataView {
@@ -287,7 +325,8 @@ export function loadIoapic(vm: number, state: State): void {
   view.setUint32(IOAPIC.id, Number(state.id), true);
   view.setUint32(IOAPIC.ioregsel, Number(state.ioregsel), true);
   view.setUint32(IOAPIC.irr, Number(state.irr), true);
-  (state.ioredtbl as unknown as bigint[]).forEach((value, i) => view.setBigUint64(IOAPIC.redirection + 8 * i, value, true));
+  const entries = (state.ioredtbl as unknown as bigint[]).entries();
+  for (const [i, value] of entries) view.setBigUint64(IOAPIC.redirection + 8 * i, value, true);
   ioctl(vm, "SET_IRQCHIP", bytesOf(view));
 }
 

@@ -1,14 +1,15 @@
 // A guest's machine: VM, memory slots, vCPUs, devices. The maker gives away plain handles; every Worker of the process can
 // attach to them.
+import { readFileSync } from "node:fs";
 import { TramError } from "../errors.ts";
 import { layOut } from "../memory/block.ts";
 import { describeErrno } from "../native/errno.ts";
 import {
+  ioctl,
   ioctlValue,
   KVM_CAP,
   KVM_DIRTY_LOG_INITIALLY_SET,
   KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE,
-  ioctl,
   mapRun,
   openKvm,
   setMemoryRegion,
@@ -46,9 +47,8 @@ export function deviceWords(devices: SharedArrayBuffer) {
 }
 const DEVICE_BYTES = 512;
 
-
 /** `description.tscKhz` 0: the host's own. */
-export function createMachine(description: MachineDescription, options: { prealloc: boolean }): MachineHandles {
+export function createMachine(description: MachineDescription, memory: Ram): MachineHandles {
   const kvm = openKvm();
   const vm = ioctlValue(kvm, "CREATE_VM", 0);
   require(vm, "SREGS2", KVM_CAP.SREGS2);
@@ -58,13 +58,13 @@ export function createMachine(description: MachineDescription, options: { preall
   ioctlValue(vm, "CREATE_IRQCHIP", 0);
   const manualProtect = enableManualProtect(vm);
 
-  const ram = Ram.create(description.memoryBytes);
-  if (options.prealloc) ram.populate();
-  for (const slot of layOut(ram.bytes)) setMemoryRegion(vm, { ...slot, host: ram.host(slot.offset, slot.bytes) }, 0);
+  for (const slot of layOut(memory.bytes))
+    setMemoryRegion(vm, { ...slot, host: memory.host(slot.offset, slot.bytes) }, 0);
 
   const vcpus = Array.from({ length: description.cpus }, (_, cpu) => {
     const fd = tryIoctlValue(vm, "CREATE_VCPU", cpu);
-    if (fd < 0) throw new TramError("E_KVM", `KVM cannot make vCPU ${cpu}: ${describeErrno(fd)}`, { next: "use fewer --cpus" });
+    if (fd < 0)
+      throw new TramError("E_KVM", `KVM cannot make vCPU ${cpu}: ${describeErrno(fd)}`, { next: "use fewer --cpus" });
     if (description.tscKhz) setTscKhz(fd, description.tscKhz);
     setCpuid(fd, description.cpuid, cpu);
     return fd;
@@ -75,12 +75,23 @@ export function createMachine(description: MachineDescription, options: { preall
   net.close(kvm);
   const runs = vcpus.map((fd) => mapRun(fd, runBytes));
   const tscKhz = description.tscKhz || Math.max(0, tryIoctlValue(vcpus[0], "GET_TSC_KHZ", 0));
-  return { vm, vcpus, runs, runBytes, ram: ram.share(), devices, description: { ...description, tscKhz }, manualProtect };
+  return {
+    vm,
+    vcpus,
+    runs,
+    runBytes,
+    ram: memory.share(),
+    devices,
+    description: { ...description, tscKhz },
+    manualProtect,
+  };
 }
 
 function require(vm: number, name: string, capability: number): void {
   if (tryIoctlValue(vm, "CHECK_EXTENSION", capability) <= 0)
-    throw new TramError("E_KVM", `this kernel's KVM lacks KVM_CAP_${name}`, { next: "use a kernel of version 5.14 or later" });
+    throw new TramError("E_KVM", `this kernel's KVM lacks KVM_CAP_${name}`, {
+      next: "use a kernel of version 5.14 or later",
+    });
 }
 
 /** Source: KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 in the kernel's api.rst. */
@@ -105,6 +116,26 @@ function setTscKhz(vcpu: number, tscKhz: number): void {
     found: `${own} kHz`,
     next: "move to a host with the same clock",
   });
+}
+
+/** Memory for a guest; with `prealloc` all of it is there before anything runs or arrives. */
+export function createRam(bytes: number, prealloc: boolean): Ram {
+  const available = availableBytes();
+  if (bytes > available)
+    throw new TramError("E_MEMORY", "the guest's memory does not fit this host", {
+      expected: `at most ${available} bytes (MemAvailable and SwapFree in /proc/meminfo)`,
+      found: `${bytes} bytes`,
+      next: "use a smaller --memory, or free some",
+    });
+  const ram = Ram.create(bytes);
+  if (prealloc) ram.populate();
+  return ram;
+}
+
+function availableBytes(): number {
+  const text = readFileSync("/proc/meminfo", "utf8");
+  const kib = (name: string) => Number(new RegExp(`^${name}:\\s+(\\d+)`, "m").exec(text)?.[1] ?? 0);
+  return (kib("MemAvailable") + kib("SwapFree")) * 1024;
 }
 
 export function attachRam(handles: MachineHandles): Ram {

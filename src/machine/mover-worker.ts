@@ -7,15 +7,16 @@ import { type SendOptions, send } from "../control/send.ts";
 import { TramError, toErrorData } from "../errors.ts";
 import { openKvm, threadId } from "../native/kvm.ts";
 import { net } from "../native/net.ts";
+import { Ram, type RamHandle } from "../native/ram.ts";
 import { StreamReader } from "../reader/stream.ts";
 import { HELLO_VERSION } from "../stream/return-path.ts";
-import { accept, type Endpoint, endpointName, type Listener, open } from "../transport/index.ts";
+import { accept, type Endpoint, endpointName, type Listener, open, unlisten } from "../transport/index.ts";
 import { WriteOnly } from "../transport/write-only.ts";
 import { StreamWriter } from "../writer/stream.ts";
 import { Board } from "./board.ts";
 import { supportedCpuid } from "./cpuid.ts";
 import { KvmGuest } from "./guest.ts";
-import { createMachine, type MachineHandles } from "./machine.ts";
+import { createMachine, createRam, type MachineHandles } from "./machine.ts";
 
 export interface MoverInit {
   library: string;
@@ -27,11 +28,20 @@ export interface Wanted {
   name: string;
   memoryBytes: number | null;
   cpus: number | null;
+  /** Memory that was made before anything arrived; it has memoryBytes. */
+  ram: RamHandle | null;
   prealloc: boolean;
 }
 
 export type Job =
-  | { kind: "send"; endpoint: Endpoint; handles: MachineHandles; options: SendOptions; iovMax: number; copying: boolean }
+  | {
+      kind: "send";
+      endpoint: Endpoint;
+      handles: MachineHandles;
+      options: SendOptions;
+      iovMax: number;
+      copying: boolean;
+    }
   | { kind: "receive"; listener: Listener; wanted: Wanted; replyMs: number };
 
 export type MoverMessage =
@@ -82,13 +92,22 @@ function runReceive(job: Extract<Job, { kind: "receive" }>): void {
     const kvm = openKvm();
     const cpuid = supportedCpuid(kvm);
     net.close(kvm);
-    const transport = accept(job.listener, { stop: board.moverStop, silenceMs: job.replyMs });
     receive(
-      new StreamReader(transport),
+      awaitSource(job.listener, job.replyMs),
       {
-        hello: { version: HELLO_VERSION, name: job.wanted.name, memoryBytes: job.wanted.memoryBytes, cpus: job.wanted.cpus, cpuid },
+        hello: {
+          version: HELLO_VERSION,
+          name: job.wanted.name,
+          memoryBytes: job.wanted.memoryBytes,
+          cpus: job.wanted.cpus,
+          cpuid,
+        },
         createGuest(description) {
-          const handles = createMachine(description, { prealloc: job.wanted.prealloc });
+          const { ram, prealloc } = job.wanted;
+          const handles = createMachine(
+            description,
+            ram ? Ram.attach(ram) : createRam(description.memoryBytes, prealloc),
+          );
           announce(handles);
           return new KvmGuest(handles, board);
         },
@@ -108,10 +127,38 @@ function runReceive(job: Extract<Job, { kind: "receive" }>): void {
   }
 }
 
+/** The first peer that says something: one that only connects (a port scan, a health check) is no source. */
+function awaitSource(listener: Listener, silenceMs: number): StreamReader {
+  try {
+    for (;;) {
+      const transport = accept(listener, { stop: board.moverStop, silenceMs });
+      const reader = new StreamReader(transport);
+      if (listener.fd < 0 || hasBegun(reader)) return reader;
+      reader.close();
+    }
+  } finally {
+    unlisten(listener);
+  }
+}
+
+function hasBegun(reader: StreamReader): boolean {
+  try {
+    return reader.hasBegun();
+  } catch (error) {
+    if (error instanceof TramError && error.code === "E_CANCELLED") throw error;
+    return false; // it was silent, or went away with a reset
+  }
+}
+
 /** Tells everybody that there is a machine now; main starts its vCPUs. */
 function announce(handles: MachineHandles): void {
   const { description } = handles;
-  board.publishMachine(handles.runs, { ram: handles.ram, cpus: description.cpus, walker: description.walker });
+  board.publishMachine(handles.runs, {
+    vm: handles.vm,
+    ram: handles.ram,
+    cpus: description.cpus,
+    walker: description.walker,
+  });
   parentPort?.postMessage({ event: "machine", handles } satisfies MoverMessage);
 }
 

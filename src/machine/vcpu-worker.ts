@@ -1,7 +1,7 @@
 // One vCPU: enter the guest, handle the exit, look at the command word. A Worker's whole life.
 import { writeSync } from "node:fs";
 import { parentPort, workerData } from "node:worker_threads";
-import { toErrorData, TramError } from "../errors.ts";
+import { TramError, toErrorData } from "../errors.ts";
 import { EXIT_REASON, RUN, runVcpu, threadId, viewRun } from "../native/kvm.ts";
 import { Board } from "./board.ts";
 import { SERIAL_PORT, SERIAL_PORTS, Serial } from "./devices/serial.ts";
@@ -56,14 +56,16 @@ function grantPages(): number {
 }
 
 function readPort(port: number): number {
-  if (port >= SERIAL_PORT && port < SERIAL_PORT + SERIAL_PORTS) return withDevices(() => serial.read(port - SERIAL_PORT));
+  if (port >= SERIAL_PORT && port < SERIAL_PORT + SERIAL_PORTS)
+    return withDevices(() => serial.read(port - SERIAL_PORT));
   if (walker && port === WALKER_PORT_GRANT) return grantPages();
   if (walker && port === WALKER_PORT_PROBE) return withDevices(() => walker.probePio());
   return 0xffffffff; // nothing answers on an ISA bus
 }
 
 function writePort(port: number, value: number): void {
-  if (port >= SERIAL_PORT && port < SERIAL_PORT + SERIAL_PORTS) withDevices(() => serial.write(port - SERIAL_PORT, value & 0xff));
+  if (port >= SERIAL_PORT && port < SERIAL_PORT + SERIAL_PORTS)
+    withDevices(() => serial.write(port - SERIAL_PORT, value & 0xff));
 }
 
 function handleIo(): void {
@@ -73,7 +75,8 @@ function handleIo(): void {
   const count = run.getUint32(RUN.io.count, true);
   let at = Number(run.getBigUint64(RUN.io.dataOffset, true));
   for (let i = 0; i < count; i++, at += size) {
-    if (isOut) writePort(port, size === 1 ? run.getUint8(at) : size === 2 ? run.getUint16(at, true) : run.getUint32(at, true));
+    if (isOut)
+      writePort(port, size === 1 ? run.getUint8(at) : size === 2 ? run.getUint16(at, true) : run.getUint32(at, true));
     else {
       const value = readPort(port);
       if (size === 1) run.setUint8(at, value);

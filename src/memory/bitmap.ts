@@ -34,7 +34,8 @@ export class Bitmap {
   /** Pages that are in both sets. */
   countCommon(other: Bitmap): number {
     let sum = 0;
-    for (let i = 0; i < this.words.length; i++) if (this.words[i] & other.words[i]) sum += popcount(this.words[i] & other.words[i]);
+    for (let i = 0; i < this.words.length; i++)
+      if (this.words[i] & other.words[i]) sum += popcount(this.words[i] & other.words[i]);
     return sum;
   }
 

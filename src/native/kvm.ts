@@ -49,7 +49,13 @@ export const KVM = {
   SET_SREGS2: 0x4140aecd,
 } as const;
 
-export const KVM_CAP = { IRQCHIP: 0, IMMEDIATE_EXIT: 136, MANUAL_DIRTY_LOG_PROTECT2: 168, SREGS2: 200, XSAVE2: 208 } as const;
+export const KVM_CAP = {
+  IRQCHIP: 0,
+  IMMEDIATE_EXIT: 136,
+  MANUAL_DIRTY_LOG_PROTECT2: 168,
+  SREGS2: 200,
+  XSAVE2: 208,
+} as const;
 export const KVM_MEM_LOG_DIRTY_PAGES = 1;
 export const KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE = 1;
 export const KVM_DIRTY_LOG_INITIALLY_SET = 2;
@@ -90,7 +96,11 @@ export function openKvm(path = "/dev/kvm"): number {
         : code === "EACCES" || code === "EPERM"
           ? "let this user in: usermod -aG kvm USER, then log in again; in a container: --device /dev/kvm"
           : "look at the kernel's messages: dmesg | grep kvm";
-    const what = { ENOENT: "it does not exist", EACCES: "this user may not open it", EPERM: "this user may not open it" };
+    const what = {
+      ENOENT: "it does not exist",
+      EACCES: "this user may not open it",
+      EPERM: "this user may not open it",
+    };
     const why = what[code as keyof typeof what] ?? (error instanceof Error ? error.message : String(error));
     throw new TramError("E_KVM", `no guest can run here: cannot open ${path}: ${why}`, { next });
   }
@@ -120,6 +130,15 @@ export function ioctlValue(fd: number, request: keyof typeof KVM, value: number)
 
 export function tryIoctlValue(fd: number, request: keyof typeof KVM, value: number): number {
   return symbols.tram_ioctl_value(fd, KVM[request], value);
+}
+
+/** Whether the kernel tracks writes to a slot: reading the log of one that it does not track is ENOENT. */
+export function isTracked(vm: number, slot: number, slotBytes: number): boolean {
+  const bitmap = new Uint32Array(Math.ceil(slotBytes / 4096 / 64) * 2);
+  const view = new DataView(new ArrayBuffer(16));
+  view.setUint32(0, slot, true);
+  view.setBigUint64(8, BigInt(ptr(bitmap)), true);
+  return tryIoctl(vm, "GET_DIRTY_LOG", new Uint8Array(view.buffer)) >= 0;
 }
 
 /** KVM_GET_DIRTY_LOG of one slot into whole 64-bit words of `bitmap`. */

@@ -55,7 +55,9 @@ export const net = {
 
   listenTcp(host: string, port: number): number {
     const result = symbols.tram_listen_tcp(cString(host), cString(String(port)));
-    return check(result, "E_LISTEN", `cannot listen on tcp:${host}:${port}`, { next: "choose another port or address" });
+    return check(result, "E_LISTEN", `cannot listen on tcp:${host}:${port}`, {
+      next: "choose another port or address",
+    });
   },
 
   listenUnix(path: string): number {

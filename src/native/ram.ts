@@ -24,7 +24,11 @@ export class Ram {
   }
 
   static create(bytes: number): Ram {
-    const handle = check(symbols.tram_ram_create(u53(bytes, "memory size")), "E_MEMORY", `cannot reserve ${bytes} bytes`);
+    const handle = check(
+      symbols.tram_ram_create(u53(bytes, "memory size")),
+      "E_MEMORY",
+      `cannot reserve ${bytes} bytes`,
+    );
     return new Ram(handle, bytes);
   }
 
@@ -48,7 +52,11 @@ export class Ram {
 
   /** The host address of [offset, offset + bytes), for KVM's memory slots. */
   host(offset: number, bytes: number): number {
-    return check(symbols.tram_ram_host(this.#h, u53(offset, "offset"), u53(bytes, "size")), "E_INTERNAL", "guest memory");
+    return check(
+      symbols.tram_ram_host(this.#h, u53(offset, "offset"), u53(bytes, "size")),
+      "E_INTERNAL",
+      "guest memory",
+    );
   }
 
   populate(): void {
@@ -62,7 +70,11 @@ export class Ram {
   }
 
   write(offset: number, data: Uint8Array): void {
-    check(symbols.tram_ram_write(this.#h, u53(offset, "offset"), data, data.length), "E_INTERNAL", "write guest memory");
+    check(
+      symbols.tram_ram_write(this.#h, u53(offset, "offset"), data, data.length),
+      "E_INTERNAL",
+      "write guest memory",
+    );
   }
 
   /** Sorts `index[0, count)` into pages with content first, zero pages behind; returns how many have content. */
@@ -85,7 +97,14 @@ export class Ram {
   }
 
   /** Page records as one run of bytes in `out`, for transports that only write: see tram_pages_gather in c/tram.h. */
-  gather(head: Uint8Array, headBytes: number, words: Uint8Array, index: Uint32Array, count: number, out: Uint8Array): number {
+  gather(
+    head: Uint8Array,
+    headBytes: number,
+    words: Uint8Array,
+    index: Uint32Array,
+    count: number,
+    out: Uint8Array,
+  ): number {
     const result = symbols.tram_pages_gather(this.#h, head, headBytes, words, index, count, out, out.length);
     return check(result, "E_INTERNAL", "gather pages");
   }

@@ -1,5 +1,5 @@
 // A QMP client, for tram's guests and QEMU's alike. Short polls beside the event loop, so that Ctrl-C is heard.
-import { TramError, fromErrorData, type ErrorData } from "../errors.ts";
+import { type ErrorData, fromErrorData, TramError } from "../errors.ts";
 import { describeErrno, errnoName } from "../native/errno.ts";
 import { net } from "../native/net.ts";
 import { MessageSplitter, type QmpMessage } from "./protocol.ts";
@@ -28,10 +28,14 @@ export class QmpClient {
     const fd = net.tryConnectUnix(path, CONNECT_MS);
     if (fd < 0) {
       const gone = ["ENOENT", "ECONNREFUSED"].includes(errnoName(fd));
-      throw new TramError("E_NO_SUCH_GUEST", gone ? `there is no guest '${vm}'` : `cannot reach the guest '${vm}': ${describeErrno(fd)}`, {
-        where: path,
-        next: "tram ps lists the guests of this user",
-      });
+      throw new TramError(
+        "E_NO_SUCH_GUEST",
+        gone ? `there is no guest '${vm}'` : `cannot reach the guest '${vm}': ${describeErrno(fd)}`,
+        {
+          where: path,
+          next: "tram ps lists the guests of this user",
+        },
+      );
     }
     const client = new QmpClient(path, fd);
     try {
@@ -62,7 +66,10 @@ export class QmpClient {
         const texts = this.#splitter.push(this.#buffer.subarray(0, bytes));
         this.#arrived.push(...texts.map((text) => JSON.parse(text) as QmpMessage));
       } else if (bytes !== EAGAIN) {
-        throw new TramError("E_QMP", "the guest's process closed its QMP socket", { where: this.path, next: "its own output says why" });
+        throw new TramError("E_QMP", "the guest's process closed its QMP socket", {
+          where: this.path,
+          next: "its own output says why",
+        });
       } else {
         if (performance.now() > end) return null;
         await Bun.sleep(POLL_MS);
@@ -76,7 +83,10 @@ export class QmpClient {
     for (let fd = passFd; unsent.length > 0; ) {
       const sent = net.sendMessage(this.#fd, unsent, fd);
       if (sent === EAGAIN) await Bun.sleep(POLL_MS);
-      else if (sent < 0) throw new TramError("E_QMP", `cannot send '${command}' to the guest: ${describeErrno(sent)}`, { where: this.path });
+      else if (sent < 0)
+        throw new TramError("E_QMP", `cannot send '${command}' to the guest: ${describeErrno(sent)}`, {
+          where: this.path,
+        });
       else {
         unsent = unsent.subarray(sent);
         fd = -1;
@@ -84,7 +94,10 @@ export class QmpClient {
     }
     for (;;) {
       const message = await this.#message(ANSWER_MS);
-      if (!message) throw new TramError("E_QMP", `the guest did not answer '${command}' within ${ANSWER_MS / 1000} s`, { where: this.path });
+      if (!message)
+        throw new TramError("E_QMP", `the guest did not answer '${command}' within ${ANSWER_MS / 1000} s`, {
+          where: this.path,
+        });
       if ("return" in message) return message.return as T;
       if ("error" in message) throw answeredError(message.error, command);
     }

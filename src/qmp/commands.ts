@@ -10,6 +10,8 @@ export interface GuestControl {
   status(): string;
   /** Bytes of RAM and vCPUs; zeros until an incoming guest has told its own. */
   facts(): { memoryBytes: number; cpus: number; walker: boolean };
+  /** Whether the kernel tracks the guest's writes: only while it moves. */
+  isTracked(): boolean;
   stop(): void;
   cont(): void;
   quit(): void;
@@ -23,7 +25,17 @@ export interface GuestControl {
 
 type Handler = (control: GuestControl, args: Record<string, unknown>) => unknown;
 
-const QEMU_STATUS = { none: "none", waiting: "setup", setup: "setup", active: "active", device: "device", handover: "device", completed: "completed", failed: "failed", cancelled: "cancelled" } as const;
+const QEMU_STATUS = {
+  none: "none",
+  waiting: "setup",
+  setup: "setup",
+  active: "active",
+  device: "device",
+  handover: "device",
+  completed: "completed",
+  failed: "failed",
+  cancelled: "cancelled",
+} as const;
 
 const text = (args: Record<string, unknown>, name: string): string => {
   const value = args[name];
@@ -40,7 +52,11 @@ export const COMMANDS: Record<string, Handler> = {
   "query-version": (control) => ({ qemu: { major: 0, minor: 0, micro: 0 }, package: `tram ${control.version}` }),
   "query-memory-size-summary": (control) => ({ "base-memory": control.facts().memoryBytes, "plugged-memory": 0 }),
   "query-cpus-fast": (control) =>
-    Array.from({ length: control.facts().cpus }, (_, i) => ({ "cpu-index": i, target: "x86_64", "qom-path": `/cpu/${i}` })),
+    Array.from({ length: control.facts().cpus }, (_, i) => ({
+      "cpu-index": i,
+      target: "x86_64",
+      "qom-path": `/cpu/${i}`,
+    })),
   "query-commands": () => Object.keys(COMMANDS).map((name) => ({ name })),
   stop: (control) => {
     control.stop();
@@ -94,12 +110,17 @@ export const COMMANDS: Record<string, Handler> = {
       },
     };
   },
+  "tram-query-tracking": (control) => ({ tracking: control.isTracked() }),
   "tram-query-move": (control) => control.journal() ?? {},
   "tram-check-guest": (control) => control.checkGuest(),
 };
 
 /** One message from a client; the answer. */
-export function answer(message: string, control: GuestControl, negotiated: boolean): { reply: QmpMessage; ok: boolean; command: string } {
+export function answer(
+  message: string,
+  control: GuestControl,
+  negotiated: boolean,
+): { reply: QmpMessage; ok: boolean; command: string } {
   let id: unknown;
   let command = "";
   try {
@@ -133,7 +154,10 @@ function parse(message: string): QmpMessage {
 
 function notFound(command: string, negotiated: boolean): QmpError {
   if (negotiated) return { class: "CommandNotFound", desc: `The command ${command} has not been found` };
-  return { class: "CommandNotFound", desc: `Expecting capabilities negotiation with 'qmp_capabilities', not ${command}` };
+  return {
+    class: "CommandNotFound",
+    desc: `Expecting capabilities negotiation with 'qmp_capabilities', not ${command}`,
+  };
 }
 
 const withId = (reply: QmpMessage, id: unknown): QmpMessage => (id === undefined ? reply : { ...reply, id });

@@ -27,11 +27,17 @@ export class MessageSplitter {
     for (const byte of bytes) {
       if (this.#depth === 0 && byte !== 0x7b /* { */) {
         if (byte === 0x20 || byte === 0x09 || byte === 0x0a || byte === 0x0d || byte === 0xff) continue;
-        throw new TramError("E_QMP", "not a QMP message", { expected: "a JSON object", found: `byte 0x${byte.toString(16)}` });
+        throw new TramError("E_QMP", "not a QMP message", {
+          expected: "a JSON object",
+          found: `byte 0x${byte.toString(16)}`,
+        });
       }
       this.#held.push(byte);
       if (this.#held.length > MESSAGE_BYTES_MAX)
-        throw new TramError("E_QMP", "a QMP message is too long", { expected: `at most ${MESSAGE_BYTES_MAX} bytes`, found: "more" });
+        throw new TramError("E_QMP", "a QMP message is too long", {
+          expected: `at most ${MESSAGE_BYTES_MAX} bytes`,
+          found: "more",
+        });
       if (this.#step(byte)) {
         complete.push(Buffer.from(this.#held).toString("utf8"));
         this.#held = [];

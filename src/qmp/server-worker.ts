@@ -5,7 +5,8 @@ import type { Journal } from "../control/journal.ts";
 import { DEFAULT_MAX_DOWNTIME_MS, DEFAULT_REPLY_MS, type SendOptions } from "../control/send.ts";
 import { TramError, toErrorData } from "../errors.ts";
 import { Board } from "../machine/board.ts";
-import { walkerCheck } from "../native/kvm.ts";
+import { layOut } from "../memory/block.ts";
+import { isTracked, walkerCheck } from "../native/kvm.ts";
 import { net, POLL } from "../native/net.ts";
 import { parseAddress } from "../transport/address.ts";
 import type { Endpoint } from "../transport/index.ts";
@@ -89,7 +90,8 @@ class Client {
     if (command === "qmp_capabilities" && ok) this.negotiated = true;
     this.send(reply);
     if (command === "quit" && ok) ask({ request: "quit" });
-    if (command === "tram-query-move" && mover === this && isOver(board.readJournal<Journal>())) ask({ request: "move-seen" });
+    if (command === "tram-query-move" && mover === this && isOver(board.readJournal<Journal>()))
+      ask({ request: "move-seen" });
   }
 
   close(): void {
@@ -101,7 +103,8 @@ class Client {
   }
 }
 
-const isOver = (journal: Journal | null): boolean => journal !== null && ["completed", "failed", "cancelled"].includes(journal.phase);
+const isOver = (journal: Journal | null): boolean =>
+  journal !== null && ["completed", "failed", "cancelled"].includes(journal.phase);
 
 /** The client whose move is under way, and whether its channel is a descriptor that the client passed. */
 let mover: Client | null = null;
@@ -125,6 +128,12 @@ class Control implements GuestControl {
     return { memoryBytes: machine?.ram.bytes ?? 0, cpus: machine?.cpus ?? 0, walker: machine?.walker ?? false };
   }
 
+  isTracked(): boolean {
+    const machine = board.machine();
+    if (!machine || board.moving) return board.moving; // asking the kernel could take bits from the mover
+    return layOut(machine.ram.bytes).some(({ slot, bytes }) => isTracked(machine.vm, slot, bytes));
+  }
+
   stop(): void {
     board.locked(() => {
       if (board.runState === "running") board.pauseCpus("paused");
@@ -137,7 +146,8 @@ class Control implements GuestControl {
       const { runState } = board;
       if (runState === "running") return;
       // A guest that was sent away may be running elsewhere; that a person asks is what makes it right.
-      if (runState !== "paused" && runState !== "postmigrate" && runState !== "prelaunch") throw stateError("resumed", runState);
+      if (runState !== "paused" && runState !== "postmigrate" && runState !== "prelaunch")
+        throw stateError("resumed", runState);
       if (runState === "postmigrate" && board.moving) throw stateError("resumed", runState);
       board.runCpus();
     });
@@ -149,9 +159,11 @@ class Control implements GuestControl {
 
   migrate(uri: string, given: Record<string, unknown>): void {
     const { runState } = board;
-    if (runState !== "running" && runState !== "paused" && runState !== "prelaunch") throw stateError("migrated", runState);
+    if (runState !== "running" && runState !== "paused" && runState !== "prelaunch")
+      throw stateError("migrated", runState);
     const endpoint = this.#endpoint(uri, String(given.peer ?? uri));
-    const number = (name: string, otherwise: number) => (typeof given[name] === "number" ? (given[name] as number) : otherwise);
+    const number = (name: string, otherwise: number) =>
+      typeof given[name] === "number" ? (given[name] as number) : otherwise;
     if (!board.beginMove()) {
       if (endpoint.scheme === "passed") net.close(endpoint.fd);
       throw new TramError("E_STATE", "a move of this guest is under way already", {
@@ -178,7 +190,9 @@ class Control implements GuestControl {
   migrateIncoming(uri: string): void {
     if (board.runState !== "inmigrate") throw stateError("given an incoming address", board.runState);
     if (board.moving)
-      throw new TramError("E_STATE", "this guest waits on an address already", { next: "start another with --incoming defer" });
+      throw new TramError("E_STATE", "this guest waits on an address already", {
+        next: "start another with --incoming defer",
+      });
     ask({ request: "incoming", endpoint: this.#endpoint(uri, uri) });
   }
 
@@ -186,13 +200,16 @@ class Control implements GuestControl {
     if (uri.startsWith("fd:")) {
       const key = uri.slice(3);
       const fd = this.#client.named.get(key);
-      if (fd === undefined) throw new TramError("E_QMP", `no descriptor was passed as '${key}'`, { next: "pass it with getfd first" });
+      if (fd === undefined)
+        throw new TramError("E_QMP", `no descriptor was passed as '${key}'`, { next: "pass it with getfd first" });
       this.#client.named.delete(key);
       return { scheme: "passed", fd, name };
     }
     const address = parseAddress(uri);
     if (address.scheme === "tcp" || address.scheme === "unix") return address;
-    throw new TramError("E_QMP", `'${address.scheme}' is opened by the client`, { next: "open it, pass it with getfd, and give fd:NAME" });
+    throw new TramError("E_QMP", `'${address.scheme}' is opened by the client`, {
+      next: "open it, pass it with getfd, and give fd:NAME",
+    });
   }
 
   cancel(): boolean {
@@ -206,7 +223,8 @@ class Control implements GuestControl {
 
   takeFd(name: string): void {
     const fd = this.#client.passed.shift();
-    if (fd === undefined) throw new TramError("E_QMP", "getfd came without a descriptor", { expected: "one, by SCM_RIGHTS" });
+    if (fd === undefined)
+      throw new TramError("E_QMP", "getfd came without a descriptor", { expected: "one, by SCM_RIGHTS" });
     const before = this.#client.named.get(name);
     if (before !== undefined) net.close(before);
     this.#client.named.set(name, fd);
@@ -214,7 +232,10 @@ class Control implements GuestControl {
 
   checkGuest(): object {
     const machine = board.machine();
-    if (!machine?.walker) throw new TramError("E_STATE", "only a walker can be checked", { next: "start one with tram run --guest walker" });
+    if (!machine?.walker)
+      throw new TramError("E_STATE", "only a walker can be checked", {
+        next: "start one with tram run --guest walker",
+      });
     // Under the lock nobody lets it run while its pages are read.
     return board.locked(() => {
       if (board.runState === "running") throw stateError("checked", board.runState, "tram pause it first");

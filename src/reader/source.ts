@@ -61,6 +61,11 @@ export class TransportSource implements ByteSource {
 
   fill(count: number): void {
     if (this.tryFill(count)) return;
+    if (this.#transport.twoWay)
+      throw new TramError("E_CHANNEL_CLOSED", "the source closed the connection without handing the guest over", {
+        where: `byte ${this.#base + this.#end} from ${this.#transport.name}`,
+        next: "the guest is at the source, whose own output says why",
+      });
     throw new TramError("E_STREAM_TRUNCATED", `${this.#transport.name}: the stream ends too early`, {
       where: `byte ${this.#base + this.#end} of the stream`,
       expected: `${count - this.ready} more bytes`,

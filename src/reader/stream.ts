@@ -63,6 +63,11 @@ export class StreamReader implements MoveReader {
     return this.#source.offset;
   }
 
+  /** Waits for the first byte; false: the peer only looked whether somebody listens. */
+  hasBegun(): boolean {
+    return this.#source.tryFill(1);
+  }
+
   into(guest: Guest): void {
     this.#pages.into(guest.ram);
   }
@@ -133,11 +138,17 @@ export class StreamReader implements MoveReader {
     const source = this.#source;
     const at = source.offset;
     const header = decodeSectionStart(source);
-    if (this.#sectionNames.has(header.id)) throw badStream("a section id is used twice", at, "a new id", `${header.id}`);
+    if (this.#sectionNames.has(header.id))
+      throw badStream("a section id is used twice", at, "a new id", `${header.id}`);
     this.#sectionNames.set(header.id, header.name);
     if (type === QEMU_VM_SECTION_START) {
       if (header.name !== RAM_SECTION_NAME || header.version !== RAM_SECTION_VERSION)
-        throw badStream("an iterative section that tram does not know", at, "'ram' version 4", `'${header.name}' version ${header.version}`);
+        throw badStream(
+          "an iterative section that tram does not know",
+          at,
+          "'ram' version 4",
+          `'${header.name}' version ${header.version}`,
+        );
       this.#inRam = header.id;
       return this.#ramRecords();
     }
@@ -191,7 +202,8 @@ export class StreamReader implements MoveReader {
   #recordHead(continues: boolean): number {
     const source = this.#source;
     if (continues) {
-      if (!this.#blockNamed) throw badStream("the first page names no block", source.offset, "a block name", "CONTINUE");
+      if (!this.#blockNamed)
+        throw badStream("the first page names no block", source.offset, "a block name", "CONTINUE");
       return WORD_BYTES;
     }
     const nameBytes = WORD_BYTES + 1 + RAM_BLOCK_NAME.length;
@@ -305,9 +317,15 @@ class PagePlacer {
   }
 
   #check(page: number, streamOffset: number): Bitmap {
-    if (!this.#ram || !this.#written) throw badStream("pages before the machine", streamOffset, "section 'tram/machine'", "a page");
+    if (!this.#ram || !this.#written)
+      throw badStream("pages before the machine", streamOffset, "section 'tram/machine'", "a page");
     if (page >= this.#ram.pages)
-      throw badStream("a page outside the guest's memory", streamOffset, `a page below ${this.#ram.pages}`, `page ${page}`);
+      throw badStream(
+        "a page outside the guest's memory",
+        streamOffset,
+        `a page below ${this.#ram.pages}`,
+        `page ${page}`,
+      );
     return this.#written;
   }
 

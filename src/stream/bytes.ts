@@ -157,6 +157,7 @@ export class ByteReader implements ByteSource {
 }
 
 export function checkedSize(high: number, low: number, offset: number): number {
-  if (high > 0x1fffff) throw badStream("a size is out of range", offset, "less than 2^53", `${hex(high, 8)}${low.toString(16)}`);
+  if (high > 0x1fffff)
+    throw badStream("a size is out of range", offset, "less than 2^53", `${hex(high, 8)}${low.toString(16)}`);
   return high * 0x100000000 + low;
 }

@@ -84,9 +84,13 @@ export interface PageWord {
 /** A record's word from its two halves. `offset` is where the word lies, for the error. */
 export function decodePageWord(high: number, low: number, offset: number): PageWord {
   const flag = low & 0xfff & ~RAM_SAVE_FLAG_CONTINUE;
-  if (flag !== RAM_SAVE_FLAG_PAGE && flag !== RAM_SAVE_FLAG_ZERO && flag !== RAM_SAVE_FLAG_EOS && flag !== RAM_SAVE_FLAG_MEM_SIZE)
+  if (
+    flag !== RAM_SAVE_FLAG_PAGE &&
+    flag !== RAM_SAVE_FLAG_ZERO &&
+    flag !== RAM_SAVE_FLAG_EOS &&
+    flag !== RAM_SAVE_FLAG_MEM_SIZE
+  )
     throw badStream("unknown record in section 'ram'", offset, "PAGE, ZERO or EOS", `flags ${hex(low & 0xfff, 3)}`);
-  if (high >>> 20)
-    throw badStream("a page lies outside all memory", offset, "an offset below 2^52", hex(high, 8));
+  if (high >>> 20) throw badStream("a page lies outside all memory", offset, "an offset below 2^52", hex(high, 8));
   return { flag, page: high * 0x100000 + (low >>> 12), continues: (low & RAM_SAVE_FLAG_CONTINUE) !== 0 };
 }

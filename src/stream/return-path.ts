@@ -86,18 +86,29 @@ function parseHello(value: Record<string, unknown>): Hello {
   const count = (field: string): number | null => {
     const found = value[field];
     if (found === null || (typeof found === "number" && Number.isSafeInteger(found) && found >= 0)) return found;
-    throw new TramError("E_STREAM", "the target's greeting is wrong", { where: field, expected: "a number or null", found: String(found) });
+    throw new TramError("E_STREAM", "the target's greeting is wrong", {
+      where: field,
+      expected: "a number or null",
+      found: String(found),
+    });
   };
   const rows = value.cpuid;
-  const rowIsSane = (row: unknown) => Array.isArray(row) && row.length === CPUID_FIELDS.length && row.every(Number.isInteger);
+  const rowIsSane = (row: unknown) =>
+    Array.isArray(row) && row.length === CPUID_FIELDS.length && row.every(Number.isInteger);
   if (!Array.isArray(rows) || rows.length > CPUID_ENTRIES_MAX || !rows.every(rowIsSane))
-    throw new TramError("E_STREAM", "the target's greeting is wrong", { where: "cpuid", expected: "rows of 7 numbers", found: "something else" });
+    throw new TramError("E_STREAM", "the target's greeting is wrong", {
+      where: "cpuid",
+      expected: "rows of 7 numbers",
+      found: "something else",
+    });
   return {
     version: count("version") ?? 0,
     name: String(value.name ?? ""),
     memoryBytes: count("memoryBytes"),
     cpus: count("cpus"),
-    cpuid: rows.map((row: number[]) => Object.fromEntries(CPUID_FIELDS.map((field, i) => [field, row[i]])) as unknown as CpuidEntry),
+    cpuid: rows.map(
+      (row: number[]) => Object.fromEntries(CPUID_FIELDS.map((field, i) => [field, row[i]])) as unknown as CpuidEntry,
+    ),
   };
 }
 

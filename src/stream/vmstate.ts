@@ -26,7 +26,15 @@ export interface Table {
   subsections?: readonly Table[];
 }
 
-const SCALAR_BYTES: Record<ScalarType, number> = { bool: 1, uint8: 1, uint16: 2, uint32: 4, uint64: 8, int32: 4, int64: 8 };
+const SCALAR_BYTES: Record<ScalarType, number> = {
+  bool: 1,
+  uint8: 1,
+  uint16: 2,
+  uint32: 4,
+  uint64: 8,
+  int32: 4,
+  int64: 8,
+};
 
 function putScalar(out: ByteWriter, type: ScalarType, value: number | bigint): void {
   const bytes = SCALAR_BYTES[type];
@@ -92,7 +100,12 @@ export function loadState(table: Table, source: ByteSource): State {
     const name = type === QEMU_VM_SUBSECTION ? source.pstr() : "";
     const version = name === sub.name ? source.u32() : -1;
     if (version !== sub.version)
-      throw badStream(`'${table.name}' lacks a subsection`, at, `${sub.name} version ${sub.version}`, name || `byte ${type}`);
+      throw badStream(
+        `'${table.name}' lacks a subsection`,
+        at,
+        `${sub.name} version ${sub.version}`,
+        name || `byte ${type}`,
+      );
     state[sub.name] = loadState(sub, source);
   }
   return state;
@@ -120,7 +133,11 @@ function describeField(field: Field, state: State): object[] {
     return [list.length === 1 ? { name, ...one } : { name, array_len: list.length, ...one }];
   }
   const size = SCALAR_BYTES[field.type];
-  return [field.count === undefined ? { name, type: field.type, size } : { name, array_len: field.count, type: field.type, size }];
+  return [
+    field.count === undefined
+      ? { name, type: field.type, size }
+      : { name, array_len: field.count, type: field.type, size },
+  ];
 }
 
 function stateBytes(table: Table, state: State): number {
@@ -146,6 +163,7 @@ function exactly(bytes: Uint8Array, size: number, name: string): Uint8Array {
 
 function boundedCount(state: State, field: { name: string; countFrom: string; max: number }, at: number): number {
   const count = Number(state[field.countFrom]);
-  if (count > field.max) throw badStream(`'${field.name}' has too many entries`, at, `at most ${field.max}`, `${count}`);
+  if (count > field.max)
+    throw badStream(`'${field.name}' has too many entries`, at, `at most ${field.max}`, `${count}`);
   return count;
 }

@@ -57,15 +57,11 @@ export function listen(endpoint: Endpoint): Listener {
   return { endpoint, fd: net.listenUnix(endpoint.path) };
 }
 
-/** Waits, as long as it takes, for the one peer; then listens no more. */
+/** Waits, as long as it takes, for a peer. The caller ends the listening. */
 export function accept(listener: Listener, options: OpenOptions): FdTransport {
   if (listener.fd < 0) return open(listener.endpoint, options);
-  try {
-    const fd = net.accept(listener.fd, -1, options.stop);
-    return new FdTransport(fd, { ...options, name: endpointName(listener.endpoint) });
-  } finally {
-    unlisten(listener);
-  }
+  const fd = net.accept(listener.fd, -1, options.stop);
+  return new FdTransport(fd, { ...options, name: endpointName(listener.endpoint) });
 }
 
 export function unlisten(listener: Listener): void {

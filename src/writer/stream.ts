@@ -12,7 +12,13 @@ import {
   machineToState,
   RAM_BLOCK_NAME,
 } from "../stream/devices/machine.ts";
-import { type BlockEntry, encodeBlockTable, encodeEndOfSection, encodeFirstPage, encodePageWords } from "../stream/ram.ts";
+import {
+  type BlockEntry,
+  encodeBlockTable,
+  encodeEndOfSection,
+  encodeFirstPage,
+  encodePageWords,
+} from "../stream/ram.ts";
 import { decodeReturnMessage, describeMessage, type Hello, type ReturnMessage } from "../stream/return-path.ts";
 import {
   encodeFooter,
@@ -229,7 +235,8 @@ export class StreamWriter implements MoveWriter {
   }
 
   explain(error: unknown): unknown {
-    const closed = error instanceof TramError && (error.code === "E_CHANNEL_CLOSED" || error.code === "E_STREAM_TRUNCATED");
+    const closed =
+      error instanceof TramError && (error.code === "E_CHANNEL_CLOSED" || error.code === "E_STREAM_TRUNCATED");
     if (!closed || !this.twoWay) return error;
     try {
       for (;;) this.#reply(EXPLAIN_MS);
@@ -246,7 +253,9 @@ export class StreamWriter implements MoveWriter {
 const view = (of: DataView, at: number): DataView => new DataView(of.buffer, at);
 
 function refused(reason: string): TramError {
-  return new TramError("E_REFUSED", `the target refuses the guest: ${reason}`, { next: "the target's own output has the details" });
+  return new TramError("E_REFUSED", `the target refuses the guest: ${reason}`, {
+    next: "the target's own output has the details",
+  });
 }
 
 function unexpected(message: ReturnMessage, expected: string): TramError {
@@ -271,7 +280,8 @@ class Replies {
       const held = new Uint8Array(this.#held.length + count);
       held.set(this.#held);
       held.set(piece.subarray(0, count), this.#held.length);
-      if (held.length > 2 * RP_MESSAGE_BYTES_MAX) throw badStream("the target sends too much", this.#offset, "one message", "more");
+      if (held.length > 2 * RP_MESSAGE_BYTES_MAX)
+        throw badStream("the target sends too much", this.#offset, "one message", "more");
       this.#held = held;
     }
   }

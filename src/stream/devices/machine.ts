@@ -70,7 +70,12 @@ export function machineFromState(state: State, offset: number): MachineDescripti
   const memoryBytes = Number(state.memory_bytes);
   const cpus = Number(state.cpus);
   if (memoryBytes < 4096 || memoryBytes > MEMORY_BYTES_MAX || memoryBytes % 4096)
-    throw badStream("the machine has an impossible memory size", offset, `pages up to ${MEMORY_BYTES_MAX} bytes`, `${memoryBytes}`);
+    throw badStream(
+      "the machine has an impossible memory size",
+      offset,
+      `pages up to ${MEMORY_BYTES_MAX} bytes`,
+      `${memoryBytes}`,
+    );
   if (cpus < 1 || cpus > CPUS_MAX)
     throw badStream("the machine has an impossible number of CPUs", offset, `1 to ${CPUS_MAX}`, `${cpus}`);
   return {
