@@ -1,4 +1,5 @@
 // exec: a shell command at the other end of a pipe.
+import { readFileSync } from "node:fs";
 import { net } from "../native/net.ts";
 
 export interface Consumer {
@@ -6,6 +7,7 @@ export interface Consumer {
   fd: number;
   /** 0, or how it ended: "exited 3", "was killed by SIGKILL". */
   finished: Promise<string | null>;
+  /** For a consumer that is no longer wanted. */
   kill(): void;
 }
 
@@ -23,5 +25,20 @@ export function startConsumer(command: string, direction: "write" | "read"): Con
     if (child.signalCode) return `was killed by ${child.signalCode}`;
     return child.exitCode === 0 ? null : `exited ${child.exitCode}`;
   });
-  return { fd: own, finished, kill: () => child.kill() };
+  return { fd: own, finished, kill: () => killTree(child.pid) };
+}
+
+/**
+ * The shell and what it started. Not by process group: one of its own would take the terminal from a command that asks for a
+ * password there.
+ */
+function killTree(pid: number): void {
+  let children = "";
+  try {
+    children = readFileSync(`/proc/${pid}/task/${pid}/children`, "utf8");
+    process.kill(pid, "SIGTERM");
+  } catch {
+    return; // it has ended by itself
+  }
+  for (const child of children.trim().split(/\s+/).filter(Boolean)) killTree(Number(child));
 }

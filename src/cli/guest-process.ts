@@ -33,7 +33,9 @@ export class GuestProcess {
   #handles: MachineHandles | null = null;
   #wanted: Wanted | null = null;
   #listener: Listener | null = null;
+  /** The guest is confirmed elsewhere, and the client that moved it has read so, or is gone. */
   #leaving = false;
+  #seen = false;
   readonly #ended = Promise.withResolvers<number>();
 
   constructor(options: ProcessOptions) {
@@ -117,6 +119,7 @@ export class GuestProcess {
       case "migrate": {
         if (!this.#handles) throw new TramError("E_INTERNAL", "a move before there is a machine");
         const { endpoint, options, iovMax, copying } = request;
+        this.#seen = false;
         this.#post({ kind: "send", endpoint, handles: this.#handles, options, iovMax, copying });
         return;
       }
@@ -128,6 +131,7 @@ export class GuestProcess {
         }
         return;
       case "move-seen":
+        this.#seen = true;
         if (this.#leaving) this.end(EXIT.done);
     }
   }
@@ -144,7 +148,7 @@ export class GuestProcess {
     if (journal?.owner !== "target") return; // the guest, or at least the decision, is still here
     this.#options.say(`guest '${this.#options.name}' has moved to ${journal.peer}`);
     this.#leaving = true;
-    setTimeout(() => this.end(EXIT.done), LINGER_MS);
+    setTimeout(() => this.end(EXIT.done), this.#seen ? 0 : LINGER_MS);
   }
 
   #received(): void {

@@ -1,5 +1,4 @@
 // tram migrate: moves a running guest.
-import { openSync } from "node:fs";
 import { resolve } from "node:path";
 import type { Journal } from "../control/journal.ts";
 import { EXIT, fromErrorData, TramError, toErrorData } from "../errors.ts";
@@ -8,6 +7,7 @@ import { QmpClient } from "../qmp/client.ts";
 import { type Address, formatAddress, parseAddress } from "../transport/address.ts";
 import { command } from "./command.ts";
 import { type Consumer, startConsumer } from "./consumer.ts";
+import { OutputFile } from "./output-file.ts";
 import { type FinalReport, failedReport, finalReport, MoveView, openJson } from "./report.ts";
 import { findSocket } from "./runtime.ts";
 import { parseCount, parseDuration, parseRate } from "./units.ts";
@@ -76,33 +76,37 @@ export const migrate = command({
 /** The channel as the guest's process is told of it: an address, or a descriptor that is passed. */
 interface Channel {
   uri: string;
+  /** To be passed; -1: nothing. Ours is closed once it was, so that the guest's process has the only writing end. */
   fd: number;
   consumer: Consumer | null;
-  /** A file's bytes are only safe when they are synced. */
-  isFile: boolean;
+  file: OutputFile | null;
+  /** A description of the caller's that is a regular file: it is synced, and cannot be renamed. */
+  syncFd: number;
 }
 
 function openChannel(address: Address): Channel {
-  const passed = { uri: "fd:tram", consumer: null, isFile: false };
+  const passed = { uri: "fd:tram", fd: -1, consumer: null, file: null, syncFd: -1 };
   switch (address.scheme) {
     case "tcp":
-      return { uri: formatAddress(address), fd: -1, consumer: null, isFile: false };
+      return { ...passed, uri: formatAddress(address) };
     case "unix":
-      return { uri: `unix:${resolve(address.path)}`, fd: -1, consumer: null, isFile: false };
+      return { ...passed, uri: `unix:${resolve(address.path)}` };
     case "stdio":
       if (process.stdout.isTTY)
         throw new TramError("E_USAGE", "the stream is not for a terminal", {
           next: "pipe it: tram migrate VM - | tram run --incoming -",
         });
-      return { ...passed, fd: net.duplicate(1), isFile: net.fdType(1) === "file" };
+      return { ...passed, fd: net.duplicate(1), syncFd: net.fdType(1) === "file" ? 1 : -1 };
     case "fd":
-      return { ...passed, isFile: net.fdType(address.fd) === "file", fd: net.duplicate(address.fd) };
-    case "file":
-      try {
-        return { ...passed, fd: openSync(resolve(address.path), "w", 0o600), isFile: true };
-      } catch (error) {
-        throw new TramError("E_FILE", `cannot write ${address.path}: ${(error as Error).message}`);
-      }
+      return {
+        ...passed,
+        fd: net.duplicate(address.fd),
+        syncFd: net.fdType(address.fd) === "file" ? address.fd : -1,
+      };
+    case "file": {
+      const file = new OutputFile(address.path);
+      return { ...passed, fd: net.duplicate(file.fd), file };
+    }
     case "exec": {
       const consumer = startConsumer(address.command, "write");
       return { ...passed, fd: consumer.fd, consumer };
@@ -112,27 +116,33 @@ function openChannel(address: Address): Channel {
 
 async function move(vm: string, address: Address, options: object, view: MoveView): Promise<FinalReport> {
   const client = await QmpClient.connect(findSocket(vm), vm);
-  let channel: Channel | null = null;
   const interrupt = onInterrupt(client);
+  let channel: Channel | null = null;
   try {
     channel = openChannel(address);
-    if (channel.fd >= 0) await client.execute("getfd", { fdname: "tram" }, channel.fd);
-    if (channel.fd >= 0 && !channel.isFile) channel.fd = closeFd(channel.fd); // the guest's process has the only writing end
+    if (channel.fd >= 0) {
+      await client.execute("getfd", { fdname: "tram" }, channel.fd);
+      net.close(channel.fd);
+      channel.fd = -1;
+    }
     await client.execute("migrate", { uri: channel.uri, tram: options });
     const journal = await follow(client, view, interrupt);
     const report = await conclude(vm, journal, channel, interrupt.signal());
+    channel = null;
     view.finish(report);
     return report;
   } finally {
     interrupt.remove();
-    if (channel && channel.fd >= 0) closeFd(channel.fd);
+    if (channel) abandon(channel);
     client.close();
   }
 }
 
-function closeFd(fd: number): number {
-  net.close(fd);
-  return -1;
+/** The move never began: what was made ready for it goes. */
+function abandon(channel: Channel): void {
+  if (channel.fd >= 0) net.close(channel.fd);
+  channel.file?.discard();
+  channel.consumer?.kill();
 }
 
 /** Reads the journal until the move is over. */
@@ -151,18 +161,24 @@ async function follow(client: QmpClient, view: MoveView, interrupt: Interrupt): 
 /** What the guest's process cannot know: the consumer's end, the file's durability, that a person interrupted. */
 async function conclude(vm: string, journal: Journal, channel: Channel, signal: string | null): Promise<FinalReport> {
   const report = finalReport(vm, journal);
-  if (report.outcome === "cancelled" && signal)
-    report.error = toErrorData(
-      new TramError("E_INTERRUPTED", `interrupted by ${signal}: the guest goes on at the source`),
-    );
-  if (report.outcome === "cancelled" && !report.error)
-    report.error = toErrorData(new TramError("E_CANCELLED", "cancelled: the guest goes on at the source"));
+  const completed = report.outcome === "completed";
+  if (signal && !completed) report.outcome = "cancelled"; // a terminal's Ctrl-C may have ended the consumer first
+  if (report.outcome === "cancelled") {
+    const [code, why] = signal
+      ? (["E_INTERRUPTED", `interrupted by ${signal}`] as const)
+      : (["E_CANCELLED", "cancelled"] as const);
+    report.error = toErrorData(new TramError(code, `${why}: the guest goes on at the source`));
+  }
   if (channel.consumer) {
+    if (report.outcome === "cancelled") channel.consumer.kill(); // it would wait for more, or make something of a half
     const ending = await channel.consumer.finished;
-    if (ending) consumerFailed(vm, report, ending, formatAddress(parseAddress(journal.peer)));
-  } else if (channel.isFile && report.outcome === "completed") {
-    net.sync(channel.fd);
-    report.owner = "file";
+    if (ending && report.outcome !== "cancelled") consumerFailed(vm, report, ending, journal.peer);
+  }
+  if (channel.file && !completed) channel.file.discard();
+  if (completed) {
+    if (channel.file) channel.file.commit();
+    if (channel.syncFd >= 0) net.sync(channel.syncFd);
+    if (channel.file || channel.syncFd >= 0) report.owner = "file";
   }
   return report;
 }

@@ -43,6 +43,15 @@ async function readStatus(client: QmpClient, name: string): Promise<Status> {
   };
 }
 
+/** Whether the kernel tracks the guest's writes; only tram's guests can tell. */
+async function readTracking(client: QmpClient): Promise<{ tracking?: boolean }> {
+  try {
+    return await client.execute<{ tracking: boolean }>("tram-query-tracking");
+  } catch {
+    return {};
+  }
+}
+
 const statusLine = ({ name, status, memory, cpus }: Status): string =>
   `${name.padEnd(20)} ${status.padEnd(16)} ${(memory ? formatBytes(memory) : "-").padEnd(10)} ${cpus || "-"}`;
 
@@ -54,7 +63,10 @@ export const status = command({
   args: { vm, json },
   examples: ["tram status a", "tram status unix:/run/qemu.qmp --json"],
   async run(args) {
-    const found = await withGuest(args.vm, (client) => readStatus(client, args.vm));
+    const found = await withGuest(args.vm, async (client) => {
+      const status = await readStatus(client, args.vm);
+      return args.json ? { ...status, ...(await readTracking(client)) } : status;
+    });
     print(args.json ? JSON.stringify({ schema: JSON_SCHEMA, ...found }) : `${HEADING}\n${statusLine(found)}`);
     return EXIT.done;
   },

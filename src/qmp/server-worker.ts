@@ -136,7 +136,8 @@ class Control implements GuestControl {
 
   stop(): void {
     board.locked(() => {
-      if (board.runState === "running") board.pauseCpus("paused");
+      const keepsIt = board.runState === "postmigrate" && !board.moving; // a person decides that it is still here
+      if (board.runState === "running" || keepsIt) board.pauseCpus("paused");
       else if (board.runState !== "paused") throw stateError("paused", board.runState);
     });
   }

@@ -1,0 +1,216 @@
+// A bed for tests with real guests: the compiled binary, a runtime folder of its own, and nothing left behind.
+import { closeSync, existsSync, mkdtempSync, openSync, readdirSync, readFileSync, readlinkSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join, resolve } from "node:path";
+import type { Subprocess } from "bun";
+
+export const TRAM = resolve(import.meta.dir, "../../build/tram");
+
+/** Why tests with real guests cannot run here; null if they can. */
+export function whyNoKvm(): string | null {
+  if (!existsSync("/dev/kvm")) return "/dev/kvm does not exist";
+  try {
+    closeSync(openSync("/dev/kvm", "r+"));
+    return null;
+  } catch (error) {
+    return `/dev/kvm: ${(error as Error).message}`;
+  }
+}
+
+export interface Result {
+  code: number;
+  stdout: string;
+  stderr: string;
+}
+
+/** A tram process that goes on. */
+export class Running {
+  readonly child: Subprocess;
+  stderr = "";
+  readonly code: Promise<number>;
+
+  constructor(child: Subprocess<"ignore" | "pipe", "pipe" | "ignore", "pipe">) {
+    this.child = child;
+    const drained = this.#drain(child.stderr);
+    this.code = child.exited.then(async () => {
+      await drained;
+      return child.exitCode ?? 128;
+    });
+  }
+
+  async #drain(stream: ReadableStream<Uint8Array>): Promise<void> {
+    const decoder = new TextDecoder();
+    for await (const piece of stream) this.stderr += decoder.decode(piece, { stream: true });
+  }
+
+  get pid(): number {
+    return this.child.pid;
+  }
+  get hasEnded(): boolean {
+    return this.child.exitCode !== null || this.child.signalCode !== null;
+  }
+  kill(signal: NodeJS.Signals): void {
+    this.child.kill(signal);
+  }
+}
+
+export interface Status {
+  name: string;
+  status: string;
+  memory: number;
+  cpus: number;
+}
+
+export class Bed {
+  readonly folder = mkdtempSync(join(tmpdir(), "tram-test-"));
+  readonly env: Record<string, string>;
+  readonly #running: Running[] = [];
+
+  constructor(env: Record<string, string> = {}) {
+    this.env = {
+      PATH: process.env.PATH ?? "",
+      HOME: this.folder,
+      XDG_RUNTIME_DIR: this.folder,
+      TMPDIR: this.folder,
+      ...env,
+    };
+  }
+
+  path(name: string): string {
+    return join(this.folder, name);
+  }
+
+  async tram(...args: string[]): Promise<Result> {
+    return this.exec([TRAM, ...args]);
+  }
+
+  async exec(
+    argv: string[],
+    options: { env?: Record<string, string>; cwd?: string; stdin?: Blob } = {},
+  ): Promise<Result> {
+    const child = Bun.spawn(argv, {
+      env: options.env ?? this.env,
+      cwd: options.cwd ?? this.folder,
+      stdin: options.stdin ?? "ignore",
+      stdout: "pipe",
+      stderr: "pipe",
+    });
+    const [stdout, stderr] = await Promise.all([new Response(child.stdout).text(), new Response(child.stderr).text()]);
+    await child.exited;
+    return { code: child.exitCode ?? 128, stdout, stderr };
+  }
+
+  start(args: string[]): Running {
+    const child = Bun.spawn([TRAM, ...args], {
+      env: this.env,
+      cwd: this.folder,
+      stdin: "ignore",
+      stdout: "ignore",
+      stderr: "pipe",
+    });
+    const running = new Running(child);
+    this.#running.push(running);
+    return running;
+  }
+
+  /** A walker that runs. */
+  async walker(name: string, ...options: string[]): Promise<Running> {
+    const running = this.start(["run", "--guest", "walker", "--name", name, ...options]);
+    await this.until(
+      async () => (await this.status(name))?.status === (options.includes("--paused") ? "paused" : "running"),
+      `walker ${name}`,
+      running,
+    );
+    return running;
+  }
+
+  /** A process that waits for a guest. */
+  async target(name: string, uri: string, ...options: string[]): Promise<Running> {
+    const running = this.start(["run", "--incoming", uri, "--name", name, ...options]);
+    await this.until(async () => running.stderr.includes("waits on"), `target ${name}`, running);
+    return running;
+  }
+
+  async status(name: string): Promise<Status | null> {
+    const { code, stdout } = await this.tram("status", name, "--json");
+    return code === 0 ? (JSON.parse(stdout) as Status) : null;
+  }
+
+  /** Polls until `condition` holds. */
+  async until(condition: () => Promise<boolean>, what: string, process?: Running, limitMs = 20_000): Promise<void> {
+    const end = performance.now() + limitMs;
+    for (;;) {
+      if (await condition()) return;
+      if (process?.hasEnded) throw new Error(`${what}: the process ended: ${process.stderr}`);
+      if (performance.now() > end) throw new Error(`${what}: not within ${limitMs} ms. ${process?.stderr ?? ""}`);
+      await Bun.sleep(10);
+    }
+  }
+
+  /** Pauses the walker, verifies every page, and lets it go on. */
+  async verify(name: string): Promise<{ pages: number; cpus: { pass: number; boundary: number }[] }> {
+    const wasRunning = (await this.status(name))?.status === "running";
+    if (wasRunning) await this.expectDone("pause", name);
+    const { code, stdout, stderr } = await this.tram("check-guest", name, "--json");
+    if (code !== 0) throw new Error(`check-guest ${name}: ${stdout}${stderr}`);
+    if (wasRunning) await this.expectDone("resume", name);
+    return JSON.parse(stdout);
+  }
+
+  /** The walker makes progress: its passes or positions change. */
+  async goesOn(name: string): Promise<void> {
+    const progress = async () => JSON.stringify((await this.verify(name)).cpus);
+    const before = await progress();
+    await this.until(async () => (await progress()) !== before, `walker ${name} goes on`);
+  }
+
+  async expectDone(...args: string[]): Promise<string> {
+    const { code, stdout, stderr } = await this.tram(...args);
+    if (code !== 0) throw new Error(`tram ${args.join(" ")} exited ${code}: ${stderr}`);
+    return stdout;
+  }
+
+  /** Sockets and other files in the bed's runtime folder. */
+  leftovers(): string[] {
+    const folder = this.path("tram");
+    return existsSync(folder) ? readdirSync(folder).sort() : [];
+  }
+
+  async dispose(): Promise<void> {
+    for (const running of this.#running) if (!running.hasEnded) running.kill("SIGKILL");
+    await Promise.all(this.#running.map((running) => running.code));
+    rmSync(this.folder, { recursive: true, force: true });
+  }
+}
+
+/** What a process has open, by kind of descriptor: the numbers in sockets and pipes differ each time. */
+export function openFds(pid: number): string[] {
+  return readdirSync(`/proc/${pid}/fd`)
+    .map((fd) => {
+      try {
+        return readlinkSync(`/proc/${pid}/fd/${fd}`).replace(/\d+/g, "N");
+      } catch {
+        return "gone";
+      }
+    })
+    .sort();
+}
+
+export function threads(pid: number): number {
+  return readdirSync(`/proc/${pid}/task`).length;
+}
+
+/** Resident memory in KiB: anonymous and file pages apart. */
+export function residentKib(pid: number): { anon: number; file: number } {
+  const text = readFileSync(`/proc/${pid}/status`, "utf8");
+  const kib = (name: string) => Number(new RegExp(`^${name}:\\s+(\\d+)`, "m").exec(text)?.[1] ?? 0);
+  return { anon: kib("RssAnon"), file: kib("RssFile") };
+}
+
+/** A free TCP port: taken for a moment, and given back. */
+export function freePort(): number {
+  const server = Bun.listen({ hostname: "127.0.0.1", port: 0, socket: { data() {} } });
+  const { port } = server;
+  server.stop(true);
+  return port;
+}
