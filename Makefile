@@ -69,7 +69,7 @@ build/walker.bin: build/walker.elf
 
 # --- the executable ---------------------------------------------------------------------------------------------------
 
-COMPILE := --compile --no-compile-autoload-bunfig --no-compile-autoload-dotenv --define TRAM_VERSION='"$(VERSION)"'
+COMPILE := --compile --bytecode --format esm --no-compile-autoload-bunfig --no-compile-autoload-dotenv --define TRAM_VERSION='"$(VERSION)"'
 build/tram: $(TS_SRC) package.json build/libtram.so build/walker.bin node_modules/.installed
 	$(Q)$(BUN) build $(COMPILE) --outfile $@.new src/main.ts $(WORKERS) >/dev/null
 	$(Q)mv $@.new $@
@@ -85,7 +85,7 @@ check: node_modules/.installed ## types and lint
 fmt: node_modules/.installed ## formats and applies safe lint fixes
 	$(Q)$(BIOME) check --write .
 
-build/asan/c-test: $(C_SRC) $(wildcard test/c/*.c) c/tram.h c/guest/walker.h | build/.host
+build/asan/c-test: $(C_SRC) $(wildcard test/c/*.c test/c/*.h) c/tram.h c/guest/walker.h | build/.host
 	@mkdir -p $(@D)
 	$(Q)$(CC) -std=gnu11 -g -O1 -Wall -Wextra -Werror -fsanitize=address,undefined -fno-sanitize-recover=all -Ic \
 	  -o $@ $(C_SRC) $(wildcard test/c/*.c) -pthread

@@ -106,11 +106,14 @@ int tram_connect_unix(const char *path, int timeout_ms, const int32_t *stop) {
   int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
   if (fd < 0) return -errno;
   int64_t end = now_ms() + timeout_ms;
-  do { /* a full backlog answers EAGAIN at once, and poll does not wait for it */
+  for (;;) { /* a full backlog answers EAGAIN at once, and poll does not wait for it */
     result = finish_connect(fd, (struct sockaddr *)&address, sizeof address, timeout_ms, stop);
     if (result != -EAGAIN) break;
+    if (stopped(stop)) result = -ECANCELED;
+    if (timeout_ms >= 0 && now_ms() >= end) result = -ETIMEDOUT;
+    if (result != -EAGAIN) break;
     usleep(5000);
-  } while (!stopped(stop) && (timeout_ms < 0 || now_ms() < end));
+  }
   if (result == 0) return fd;
   close(fd);
   return result;
@@ -190,6 +193,14 @@ int tram_set_timeouts(int fd, int timeout_ms) {
   return 0;
 }
 
+static int send_timeout_ms(int fd) {
+  struct timeval limit = {0};
+  socklen_t bytes = sizeof limit;
+  if (getsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, &bytes) < 0) return -1;
+  int ms = (int)(limit.tv_sec * 1000 + limit.tv_usec / 1000);
+  return ms ? ms : -1;
+}
+
 /* Writes all of iov[0..count), continuing after partial writes. The array is consumed. A socket that accepts nothing for
  * its SO_SNDTIMEO answers EAGAIN. */
 static int64_t write_all(int fd, int is_socket, struct iovec *iov, unsigned count, const int32_t *stop) {
@@ -201,8 +212,9 @@ static int64_t write_all(int fd, int is_socket, struct iovec *iov, unsigned coun
     if (n < 0) {
       if (errno == EINTR) continue;
       if (errno != EAGAIN) return -errno;
-      if (is_socket) return -ETIMEDOUT;
-      int result = wait_for(fd, POLLOUT, -1, stop); /* a description somebody else made non-blocking */
+      if (is_socket && !(fcntl(fd, F_GETFL) & O_NONBLOCK)) return -ETIMEDOUT;
+      /* A description that somebody else made non-blocking, and that is not ours to change. */
+      int result = wait_for(fd, POLLOUT, is_socket ? send_timeout_ms(fd) : -1, stop);
       if (result < 0) return result;
       continue;
     }

@@ -1,28 +1,51 @@
 /* Whole pages of guest memory, by index. */
 #define _GNU_SOURCE
 #include <errno.h>
+#include <immintrin.h>
 #include <string.h>
 
 #include "internal.h"
 #include "tram.h"
 
-/* Random pages differ from zero in their first words; only zero pages are read to the end. Comparing 64 bytes a step lets
- * the compiler use the widest registers it may. */
-int page_is_zero(const uint8_t *page) {
-  const uint64_t *word = (const uint64_t *)(const void *)page;
-  for (unsigned i = 0; i < PAGE_BYTES / 8; i += 8) {
-    if (word[i] | word[i + 1] | word[i + 2] | word[i + 3] | word[i + 4] | word[i + 5] | word[i + 6] | word[i + 7])
-      return 0;
+/* Bun itself needs AVX2, so whoever runs this has it. */
+#define WITH_AVX2 __attribute__((target("avx2")))
+
+/* Most pages differ from zero in their first words; only zero pages are read to the end, 128 bytes a step. */
+WITH_AVX2 int page_is_zero(const uint8_t *page) {
+  const __m256i *at = (const __m256i *)(const void *)page;
+  for (unsigned i = 0; i < PAGE_BYTES / 32; i += 4) {
+    __m256i ab = _mm256_or_si256(_mm256_loadu_si256(at + i), _mm256_loadu_si256(at + i + 1));
+    __m256i cd = _mm256_or_si256(_mm256_loadu_si256(at + i + 2), _mm256_loadu_si256(at + i + 3));
+    __m256i any = _mm256_or_si256(ab, cd);
+    if (!_mm256_testz_si256(any, any)) return 0;
   }
   return 1;
 }
 
+/* Past the cache: a page that arrives is not read again soon, and its old content need not be fetched to be overwritten. */
+WITH_AVX2 static void copy_page(uint8_t *to, const uint8_t *from) {
+  for (unsigned i = 0; i < PAGE_BYTES; i += 128) {
+    __m256i a = _mm256_loadu_si256((const __m256i *)(const void *)(from + i));
+    __m256i b = _mm256_loadu_si256((const __m256i *)(const void *)(from + i + 32));
+    __m256i c = _mm256_loadu_si256((const __m256i *)(const void *)(from + i + 64));
+    __m256i d = _mm256_loadu_si256((const __m256i *)(const void *)(from + i + 96));
+    _mm256_stream_si256((__m256i *)(void *)(to + i), a);
+    _mm256_stream_si256((__m256i *)(void *)(to + i + 32), b);
+    _mm256_stream_si256((__m256i *)(void *)(to + i + 64), c);
+    _mm256_stream_si256((__m256i *)(void *)(to + i + 96), d);
+  }
+}
+
+/* The scan's cost is the first access to each page: this many are fetched ahead. */
+enum { PREFETCH_PAGES = 8, SPLIT_PAGES_MAX = 4096 };
+
 int tram_pages_split_zero(const struct tram_ram *ram, uint32_t *index, uint32_t count) {
-  uint32_t zero[4096], zeros = 0, kept = 0;
-  if (count > 4096) return -EINVAL;
+  uint32_t zero[SPLIT_PAGES_MAX], zeros = 0, kept = 0;
+  if (count > SPLIT_PAGES_MAX) return -EINVAL;
   for (uint32_t i = 0; i < count; i++)
     if (!checked_page(ram, index[i])) return -ERANGE;
   for (uint32_t i = 0; i < count; i++) {
+    if (i + PREFETCH_PAGES < count) __builtin_prefetch(checked_page(ram, index[i + PREFETCH_PAGES]));
     if (page_is_zero(checked_page(ram, index[i])))
       zero[zeros++] = index[i];
     else
@@ -37,7 +60,8 @@ int tram_pages_scatter(struct tram_ram *ram, const uint8_t *buffer, uint64_t buf
   for (uint32_t i = 0; i < count; i++)
     if (!checked_page(ram, index[i]) || buffer_bytes < PAGE_BYTES || offset[i] > buffer_bytes - PAGE_BYTES)
       return -ERANGE;
-  for (uint32_t i = 0; i < count; i++) memcpy(checked_page(ram, index[i]), buffer + offset[i], PAGE_BYTES);
+  for (uint32_t i = 0; i < count; i++) copy_page(checked_page(ram, index[i]), buffer + offset[i]);
+  _mm_sfence(); /* streaming stores are not ordered with what other threads are told next */
   return 0;
 }
 

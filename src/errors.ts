@@ -89,7 +89,7 @@ export function toErrorData(error: unknown): ErrorData {
 
 export function fromErrorData(data: ErrorData): TramError {
   const { code, message, ...details } = data;
-  return new TramError(code in ERROR_EXITS ? code : "E_INTERNAL", message, details);
+  return new TramError(Object.hasOwn(ERROR_EXITS, code) ? code : "E_INTERNAL", message, details);
 }
 
 /** The error for a person: one line for what happened, one for each detail that adds to it. */

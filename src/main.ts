@@ -2,6 +2,7 @@
 import { runCommand } from "citty";
 import { checkArguments, nearest, type TramCommand, usage } from "./cli/command.ts";
 import { print, say } from "./cli/console.ts";
+import { demo } from "./cli/demo.ts";
 import { migrate } from "./cli/migrate.ts";
 import { run } from "./cli/run.ts";
 import { checkGuest, pause, ps, quit, resume, status } from "./cli/steer.ts";
@@ -9,7 +10,7 @@ import { EXIT, formatError, TramError, toErrorData } from "./errors.ts";
 import { VERSION } from "./version.ts";
 
 /** In the order in which a newcomer needs them. */
-export const COMMANDS: readonly TramCommand[] = [run, migrate, ps, status, pause, resume, quit, checkGuest];
+export const COMMANDS: readonly TramCommand[] = [run, migrate, ps, status, pause, resume, quit, checkGuest, demo];
 
 function overview(): string {
   const width = Math.max(...COMMANDS.map(({ name }) => name.length));

@@ -1,7 +1,7 @@
 // Sizes, rates and times as people write them, and back.
 import { TramError } from "../errors.ts";
 
-const SIZE_UNITS: Record<string, number> = { "": 1, b: 1, k: 2 ** 10, m: 2 ** 20, g: 2 ** 30, t: 2 ** 40 };
+const SIZE_UNITS: Record<string, number> = { "": 1, k: 2 ** 10, m: 2 ** 20, g: 2 ** 30, t: 2 ** 40 };
 
 function bad(what: string, option: string, text: string, expected: string): TramError {
   return new TramError("E_USAGE", `${option}: '${text}' is no ${what}`, { expected });
@@ -9,8 +9,8 @@ function bad(what: string, option: string, text: string, expected: string): Tram
 
 /** "512M", "4GiB", "65536": bytes. Units are powers of 1024. */
 export function parseSize(text: string, option: string): number {
-  const match = /^([0-9]+(?:\.[0-9]+)?)\s*([bkmgt]?)(?:i?b)?$/i.exec(text.trim());
-  const bytes = match ? Number(match[1]) * SIZE_UNITS[match[2].toLowerCase()] : Number.NaN;
+  const match = /^([0-9]+(?:\.[0-9]+)?)\s*(?:([kmgt])(?:i?b)?|b)?$/i.exec(text.trim());
+  const bytes = match ? Number(match[1]) * SIZE_UNITS[(match[2] ?? "").toLowerCase()] : Number.NaN;
   if (!Number.isSafeInteger(bytes)) throw bad("size", option, text, "for example 512M or 4GiB");
   return bytes;
 }
@@ -29,7 +29,9 @@ export function parseRate(text: string, option: string): number {
   const bits = /^([0-9]+(?:\.[0-9]+)?)\s*([kmg]?)bit\/s$/i.exec(text.trim());
   if (bits) return Math.max(1, Math.round((Number(bits[1]) * BIT_UNITS[bits[2].toLowerCase()]) / 8));
   const bytes = text.trim().replace(/\/s$/i, "");
-  if (!/^[0-9]/.test(bytes)) throw bad("rate", option, text, "for example 800MiB/s or 10Gbit/s");
+  // "100Mb/s" is megabits to some and mebibytes to others.
+  if (!/^[0-9]/.test(bytes) || /[kmg]b$/.test(bytes))
+    throw bad("rate", option, text, "for example 800MiB/s or 10Gbit/s");
   const rate = parseSize(bytes, option);
   if (rate <= 0) throw bad("rate", option, text, "more than nothing, for example 800MiB/s");
   return rate;
@@ -56,20 +58,22 @@ export function formatBytes(bytes: number): string {
   const units = ["B", "KiB", "MiB", "GiB", "TiB"];
   let value = bytes;
   let unit = 0;
-  while (value >= 1024 && unit < units.length - 1) {
+  // 1023.95 would be shown as 1024.0 of the unit below.
+  while (value >= (unit === 0 ? 1024 : 1023.95) && unit < units.length - 1) {
     value /= 1024;
     unit++;
   }
   return `${unit === 0 || Number.isInteger(value) ? value : value.toFixed(value < 10 ? 2 : 1)} ${units[unit]}`;
 }
 
-export const formatRate = (bytesPerSec: number): string => `${formatBytes(bytesPerSec)}/s`;
+export const formatRate = (bytesPerSec: number): string => `${formatBytes(Math.round(bytesPerSec))}/s`;
 
 export function formatMs(ms: number): string {
-  if (ms < 1000) return `${Math.round(ms)} ms`;
-  return ms < 60_000
-    ? `${(ms / 1000).toFixed(2)} s`
-    : `${Math.floor(ms / 60_000)} min ${Math.round((ms % 60_000) / 1000)} s`;
+  const whole = Math.round(ms);
+  if (whole < 1000) return `${whole} ms`;
+  if (whole < 59_995) return `${(whole / 1000).toFixed(2)} s`;
+  const seconds = Math.round(whole / 1000);
+  return `${Math.floor(seconds / 60)} min ${seconds % 60} s`;
 }
 
 export const formatCount = (value: number): string => value.toLocaleString("en-US");

@@ -139,7 +139,7 @@ export class Ledger {
   /** The time since the part before belongs to `name`. */
   mark(name: string): void {
     const totalMs = Math.round(this.#clock() - this.#startedMs);
-    this.parts[name] = totalMs - this.totalMs;
+    this.parts[name] = (this.parts[name] ?? 0) + totalMs - this.totalMs;
     this.totalMs = totalMs;
   }
 }

@@ -63,7 +63,7 @@ export class Bitmap {
       while (word !== 0) {
         if (count === into.length) {
           words[at] = word | kept;
-          return { count, next: base };
+          return { count, next: Math.max(base, from) };
         }
         const low = word & -word;
         into[count++] = base + 31 - Math.clz32(low);

@@ -1,5 +1,5 @@
 // KVM by number: the ioctls, the layout of kvm_run, and calls that check their results.
-// Source: the kernel's Documentation/virt/kvm/api.rst and <linux/kvm.h>; test/c prints the same numbers from the header.
+// Source: the kernel's Documentation/virt/kvm/api.rst and <linux/kvm.h>; a test compares the numbers with the header.
 import { ptr, toArrayBuffer } from "bun:ffi";
 import { closeSync, openSync } from "node:fs";
 import { TramError } from "../errors.ts";

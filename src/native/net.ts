@@ -148,7 +148,7 @@ export const net = {
   },
 
   fdType(fd: number): FdType {
-    const result = symbols.tram_fd_type(fd);
+    const result = symbols.tram_fd_type(u32(fd, "descriptor"));
     if (result < 0)
       throw new TramError("E_ADDRESS", `descriptor ${fd} is not open: ${describeErrno(result)}`, {
         next: "open it in the shell, for example with 3<>FILE",

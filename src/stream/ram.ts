@@ -8,6 +8,7 @@
 // CONTINUE: the block of the record before, across sections too. It is absent in the first record of all.
 import { type ByteSource, type ByteWriter, badStream, hex } from "./bytes.ts";
 import {
+  RAM_BLOCKS_MAX,
   RAM_SAVE_FLAG_CONTINUE,
   RAM_SAVE_FLAG_EOS,
   RAM_SAVE_FLAG_MEM_SIZE,
@@ -33,6 +34,8 @@ export function decodeBlockTable(source: ByteSource, total: number): BlockEntry[
   let sum = 0;
   while (sum < total) {
     const at = source.offset;
+    if (blocks.length === RAM_BLOCKS_MAX)
+      throw badStream("the stream has too many RAM blocks", at, `at most ${RAM_BLOCKS_MAX}`, "more");
     const block = { name: source.pstr(), bytes: source.size() };
     if (block.bytes === 0 || block.bytes % TARGET_PAGE_BYTES || sum + block.bytes > total)
       throw badStream(
@@ -84,6 +87,16 @@ export interface PageWord {
 /** A record's word from its two halves. `offset` is where the word lies, for the error. */
 export function decodePageWord(high: number, low: number, offset: number): PageWord {
   const flag = low & 0xfff & ~RAM_SAVE_FLAG_CONTINUE;
+  if (
+    (low & 0xfff) === (RAM_SAVE_FLAG_EOS | RAM_SAVE_FLAG_CONTINUE) ||
+    (flag === RAM_SAVE_FLAG_EOS && (high || low >>> 12))
+  )
+    throw badStream(
+      "the end of section 'ram' has an offset or continues",
+      offset,
+      hex(RAM_SAVE_FLAG_EOS, 16),
+      `${hex(high, 8)}${low.toString(16).padStart(8, "0")}`,
+    );
   if (
     flag !== RAM_SAVE_FLAG_PAGE &&
     flag !== RAM_SAVE_FLAG_ZERO &&

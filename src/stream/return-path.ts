@@ -64,7 +64,7 @@ export function decodeReturnMessage(source: ByteSource): ReturnMessage {
       return { type: "hello", hello: parseHello(parseJson(source.bytes(length), at)) };
     case TRAM_RP_MSG_REFUSE: {
       const value = parseJson(source.bytes(length), at);
-      return { type: "refuse", reason: String(value.reason ?? "no reason given"), code: String(value.code ?? "") };
+      return { type: "refuse", reason: textOf(value.reason) || "no reason given", code: textOf(value.code) };
     }
     default:
       source.bytes(length);
@@ -82,6 +82,8 @@ function parseJson(bytes: Uint8Array, at: number): Record<string, unknown> {
   throw badStream("a message from the target cannot be read", at, "a JSON object", `${bytes.length} other bytes`);
 }
 
+const textOf = (value: unknown): string => (typeof value === "string" ? value : "");
+
 function parseHello(value: Record<string, unknown>): Hello {
   const count = (field: string): number | null => {
     const found = value[field];
@@ -89,7 +91,7 @@ function parseHello(value: Record<string, unknown>): Hello {
     throw new TramError("E_STREAM", "the target's greeting is wrong", {
       where: field,
       expected: "a number or null",
-      found: String(found),
+      found: typeof found,
     });
   };
   const rows = value.cpuid;
@@ -103,7 +105,7 @@ function parseHello(value: Record<string, unknown>): Hello {
     });
   return {
     version: count("version") ?? 0,
-    name: String(value.name ?? ""),
+    name: textOf(value.name),
     memoryBytes: count("memoryBytes"),
     cpus: count("cpus"),
     cpuid: rows.map(

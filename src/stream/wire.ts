@@ -42,4 +42,5 @@ export const TARGET_PAGE_BYTES = 4096;
 export const IDSTR_BYTES_MAX = 255;
 export const RP_MESSAGE_BYTES_MAX = 65535;
 export const VMDESC_BYTES_MAX = 16 << 20;
+export const RAM_BLOCKS_MAX = 1024;
 export const MACHINE_NAME_BYTES_MAX = 256;

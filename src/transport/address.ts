@@ -40,7 +40,7 @@ export function parseAddress(text: string): Address {
       if (rest === "") throw bad("the path is missing");
       return { scheme, path: rest };
     case "fd":
-      if (!/^[0-9]+$/.test(rest)) throw bad("the descriptor is not a number");
+      if (!/^[0-9]{1,9}$/.test(rest)) throw bad("the descriptor is not a number that can be one");
       return { scheme, fd: Number(rest) };
     case "exec":
       if (rest.trim() === "") throw bad("the command is missing");

@@ -138,13 +138,14 @@ export class StreamWriter implements MoveWriter {
   }
 
   write(index: Uint32Array, count: number): PagesSent {
+    if (count === 0) return { pages: 0, zeroPages: 0, bytes: 0 };
+    const bytesBefore = this.bytes;
     const pages = this.#ram.splitZero(index, count);
     let at = this.#takePending();
     if (!this.#blockNamed) at = this.#nameBlock(index, pages, count, at);
     at = this.#zeroRecords(index, pages, count, at);
-    const sent = pages === 0 ? this.#writeHead(at) : this.#writePages(index, pages, at);
-    this.bytes += sent;
-    return { pages, zeroPages: count - pages, bytes: sent };
+    this.bytes += pages === 0 ? this.#writeHead(at) : this.#writePages(index, pages, at);
+    return { pages, zeroPages: count - pages, bytes: this.bytes - bytesBefore };
   }
 
   /** Moves the pending records to the front of the head; returns where they end. */

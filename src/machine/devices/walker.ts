@@ -19,6 +19,7 @@ export class WalkerPorts {
   readonly #words: Int32Array;
   readonly #cpu: number;
   readonly #cpus: number;
+  #rate = 0;
   #since = 0;
   #granted = 0;
 
@@ -35,7 +36,8 @@ export class WalkerPorts {
     const share = rate / this.#cpus;
     const pages = Math.max(1, Math.min(UNPACED_PAGES, Math.floor(share / GRANTS_PER_SECOND)));
     const due = this.#since + (this.#granted / share) * 1000;
-    if (nowMs - due > FORGIVEN_MS) {
+    if (nowMs - due > FORGIVEN_MS || rate !== this.#rate) {
+      this.#rate = rate;
       this.#since = nowMs;
       this.#granted = 0;
     }

@@ -1,0 +1,111 @@
+// What contestants share: the figures of one move, a process's CPU time and memory, and one process that ends with us.
+import { dlopen } from "bun:ffi";
+import { readFileSync } from "node:fs";
+import { Qmp } from "./qmp.ts";
+
+export interface Sample {
+  seconds: number;
+  /** With connecting and handing over, where `seconds` is without. */
+  wholeSeconds?: number;
+  /** Sent on the wire. */
+  bytes: number;
+  txCpuSeconds: number;
+  rxCpuSeconds: number;
+  /** Resident beyond guest RAM at the end of the move. */
+  txExtraBytes?: number;
+  rxExtraBytes?: number;
+}
+
+export type Scheme = "unix" | "tcp";
+/** free: where the scheduler puts them. apart: the source on core 0, the target on core 1. */
+export type Placement = "free" | "apart";
+/** What runs a command there. */
+const onCore = (placement: Placement, core: number) => (placement === "apart" ? ["taskset", "-c", `${core}`] : []);
+export const asSource = (placement: Placement): string[] => onCore(placement, 0);
+export const asTarget = (placement: Placement): string[] => onCore(placement, 1);
+
+/** How often a move under way is looked at: what tram migrate does too. */
+export const POLL_MS = 20;
+const READY_MS = 60_000;
+
+const libc = dlopen("libc.so.6", { clock_gettime: { args: ["i32", "ptr"], returns: "i32" } });
+
+/** All threads of a process, also ended ones, in nanoseconds: /proc/PID/stat has hundredths of a second. */
+export function cpuSeconds(pid: number): number {
+  const time = new BigInt64Array(2);
+  const clock = (~pid << 3) | 2; // clock_getcpuclockid
+  if (libc.symbols.clock_gettime(clock, time) !== 0) throw new Error(`process ${pid} is gone`);
+  return Number(time[0]) + Number(time[1]) / 1e9;
+}
+
+export function residentBytes(pid: number): number {
+  const kib = /^VmRSS:\s+([0-9]+) kB$/m.exec(readFileSync(`/proc/${pid}/status`, "utf8"))?.[1];
+  if (!kib) throw new Error(`process ${pid} has no memory`);
+  return Number(kib) * 1024;
+}
+
+export async function freePort(): Promise<number> {
+  const server = Bun.listen({ hostname: "127.0.0.1", port: 0, socket: { data() {} } });
+  const { port } = server;
+  server.stop(true);
+  return port;
+}
+
+/** What an interrupt must end. */
+export const running = new Set<Bun.Subprocess>();
+
+/** A process with a QMP socket. */
+export class Peer implements AsyncDisposable {
+  readonly pid: number;
+  readonly #process: Bun.Subprocess<"ignore", "ignore", Bun.BunFile>;
+  readonly #log: Bun.BunFile;
+  readonly #socket: string;
+  readonly #clients: Qmp[] = [];
+
+  constructor(command: string[], socket: string, env: Record<string, string> = {}) {
+    this.#socket = socket;
+    this.#log = Bun.file(`${socket}.log`);
+    this.#process = Bun.spawn(command, {
+      stdin: "ignore",
+      stdout: "ignore",
+      stderr: this.#log,
+      env: { ...process.env, ...env },
+    });
+    this.pid = this.#process.pid;
+    running.add(this.#process);
+  }
+
+  /** A client of it, once it listens. */
+  async connect(): Promise<Qmp> {
+    const end = performance.now() + READY_MS;
+    for (;;) {
+      try {
+        const client = await Qmp.connect(this.#socket);
+        this.#clients.push(client);
+        return client;
+      } catch (error) {
+        if (this.#process.exitCode !== null) throw new Error(`ended early: ${await this.#log.text()}`);
+        if (performance.now() > end) throw error;
+        await Bun.sleep(POLL_MS);
+      }
+    }
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.#process.kill("SIGKILL");
+    await this.#process.exited;
+    running.delete(this.#process);
+    for (const client of this.#clients) client.close();
+  }
+}
+
+/** Asks until `done` says so. */
+export async function pollUntil<T>(ask: () => Promise<T>, done: (answer: T) => boolean): Promise<T> {
+  const end = performance.now() + READY_MS;
+  for (;;) {
+    const answer = await ask();
+    if (done(answer)) return answer;
+    if (performance.now() > end) throw new Error(`still waiting: ${JSON.stringify(answer)}`);
+    await Bun.sleep(POLL_MS);
+  }
+}

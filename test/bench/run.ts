@@ -1,0 +1,228 @@
+// make bench: measures, prints each sample as a line of JSON, writes RESULTS.md. Aims that are missed fail nothing.
+import { mkdirSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { availableParallelism, cpus, loadavg, release, tmpdir } from "node:os";
+import { join } from "node:path";
+import { moveBare } from "./bare.ts";
+import { type Placement, running, type Sample, type Scheme } from "./measure.ts";
+import { fillFile, moveQemu, type QemuOptions, qemuVersion } from "./qemu.ts";
+import { median, quantile, ratios, spread, table, verdict } from "./stats.ts";
+import { moveTram, startTram, TRAM } from "./tram.ts";
+
+const PAIRS = Number(process.env.BENCH_PAIRS ?? 5);
+const MIB = Number(process.env.BENCH_MIB ?? 2048);
+const STARTS = 20;
+const RESULTS = process.env.BENCH_RESULTS ?? join(import.meta.dir, "RESULTS.md");
+const IOVECS = [1, 16, 64, 128, 1024];
+const AIM = { speed: 0.9, cpu: 1.15, extraMib: 80, startMs: 40 };
+const GIB = 2 ** 30;
+
+type Contestants = Record<string, () => Promise<Sample>>;
+type Samples = Record<string, Sample[]>;
+
+/** Interleaved: A B C A B C … */
+async function contest(section: string, contestants: Contestants): Promise<Samples> {
+  const samples: Samples = {};
+  for (let pair = 1; pair <= PAIRS; pair++) {
+    for (const [name, move] of Object.entries(contestants)) {
+      const sample = await move();
+      samples[name] ??= [];
+      samples[name].push(sample);
+      print({ section, pair, name, ...sample });
+    }
+  }
+  return samples;
+}
+
+const print = (line: object): void => void process.stdout.write(`${JSON.stringify(line)}\n`);
+const speeds = (samples: Sample[]) => samples.map(({ bytes, seconds }) => bytes / GIB / seconds);
+const wholeSpeeds = (samples: Sample[]) => samples.map((one) => one.bytes / GIB / (one.wholeSeconds ?? one.seconds));
+const txCpu = (samples: Sample[]) => samples.map(({ bytes, txCpuSeconds }) => (txCpuSeconds * GIB) / bytes);
+const rxCpu = (samples: Sample[]) => samples.map(({ bytes, rxCpuSeconds }) => (rxCpuSeconds * GIB) / bytes);
+const bothCpu = (samples: Sample[]) => txCpu(samples).map((tx, i) => tx + rxCpu(samples)[i]);
+
+function moveTable(samples: Samples, base: string): string {
+  const head = ["", "GiB/s", "tx CPU s/GiB", "rx CPU s/GiB", `speed ÷ ${base}`, `CPU ÷ ${base}`];
+  const to = samples[base];
+  const rows = Object.entries(samples).map(([name, of]) => [
+    name,
+    spread(speeds(of)),
+    spread(txCpu(of), 3),
+    spread(rxCpu(of), 3),
+    spread(ratios(speeds(of), speeds(to))),
+    spread(ratios(bothCpu(of), bothCpu(to))),
+  ]);
+  return table(head, rows);
+}
+
+function aims(title: string, { tram, bare, copying, QEMU }: Samples): string[][] {
+  const speed = median(ratios(speeds(tram), speeds(bare)));
+  const cpu = median(ratios(bothCpu(tram), bothCpu(bare)));
+  const gained = median(ratios(bothCpu(tram), bothCpu(copying)));
+  const rows = [
+    [`${title}: speed ÷ bare`, `≥ ${AIM.speed}`, speed.toFixed(2), verdict(speed >= AIM.speed)],
+    [`${title}: CPU ÷ bare`, `≤ ${AIM.cpu}`, cpu.toFixed(2), verdict(cpu <= AIM.cpu)],
+    [`${title}: CPU ÷ copying buffer`, "< 1", gained.toFixed(2), verdict(gained < 1)],
+  ];
+  if (!QEMU) return [...rows, [`${title}: whole move ÷ QEMU`, "≥ 1", "QEMU is not installed", "skipped"]];
+  const toQemu = median(ratios(wholeSpeeds(tram), speeds(QEMU)));
+  return [...rows, [`${title}: whole move ÷ QEMU`, "≥ 1", toQemu.toFixed(2), verdict(toQemu >= 1)]];
+}
+
+async function environment(qemu: string | null): Promise<string> {
+  const caches = ["2", "3"].map((level) => {
+    const size = readFileSync(`/sys/devices/system/cpu/cpu0/cache/index${level}/size`, "utf8").trim();
+    return `L${level} ${size}`;
+  });
+  const memory = /MemTotal:\s+([0-9]+)/.exec(readFileSync("/proc/meminfo", "utf8"))?.[1] ?? "0";
+  return table(
+    ["", ""],
+    [
+      ["date", new Date().toISOString().slice(0, 10)],
+      ["CPU", `${cpus()[0].model}, ${availableParallelism()} cores, ${caches.join(", ")}`],
+      ["memory", `${Math.round(Number(memory) / 2 ** 20)} GiB`],
+      ["kernel", release()],
+      ["load average at the start", loadavg()[0].toFixed(2)],
+      ["tram", (await Bun.$`${TRAM} --version`.text()).trim()],
+      ["Bun", Bun.version],
+      ["QEMU", qemu ?? "not installed"],
+    ],
+  );
+}
+
+async function main(folder: string, ramFolder: string): Promise<void> {
+  const qemu = await qemuVersion();
+  const host = await environment(qemu);
+  const ram = join(ramFolder, "ram");
+  if (qemu) fillFile(ram, MIB);
+  const places: Placement[] = availableParallelism() > 1 ? ["free", "apart"] : ["free"];
+  const options = (scheme: Scheme, placement: Placement) => ({ scheme, placement, mib: MIB, folder, ram });
+  const withQemu = (base: QemuOptions): Contestants => (qemu ? { QEMU: () => moveQemu(base) } : {});
+
+  const warm: { title: string; samples: Samples }[] = [];
+  for (const placement of places) {
+    for (const scheme of ["unix", "tcp"] as const) {
+      const base = options(scheme, placement);
+      const title = `${scheme}, ${placement}`;
+      const samples = await contest(`warm ${title}`, {
+        bare: () => moveBare(base),
+        tram: () => moveTram(base),
+        copying: () => moveTram({ ...base, copying: true }),
+        ...withQemu(base),
+      });
+      warm.push({ title, samples });
+    }
+  }
+  const unix = options("unix", "free");
+  const cold = await contest("cold unix", {
+    bare: () => moveBare({ ...unix, cold: true }),
+    tram: () => moveTram({ ...unix, cold: true }),
+    ...withQemu({ ...unix, cold: true }),
+  });
+  rmSync(ram, { force: true });
+  const curve = await contest(
+    "iovecs unix",
+    Object.fromEntries(
+      IOVECS.flatMap((iovMax) => [
+        [`bare ${iovMax}`, () => moveBare({ ...unix, iovMax })],
+        [`tram ${iovMax}`, () => moveTram({ ...unix, iovMax })],
+      ]),
+    ),
+  );
+  const startsMs: number[] = [];
+  for (let i = 0; i < STARTS; i++) startsMs.push(await startTram(folder));
+  print({ section: "start", startsMs });
+
+  const moves = warm.flatMap(({ samples }) => samples.tram);
+  const extra = (side: "txExtraBytes" | "rxExtraBytes") => moves.map((sample) => (sample[side] ?? 0) / 2 ** 20);
+  const worstExtra = Math.max(...extra("txExtraBytes"), ...extra("rxExtraBytes"));
+  const startMs = median(startsMs);
+  const text = `# Results of \`make bench\`
+
+A paused guest of ${MIB} MiB, half random pages, a quarter text, a quarter zero, from one process to another on the same
+host. ${PAIRS} rounds, contestants interleaved. Each figure is the median, with the least and the most in brackets; ratios are taken
+within each round. GiB are bytes on the wire. CPU is user and system time of the whole process, from just before the move
+is asked for until it is over.
+
+${host}
+
+## Aims
+
+${table(
+  ["", "aim", "found", ""],
+  [
+    ...warm.flatMap(({ title, samples }) => aims(title, samples)),
+    ["RSS beyond guest RAM, worst", `< ${AIM.extraMib} MiB`, worstExtra.toFixed(1), verdict(worstExtra < AIM.extraMib)],
+    ["start, median", `< ${AIM.startMs} ms`, startMs.toFixed(1), verdict(startMs < AIM.startMs)],
+  ],
+)}
+
+## Moves, RAM touched before on both sides
+
+- **bare**: a C loop that sends the same pages and words in the same iovec series, and one that reads them straight into
+  place. It looks for no zero pages and decodes nothing.
+- **tram**: seconds and bytes of its round 1, which is the whole guest; connecting and handing over are in its CPU time
+  only. The aim against QEMU, whose total-time has both, is taken from tram's whole move.
+- **copying**: the same stream through a buffer in between, what the iovec series does away with.
+- **QEMU**: \`-M none\` with its RAM in shared memory files, main channel only, \`total-time\` and \`transferred\` of
+  query-migrate.
+
+**free**: where the scheduler puts the processes. **apart**: all of the source on core 0, all of the target on core 1. Where
+the two ends land, and what else the host does, changes the bare loop itself severalfold: compare within a table only.
+
+${warm.map(({ title, samples }) => `${title}:\n\n${moveTable(samples, "bare")}\n`).join("\n")}
+## Moves, the target's RAM untouched before
+
+The target's first touch of its memory is in these, and is the dearest and least steady part.
+
+${moveTable(cold, "bare")}
+
+## Iovecs in one system call, unix
+
+${moveTable(curve, "tram 1024")}
+
+## RSS beyond guest RAM, at the end of a move
+
+VmRSS less ${MIB} MiB, which are resident on both sides.
+
+${table(
+  ["", "MiB"],
+  [
+    ["source", spread(extra("txExtraBytes"), 1)],
+    ["target", spread(extra("rxExtraBytes"), 1)],
+  ],
+)}
+
+## Start
+
+From spawning \`tram run\` (walker, 16 MiB) to the first byte of its serial port, ${STARTS} times. That includes the guest's
+pass over one page, and the pipe.
+
+${table(
+  ["", "ms"],
+  [
+    ["median", spread(startsMs, 1)],
+    ["p90", quantile(startsMs, 0.9).toFixed(1)],
+  ],
+)}
+`;
+  await Bun.write(RESULTS, text);
+}
+
+// The sockets' folder has a short name; QEMU's RAM lies in memory.
+const folder = mkdtempSync(join(tmpdir(), "tram-bench-"));
+const ramFolder = mkdtempSync("/dev/shm/tram-bench-");
+const removeFolders = () => {
+  for (const one of [folder, ramFolder]) rmSync(one, { recursive: true, force: true });
+};
+for (const signal of ["SIGINT", "SIGTERM"] as const)
+  process.once(signal, () => {
+    for (const child of running) child.kill("SIGKILL");
+    removeFolders();
+    process.exit(130);
+  });
+try {
+  mkdirSync(join(folder, "tram"), { mode: 0o700 });
+  await main(folder, ramFolder);
+} finally {
+  removeFolders();
+}

@@ -1,0 +1,49 @@
+/* The C tests' harness: a test is a function without arguments, a failed check names itself and ends the test. */
+#ifndef TEST_H
+#define TEST_H
+
+#include <stdint.h>
+#include <stdio.h>
+
+extern int test_failed;
+extern unsigned long test_where; /* what a table's loop is at: printed with a failure */
+
+#define CHECK(condition)                                                                                  \
+  do {                                                                                                    \
+    if (!(condition)) {                                                                                   \
+      fprintf(stderr, "%s:%d: (at %lu) %s\n", __FILE__, __LINE__, test_where, #condition);                \
+      test_failed = 1;                                                                                    \
+      return;                                                                                             \
+    }                                                                                                     \
+  } while (0)
+
+#define CHECK_EQ(found, expected)                                                                         \
+  do {                                                                                                    \
+    long long found_ = (long long)(found), expected_ = (long long)(expected);                             \
+    if (found_ != expected_) {                                                                            \
+      fprintf(stderr, "%s:%d: (at %lu) %s is %lld, not %lld\n", __FILE__, __LINE__, test_where, #found,   \
+              found_, expected_);                                                                         \
+      test_failed = 1;                                                                                    \
+      return;                                                                                             \
+    }                                                                                                     \
+  } while (0)
+
+struct test {
+  const char *name;
+  void (*run)(void);
+};
+
+extern const struct test memory_tests[], walker_tests[], net_tests[]; /* each ends with an empty name */
+
+/* xorshift: the same numbers on every run. */
+static inline uint32_t next_random(uint32_t *state) {
+  *state ^= *state << 13;
+  *state ^= *state >> 17;
+  *state ^= *state << 5;
+  return *state;
+}
+
+struct tram_ram;
+static inline struct tram_ram *as_ram(int64_t handle) { return (struct tram_ram *)(uintptr_t)handle; }
+
+#endif

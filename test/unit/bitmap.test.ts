@@ -1,0 +1,165 @@
+import { describe, expect, test } from "bun:test";
+import { Bitmap, countBits, popcount } from "../../src/memory/bitmap.ts";
+
+type Random = (below: number) => number;
+
+function seeded(seed: number): Random {
+  let n = 0;
+  return (below) => Number(Bun.hash.wyhash(`${n++}`, BigInt(seed)) % BigInt(below));
+}
+
+/** The same set, kept as plainly as can be. */
+class NaiveSet {
+  readonly pages = new Set<number>();
+
+  /** What take promises: ascending pages of [from, end), at most `room` of them. */
+  take(from: number, end: number, room: number): number[] {
+    const taken = [...this.pages].sort((a, b) => a - b).filter((page) => page >= from && page < end);
+    const some = taken.slice(0, room);
+    for (const page of some) this.pages.delete(page);
+    return some;
+  }
+}
+
+function randomSet(pages: number, random: Random): { bitmap: Bitmap; naive: NaiveSet } {
+  const bitmap = new Bitmap(pages);
+  const naive = new NaiveSet();
+  const density = 1 + random(4);
+  for (let page = 0; page < pages; page++)
+    if (random(density) === 0) {
+      bitmap.add(page);
+      naive.pages.add(page);
+    }
+  return { bitmap, naive };
+}
+
+const members = (bitmap: Bitmap): number[] =>
+  Array.from({ length: bitmap.pages }, (_, i) => i).filter((page) => bitmap.has(page));
+const sorted = (set: Set<number>): number[] => [...set].sort((a, b) => a - b);
+
+describe("Bitmap", () => {
+  test.each([0, 1, 31, 32, 33, 63, 64, 65, 127, 128, 1000])(
+    "of %d pages is whole 64-bit words, and full has just these",
+    (pages) => {
+      const bitmap = new Bitmap(pages);
+      expect(bitmap.words.length % 2).toBe(0);
+      expect(bitmap.words.length * 32).toBeGreaterThanOrEqual(pages);
+      expect(bitmap.words.length * 32).toBeLessThan(pages + 64);
+      expect(bitmap.count()).toBe(0);
+      bitmap.fill();
+      expect(bitmap.count()).toBe(pages);
+      expect(members(bitmap)).toHaveLength(pages);
+      expect(
+        [...bitmap.words].map(
+          (word, i) => (word & (pages - i * 32 >= 32 ? 0 : ~0 << Math.max(0, pages - i * 32))) >>> 0,
+        ),
+      ).toEqual(Array(bitmap.words.length).fill(0));
+      bitmap.clear();
+      expect(bitmap.count()).toBe(0);
+    },
+  );
+
+  test.each([1, 2, 3, 4, 5])("has and counts what was added, alone and together with another, seed %d", (seed) => {
+    const random = seeded(seed);
+    const pages = 1 + random(400);
+    const a = randomSet(pages, random);
+    const b = randomSet(pages, random);
+    expect(members(a.bitmap)).toEqual(sorted(a.naive.pages));
+    expect(a.bitmap.count()).toBe(a.naive.pages.size);
+    expect(a.bitmap.countCommon(b.bitmap)).toBe([...a.naive.pages].filter((page) => b.naive.pages.has(page)).length);
+    a.bitmap.addAll(b.bitmap);
+    expect(members(a.bitmap)).toEqual(sorted(new Set([...a.naive.pages, ...b.naive.pages])));
+  });
+
+  test("adds a page once", () => {
+    const bitmap = new Bitmap(64);
+    bitmap.add(31);
+    bitmap.add(31);
+    expect(bitmap.count()).toBe(1);
+  });
+
+  test.each(Array.from({ length: 40 }, (_, i) => i + 1))(
+    "takes what a naive set gives, from anywhere, seed %d",
+    (seed) => {
+      const random = seeded(seed);
+      const pages = 1 + random(300);
+      const { bitmap, naive } = randomSet(pages, random);
+      const from = random(pages + 1);
+      const end = from + random(pages + 40);
+      const into = new Uint32Array(1 + random(pages + 10));
+      const { count, next } = bitmap.take(from, end, into);
+      const expected = naive.take(from, end, into.length);
+      expect([...into.subarray(0, count)]).toEqual(expected);
+      expect(members(bitmap)).toEqual(sorted(naive.pages));
+      // Nothing that was to be taken lies before the place to go on from.
+      expect(next).toBeLessThanOrEqual(Math.max(end, from));
+      expect([...naive.pages].filter((page) => page >= from && page < Math.min(next, end))).toEqual([]);
+    },
+  );
+
+  test.each(Array.from({ length: 20 }, (_, i) => i + 1))(
+    "gives all of a range in order when it is taken batch by batch, seed %d",
+    (seed) => {
+      const random = seeded(seed);
+      const pages = 64 * (1 + random(8));
+      const { bitmap, naive } = randomSet(pages, random);
+      const first = 64 * random(pages / 64);
+      const into = new Uint32Array(1 + random(20));
+      const taken: number[] = [];
+      for (let from = first; from < pages; ) {
+        const { count, next } = bitmap.take(from, pages, into);
+        if (count === 0) break;
+        taken.push(...into.subarray(0, count));
+        from = next;
+      }
+      expect(taken).toEqual(naive.take(first, pages, pages));
+      expect(members(bitmap)).toEqual(sorted(naive.pages));
+    },
+  );
+
+  test("takes exactly [from, end) of a full set, for every two bounds up to 100", () => {
+    const into = new Uint32Array(100);
+    for (let from = 0; from <= 100; from++)
+      for (let end = from; end <= 100; end++) {
+        const bitmap = new Bitmap(100);
+        bitmap.fill();
+        const { count } = bitmap.take(from, end, into);
+        const found = [count, into[0], into[Math.max(0, count - 1)], bitmap.count()];
+        if (count > 0)
+          expect([from, end, ...found]).toEqual([from, end, end - from, from, end - 1, 100 - (end - from)]);
+        else expect([from, end, bitmap.count()]).toEqual([from, from, 100]);
+      }
+  });
+});
+
+describe("popcount", () => {
+  test.each([
+    [0, 0],
+    [1, 1],
+    [0x80000000, 1],
+    [0xffffffff, 32],
+    [-1, 32],
+    [0x55555555, 16],
+    [0x7fffffff, 31],
+    [0xf0f0f0f0, 16],
+  ])("of %d is %d", (word, bits) => {
+    expect(popcount(word)).toBe(bits);
+  });
+
+  test("is the number of ones in 2000 random words, seed 77", () => {
+    const random = seeded(77);
+    for (let i = 0; i < 2000; i++) {
+      const word = random(2 ** 32);
+      expect([word, popcount(word)]).toEqual([word, word.toString(2).replaceAll("0", "").length]);
+    }
+  });
+});
+
+describe("countBits", () => {
+  test("counts the words it is given and no others", () => {
+    const words = new Uint32Array([1, 3, 7, 15]);
+    expect(countBits(words, 0, 4)).toBe(10);
+    expect(countBits(words, 1, 3)).toBe(5);
+    expect(countBits(words, 2, 2)).toBe(0);
+  });
+});

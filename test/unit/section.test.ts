@@ -1,0 +1,146 @@
+import { describe, expect, test } from "bun:test";
+import { ByteReader, ByteWriter } from "../../src/stream/bytes.ts";
+import {
+  type Command,
+  decodeCommand,
+  decodeFooter,
+  decodeHeader,
+  decodeSectionPart,
+  decodeSectionStart,
+  encodeFooter,
+  encodeHeader,
+  encodeOpenReturnPath,
+  encodePing,
+  encodeSectionPart,
+  encodeSectionStart,
+  encodeVmDescription,
+} from "../../src/stream/section.ts";
+
+const bytesOf = (write: (out: ByteWriter) => void): Uint8Array => {
+  const out = new ByteWriter();
+  write(out);
+  return out.done();
+};
+const reader = (write: (out: ByteWriter) => void, base = 0): ByteReader => new ByteReader(bytesOf(write), base);
+const text = (bytes: Uint8Array): string => Buffer.from(bytes).toString("hex");
+
+describe("the header", () => {
+  test("is QEMU's", () => {
+    expect(text(bytesOf((out) => encodeHeader(out, "none")))).toBe(`5145564d${"00000003"}07${"00000004"}6e6f6e65`);
+  });
+
+  test.each(["", "tram", "pc-i440fx-10.2", "x".repeat(256)])("comes back with the machine's name %p", (machine) => {
+    const source = reader((out) => encodeHeader(out, machine));
+    expect(decodeHeader(source)).toEqual({ machine });
+    expect(source.left).toBe(0);
+  });
+
+  test.each<[string, (out: ByteWriter) => void, string, string]>([
+    ["no magic", (out) => out.u32(0x7f454c46).u32(3), "not a migration stream", "byte 100"],
+    ["the dead version 2", (out) => out.u32(0x5145564d).u32(2).u8(7), "another version", "byte 104"],
+    ["no machine", (out) => out.u32(0x5145564d).u32(3).u8(1), "does not name its machine", "byte 108"],
+    ["a name that is too long", (out) => out.u32(0x5145564d).u32(3).u8(7).u32(257), "too long", "byte 109"],
+    ["a name of 4 GiB", (out) => out.u32(0x5145564d).u32(3).u8(7).u32(0xffffffff), "too long", "byte 109"],
+  ])("with %s is refused there", (_, write, message, where) => {
+    try {
+      decodeHeader(reader(write, 100));
+      expect.unreachable();
+    } catch (error) {
+      expect(error).toMatchObject({ code: "E_STREAM", message: expect.stringContaining(message) });
+      expect(error).toMatchObject({ details: { where: `${where} of the stream` } });
+    }
+  });
+});
+
+describe("a section", () => {
+  const section = { id: 0xfffffffe, name: "0000:00:03.0/e1000", instance: 3, version: 4 };
+
+  test("begins as QEMU's do", () => {
+    const ram = { id: 2, name: "ram", instance: 0, version: 4 };
+    expect(text(bytesOf((out) => encodeSectionStart(out, 1, ram)))).toBe(
+      `01${"00000002"}03${"72616d"}${"00000000"}${"00000004"}`,
+    );
+    expect(text(bytesOf((out) => encodeSectionPart(out, 3, 2)))).toBe(`03${"00000002"}`);
+    expect(text(bytesOf((out) => encodeFooter(out, 2)))).toBe(`7e${"00000002"}`);
+  });
+
+  test("comes back as it was written", () => {
+    const source = reader((out) => {
+      encodeSectionStart(out, 4, section);
+      encodeSectionPart(out, 2, section.id);
+      encodeFooter(out, section.id);
+    });
+    expect(source.u8()).toBe(4);
+    expect(decodeSectionStart(source)).toEqual(section);
+    expect(source.u8()).toBe(2);
+    expect(decodeSectionPart(source)).toBe(section.id);
+    decodeFooter(source, section.id, section.name);
+    expect(source.left).toBe(0);
+  });
+
+  test("must have a name", () => {
+    expect(() => decodeSectionStart(reader((out) => out.u32(1).pstr("").u32(0).u32(1)))).toThrow(
+      "a section has no name",
+    );
+  });
+
+  test.each<[string, (out: ByteWriter) => void, string]>([
+    ["another section's footer", (out) => encodeFooter(out, 8), "footer of section 8"],
+    ["another record", (out) => out.u8(1).u32(7), "0x01"],
+  ])("that ends with %s is refused", (_, write, found) => {
+    try {
+      decodeFooter(reader(write), 7, "apic");
+      expect.unreachable();
+    } catch (error) {
+      expect(error).toMatchObject({ code: "E_STREAM", message: "section 'apic' does not end where it should" });
+      expect(error).toMatchObject({ details: { expected: "footer 0x7e of section 7", found } });
+    }
+  });
+});
+
+describe("a command", () => {
+  test("is written as QEMU does", () => {
+    expect(text(bytesOf(encodeOpenReturnPath))).toBe(`08${"0001"}${"0000"}`);
+    expect(text(bytesOf((out) => encodePing(out, 0x74720001)))).toBe(`08${"0002"}${"0004"}74720001`);
+  });
+
+  test.each<[string, (out: ByteWriter) => void, Command]>([
+    ["OPEN_RETURN_PATH", encodeOpenReturnPath, { command: 1 }],
+    ["PING", (out) => encodePing(out, 0xffffffff), { command: 2, value: 0xffffffff }],
+    ["SWITCHOVER_START", (out) => out.u8(8).u16(11).u16(0), { command: "other", number: 11 }],
+    [
+      "one with data that asks nothing of us",
+      (out) => out.u8(8).u16(3).u16(5).bytes(new Uint8Array(5)),
+      { command: "other", number: 3 },
+    ],
+  ])("%s is read whole", (_, write, expected) => {
+    const source = reader(write);
+    source.u8();
+    expect(decodeCommand(source)).toEqual(expected);
+    expect(source.left).toBe(0);
+  });
+
+  test.each<[string, number, number]>([
+    ["OPEN_RETURN_PATH", 1, 4],
+    ["PING", 2, 0],
+    ["PING", 2, 8],
+  ])("%s (%d) of %d bytes is refused", (_, command, length) => {
+    const source = reader((out) => out.u16(command).u16(length).bytes(new Uint8Array(length)));
+    expect(() => decodeCommand(source)).toThrow(`command ${command} has another length`);
+  });
+
+  test("that is cut short is the stream's end", () => {
+    expect(() => decodeCommand(reader((out) => out.u16(3).u16(9).u8(0)))).toThrow("ends too early");
+  });
+});
+
+describe("the description", () => {
+  test("is one line of ASCII JSON behind its length", () => {
+    const source = reader((out) => encodeVmDescription(out, { page_size: 4096, name: "ü\n" }));
+    expect(source.u8()).toBe(6);
+    const json = new TextDecoder().decode(source.bytes(source.u32()));
+    expect(source.left).toBe(0);
+    expect(json).toMatch(/^[ -~]*$/);
+    expect(JSON.parse(json)).toEqual({ page_size: 4096, name: "?\n" });
+  });
+});
