@@ -3,9 +3,8 @@ import { rmSync } from "node:fs";
 import type { Worker } from "node:worker_threads";
 import type { Journal } from "../control/journal.ts";
 import { DEFAULT_REPLY_MS } from "../control/send.ts";
-import { type ErrorData, EXIT, fromErrorData, TramError, toErrorData } from "../errors.ts";
-import { Board } from "../machine/board.ts";
-import type { MachineHandles } from "../machine/machine.ts";
+import { type ErrorData, EXIT, fromErrorData, toErrorData } from "../errors.ts";
+import { Board, type MachineHandles } from "../machine/board.ts";
 import type { Job, MoverMessage, Wanted } from "../machine/mover-worker.ts";
 import { installKick } from "../native/kvm.ts";
 import type { QmpRequest } from "../qmp/server-worker.ts";
@@ -15,7 +14,8 @@ import { startMover, startQmp, startVcpu } from "../workers.ts";
 export interface ProcessOptions {
   name: string;
   version: string;
-  socket: { path: string; fd: number };
+  /** The QMP socket, which the process removes when it ends. */
+  socketPath: string;
   serialFd: number;
   replyMs: number;
   /** Called with each thing worth a line. */
@@ -28,9 +28,7 @@ const LINGER_MS = 2000;
 export class GuestProcess {
   readonly board = new Board();
   readonly #options: ProcessOptions;
-  readonly #vcpus: Worker[] = [];
   #mover: Worker | null = null;
-  #handles: MachineHandles | null = null;
   #wanted: Wanted | null = null;
   #listener: Listener | null = null;
   /** The guest is confirmed elsewhere, and the client that moved it has read so, or is gone. */
@@ -41,14 +39,6 @@ export class GuestProcess {
   constructor(options: ProcessOptions) {
     this.#options = options;
     installKick();
-    const qmp = startQmp({
-      board: this.board.shared,
-      listenFd: options.socket.fd,
-      name: options.name,
-      version: options.version,
-    });
-    qmp.on("message", (request: QmpRequest) => this.#onRequest(request));
-    qmp.on("error", (error) => this.#fail(error));
   }
 
   /** The exit code, once the guest is no longer this process's. */
@@ -56,31 +46,30 @@ export class GuestProcess {
     return this.#ended.promise;
   }
 
-  /** Gives the process its machine, and each vCPU its Worker. They wait for runCpus. */
-  takeMachine(handles: MachineHandles): void {
-    this.#handles = handles;
-    handles.vcpus.forEach((_, cpu) => {
-      const worker = startVcpu({ board: this.board.shared, handles, cpu, serialFd: this.#options.serialFd });
+  /** A Worker for each vCPU. They wait for the machine, and then for runCpus; so they may be started before both. */
+  startCpus(count: number): void {
+    for (let cpu = 0; cpu < count; cpu++) {
+      const worker = startVcpu({ board: this.board.shared, cpu, serialFd: this.#options.serialFd });
       worker.on("message", (message: { event: string; cpu: number; error?: ErrorData }) => {
         if (message.event === "shutdown") this.#options.say(`guest '${this.#options.name}' has shut down`);
         else if (message.error) this.#options.say(`guest '${this.#options.name}' stopped: ${message.error.message}`);
         if (message.event === "shutdown") this.end(EXIT.done);
       });
       worker.on("error", (error) => this.#fail(error));
-      this.#vcpus.push(worker);
-    });
+    }
   }
 
-  /** Publishes a machine made on this thread, and takes it. */
+  /** Answers QMP on a listening socket. */
+  serve(socket: { fd: number }): void {
+    const { name, version } = this.#options;
+    const qmp = startQmp({ board: this.board.shared, listenFd: socket.fd, name, version });
+    qmp.on("message", (request: QmpRequest) => this.#onRequest(request));
+    qmp.on("error", (error) => this.#fail(error));
+  }
+
+  /** The vCPUs' Workers are started, or are starting: gives them the machine. */
   start(handles: MachineHandles, run: boolean): void {
-    const { description } = handles;
-    this.board.publishMachine(handles.runs, {
-      vm: handles.vm,
-      ram: handles.ram,
-      cpus: description.cpus,
-      walker: description.walker,
-    });
-    this.takeMachine(handles);
+    this.board.publishMachine(handles);
     this.board.locked(() => {
       if (run) this.board.runCpus();
       else this.board.runState = "paused";
@@ -117,10 +106,9 @@ export class GuestProcess {
         this.end(EXIT.done);
         return;
       case "migrate": {
-        if (!this.#handles) throw new TramError("E_INTERNAL", "a move before there is a machine");
         const { endpoint, options, iovMax, copying } = request;
         this.#seen = false;
-        this.#post({ kind: "send", endpoint, handles: this.#handles, options, iovMax, copying });
+        this.#post({ kind: "send", endpoint, options, iovMax, copying });
         return;
       }
       case "incoming":
@@ -137,7 +125,7 @@ export class GuestProcess {
   }
 
   #onMover(message: MoverMessage): void {
-    if (message.event === "machine") this.takeMachine(message.handles);
+    if (message.event === "machine") this.startCpus(this.board.cpus);
     else if (message.event === "crashed") this.#fail(fromErrorData(message.error));
     else if (message.job === "send") this.#sent();
     else this.#received();
@@ -172,7 +160,7 @@ export class GuestProcess {
 
   /** Removes what others could see of this process. The rest the kernel frees with it. */
   cleanUp(): void {
-    rmSync(this.#options.socket.path, { force: true });
+    rmSync(this.#options.socketPath, { force: true });
     if (this.#listener) unlisten(this.#listener);
   }
 }

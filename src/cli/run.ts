@@ -8,7 +8,7 @@ import { supportedCpuid } from "../machine/cpuid.ts";
 import { createMachine, createRam } from "../machine/machine.ts";
 import { openKvm } from "../native/kvm.ts";
 import { net } from "../native/net.ts";
-import { CPUS_MAX } from "../stream/devices/machine.ts";
+import { CPUS_MAX, type CpuidEntry } from "../stream/devices/machine.ts";
 import { parseAddress } from "../transport/address.ts";
 import { endpointName, type Listener, listen } from "../transport/index.ts";
 import { VERSION } from "../version.ts";
@@ -111,32 +111,29 @@ export const run = command({
     const walker = args.guest ? walkerOptions(args, memory ?? DEFAULT_MEMORY) : null;
     const serial = parseSerial(args.serial ?? "none", args.incoming);
 
-    // Everything that can be refused is, before there is anything to undo.
-    const kvm = openKvm();
-    const cpuid = supportedCpuid(kvm);
-    net.close(kvm);
-    const handles = walker
-      ? createMachine(
-          { name, memoryBytes: memory ?? DEFAULT_MEMORY, cpus: cpus ?? 1, tscKhz: 0, walker: true, cpuid },
-          createRam(memory ?? DEFAULT_MEMORY, prealloc),
-        )
-      : null;
-    const early = args.incoming && memory !== null && prealloc ? createRam(memory, prealloc).share() : null;
-    if (handles && walker) bootWalker(handles, walker);
     const listener = args.incoming && args.incoming !== "defer" ? listenOn(args.incoming) : null;
     const socketPath = args.qmp === undefined ? socketPathOf(name) : qmpPath(args.qmp);
     const socket = { path: socketPath, fd: claimSocket(socketPath, name, args.qmp !== undefined) };
 
-    const guest = new GuestProcess({ name, version: VERSION, socket, serialFd: serial, replyMs, say });
+    const guest = new GuestProcess({ name, version: VERSION, socketPath, serialFd: serial, replyMs, say });
     const signals = onEndSignals(guest);
     try {
-      if (handles) {
+      if (walker) {
+        const memoryBytes = memory ?? DEFAULT_MEMORY;
+        guest.startCpus(cpus ?? 1); // takes longer than making the machine, and goes on beside it
+        const description = { name, memoryBytes, cpus: cpus ?? 1, tscKhz: 0, walker: true, cpuid: hostCpuid() };
+        const handles = createMachine(description, createRam(memoryBytes, prealloc), guest.board);
+        bootWalker(handles, guest.board, walker);
         guest.start(handles, !args.paused);
-        say(
-          `guest '${name}' ${args.paused ? "is paused" : "runs"}: ${formatBytes(handles.ram.bytes)}, ${handles.vcpus.length} CPU${handles.vcpus.length > 1 ? "s" : ""}`,
-        );
+        guest.serve(socket);
+        const { cpus: count } = description;
+        const state = args.paused ? "is paused" : "runs";
+        say(`guest '${name}' ${state}: ${formatBytes(memoryBytes)}, ${count} CPU${count > 1 ? "s" : ""}`);
       } else {
-        guest.await(listener, { name, memoryBytes: memory, cpus, ram: early, prealloc });
+        net.close(openKvm()); // no guest will ever run here: say so now
+        const ram = memory !== null && prealloc ? createRam(memory, true).share() : null;
+        guest.await(listener, { name, memoryBytes: memory, cpus, ram, prealloc });
+        guest.serve(socket);
         say(`guest '${name}' waits on ${listener ? endpointName(listener.endpoint) : "QMP migrate-incoming"}`);
       }
       return await guest.ended;
@@ -146,6 +143,13 @@ export const run = command({
     }
   },
 });
+
+function hostCpuid(): CpuidEntry[] {
+  const kvm = openKvm();
+  const cpuid = supportedCpuid(kvm);
+  net.close(kvm);
+  return cpuid;
+}
 
 function walkerOptions(
   args: { workingSet?: string; dirtyRate?: string; fill?: string; seed?: string },

@@ -4,6 +4,8 @@
 // and kicks every vCPU until each has answered with that generation. A missed wake-up cannot hang: the kick is repeated.
 import { TramError } from "../errors.ts";
 import { kick } from "../native/kvm.ts";
+import type { RamHandle } from "../native/ram.ts";
+import type { MachineDescription } from "../stream/devices/machine.ts";
 
 export const RUN_STATES = [
   "prelaunch", // made, never run
@@ -17,12 +19,17 @@ export const RUN_STATES = [
 ] as const;
 export type RunState = (typeof RUN_STATES)[number];
 
-/** What the threads of the process know of the machine. */
-export interface MachineFacts {
+/** A guest's machine, as plain data: what any thread of the process needs to attach to it. */
+export interface MachineHandles {
   vm: number;
-  ram: { handle: number; bytes: number };
-  cpus: number;
-  walker: boolean;
+  vcpus: number[];
+  /** Addresses of the vCPUs' kvm_run, each runBytes long. */
+  runs: number[];
+  runBytes: number;
+  ram: RamHandle;
+  description: MachineDescription;
+  /** CLEAR_DIRTY_LOG is there; otherwise getting the log clears it. */
+  manualProtect: boolean;
 }
 
 const DESIRE = { pause: 0, run: 1, exit: 2 } as const;
@@ -51,6 +58,8 @@ const JOURNAL_AT = RUN_POINTERS_AT + 8 * BOARD_CPUS_MAX;
 const JOURNAL_BYTES_MAX = 256 << 10;
 const MACHINE_AT = JOURNAL_AT + JOURNAL_BYTES_MAX;
 const MACHINE_BYTES_MAX = 64 << 10;
+const DEVICES_AT = MACHINE_AT + MACHINE_BYTES_MAX;
+const DEVICES_BYTES = 512;
 const KICK_AGAIN_MS = 5;
 
 export class Board {
@@ -61,7 +70,7 @@ export class Board {
   /** The mover's stop word, for the calls that take one. */
   readonly moverStop: Int32Array;
 
-  constructor(shared = new SharedArrayBuffer(MACHINE_AT + MACHINE_BYTES_MAX)) {
+  constructor(shared = new SharedArrayBuffer(DEVICES_AT + DEVICES_BYTES)) {
     this.shared = shared;
     this.#words = new Int32Array(shared, 0, RUN_POINTERS_AT / 4);
     this.#runs = new Float64Array(shared, RUN_POINTERS_AT, BOARD_CPUS_MAX);
@@ -81,20 +90,32 @@ export class Board {
     return Atomics.load(this.#words, WORD.cpus);
   }
 
-  /** Once, by whoever made the machine: where the vCPUs' kvm_run lie, and what everybody may know of it. */
-  publishMachine(runAddresses: readonly number[], facts: MachineFacts): void {
-    runAddresses.forEach((address, cpu) => {
+  /** The devices' registers, for whichever vCPU took the exit; machine.ts lays them out. */
+  deviceWords(at: number, words: number): Int32Array {
+    return new Int32Array(this.shared, DEVICES_AT + at, words);
+  }
+
+  /** Once, by whoever made the machine, when it is ready to be attached to. */
+  publishMachine(handles: MachineHandles): void {
+    handles.runs.forEach((address, cpu) => {
       this.#runs[cpu] = address;
     });
-    const bytes = new TextEncoder().encode(JSON.stringify(facts));
+    const bytes = new TextEncoder().encode(JSON.stringify(handles));
     if (bytes.length > MACHINE_BYTES_MAX) throw new TramError("E_INTERNAL", "the machine does not fit the board");
     new Uint8Array(this.shared, MACHINE_AT).set(bytes);
+    Atomics.store(this.#words, WORD.cpus, handles.runs.length);
     Atomics.store(this.#words, WORD.machineBytes, bytes.length);
-    Atomics.store(this.#words, WORD.cpus, runAddresses.length);
+    Atomics.notify(this.#words, WORD.machineBytes);
+  }
+
+  /** Waits until there is a machine. */
+  awaitMachine(): MachineHandles {
+    Atomics.wait(this.#words, WORD.machineBytes, 0);
+    return this.machine() as MachineHandles;
   }
 
   /** null: there is no machine yet. */
-  machine(): MachineFacts | null {
+  machine(): MachineHandles | null {
     const bytes = Atomics.load(this.#words, WORD.machineBytes);
     if (bytes === 0) return null;
     return JSON.parse(new TextDecoder().decode(new Uint8Array(this.shared, MACHINE_AT, bytes).slice()));

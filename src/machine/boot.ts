@@ -6,9 +6,10 @@ import { HIGH_GPA, LOW_BYTES_MAX, PAGE_BYTES } from "../memory/block.ts";
 import { ioctl, KVM_MP_STATE_RUNNABLE, walkerFill } from "../native/kvm.ts";
 import { regs as regsTable, sregs as sregsTable } from "../stream/devices/vcpu.ts";
 import type { State } from "../stream/vmstate.ts";
+import type { Board, MachineHandles } from "./board.ts";
 import { WalkerPorts } from "./devices/walker.ts";
 import { stateToStruct, structToState } from "./kvm-state.ts";
-import { attachRam, deviceWords, type MachineHandles } from "./machine.ts";
+import { attachRam, deviceWords } from "./machine.ts";
 
 export const FILLS = ["zero", "random", "text", "mixed"] as const;
 export type Fill = (typeof FILLS)[number];
@@ -36,7 +37,7 @@ const MAGIC = 0x4b4c4157;
 /** The least memory a walker can run in: its own, and one huge page to walk. */
 export const WALKER_MEMORY_MIN = 2 * WALKER_RAM_START;
 
-export function bootWalker(handles: MachineHandles, options: WalkerOptions): void {
+export function bootWalker(handles: MachineHandles, board: Board, options: WalkerOptions): void {
   const ram = attachRam(handles);
   const setPages = options.workingSetBytes / PAGE_BYTES;
   const firstPage = WALKER_RAM_START / PAGE_BYTES;
@@ -63,7 +64,7 @@ export function bootWalker(handles: MachineHandles, options: WalkerOptions): voi
   params.setBigUint64(32, BigInt(options.seed), true);
   ram.write(PARAMS, new Uint8Array(params.buffer));
   walkerFill(ram.native, ram.read(PARAMS, 64 + 64 * 16));
-  WalkerPorts.reset(deviceWords(handles.devices).walker, options.dirtyRate);
+  WalkerPorts.reset(deviceWords(board).walker, options.dirtyRate);
   handles.vcpus.forEach(setFirstRegisters);
 }
 

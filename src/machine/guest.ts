@@ -11,7 +11,7 @@ import { serial as serialTable, walker as walkerTable } from "../stream/devices/
 import { vcpu as vcpuTable } from "../stream/devices/vcpu.ts";
 import { apic as apicTable, i8259 as i8259Table, ioapic as ioapicTable, kvmclock } from "../stream/devices/x86.ts";
 import type { State } from "../stream/vmstate.ts";
-import type { Board, RunState } from "./board.ts";
+import type { Board, MachineHandles, RunState } from "./board.ts";
 import { Serial } from "./devices/serial.ts";
 import { WalkerPorts } from "./devices/walker.ts";
 import {
@@ -25,7 +25,7 @@ import {
   savePic,
   saveVcpu,
 } from "./kvm-state.ts";
-import { attachRam, deviceWords, type MachineHandles } from "./machine.ts";
+import { attachRam, deviceWords } from "./machine.ts";
 
 export class KvmGuest implements Guest {
   readonly description: MachineDescription;
@@ -95,8 +95,8 @@ export class KvmGuest implements Guest {
   }
 
   saveDevices(): DeviceState[] {
-    const { vm, vcpus, devices } = this.#handles;
-    const words = deviceWords(devices);
+    const { vm, vcpus } = this.#handles;
+    const words = deviceWords(this.#board);
     const cpus = vcpus.map((fd) => saveVcpu(fd));
     return [
       { table: kvmclock, instance: 0, state: saveClock(vm) },
@@ -114,8 +114,8 @@ export class KvmGuest implements Guest {
   }
 
   loadDevices(loaded: readonly DeviceState[]): void {
-    const { vm, vcpus, devices } = this.#handles;
-    const words = deviceWords(devices);
+    const { vm, vcpus } = this.#handles;
+    const words = deviceWords(this.#board);
     const find = (name: string, instance = 0): State => {
       const found = loaded.find((one) => one.table.name === name && one.instance === instance);
       if (!found) throw badStream("the stream lacks a device", 0, `section '${name}' instance ${instance}`, "none");

@@ -16,39 +16,24 @@ import {
   tryIoctlValue,
 } from "../native/kvm.ts";
 import { net } from "../native/net.ts";
-import { Ram, type RamHandle } from "../native/ram.ts";
+import { Ram } from "../native/ram.ts";
 import type { MachineDescription } from "../stream/devices/machine.ts";
+import type { Board, MachineHandles } from "./board.ts";
 import { setCpuid } from "./cpuid.ts";
 import { SERIAL_WORDS, Serial } from "./devices/serial.ts";
 import { WALKER_WORDS, WalkerPorts } from "./devices/walker.ts";
 
-/** Plain data: what a Worker needs to attach. */
-export interface MachineHandles {
-  vm: number;
-  vcpus: number[];
-  runs: number[];
-  runBytes: number;
-  ram: RamHandle;
-  devices: SharedArrayBuffer;
-  description: MachineDescription;
-  /** CLEAR_DIRTY_LOG is there; otherwise getting the log clears it. */
-  manualProtect: boolean;
-}
-
 const TSS_ADDRESS = 0xfffbd000; // below the BIOS area, in the hole
 
-/** The words of each device in the shared device memory. */
-export function deviceWords(devices: SharedArrayBuffer) {
-  return {
-    lock: new Int32Array(devices, 0, 1),
-    serial: new Int32Array(devices, 64, SERIAL_WORDS),
-    walker: new Int32Array(devices, 192, WALKER_WORDS),
-  };
-}
-const DEVICE_BYTES = 512;
+/** The words of each device in the board's device memory. */
+export const deviceWords = (board: Board) => ({
+  lock: board.deviceWords(0, 1),
+  serial: board.deviceWords(64, SERIAL_WORDS),
+  walker: board.deviceWords(192, WALKER_WORDS),
+});
 
 /** `description.tscKhz` 0: the host's own. */
-export function createMachine(description: MachineDescription, memory: Ram): MachineHandles {
+export function createMachine(description: MachineDescription, memory: Ram, board: Board): MachineHandles {
   const kvm = openKvm();
   const vm = ioctlValue(kvm, "CREATE_VM", 0);
   require(vm, "SREGS2", KVM_CAP.SREGS2);
@@ -69,9 +54,8 @@ export function createMachine(description: MachineDescription, memory: Ram): Mac
     setCpuid(fd, description.cpuid, cpu);
     return fd;
   });
-  const devices = new SharedArrayBuffer(DEVICE_BYTES);
-  Serial.reset(deviceWords(devices).serial);
-  WalkerPorts.reset(deviceWords(devices).walker, 0);
+  Serial.reset(deviceWords(board).serial);
+  WalkerPorts.reset(deviceWords(board).walker, 0);
   net.close(kvm);
   const runs = vcpus.map((fd) => mapRun(fd, runBytes));
   const tscKhz = description.tscKhz || Math.max(0, tryIoctlValue(vcpus[0], "GET_TSC_KHZ", 0));
@@ -81,7 +65,6 @@ export function createMachine(description: MachineDescription, memory: Ram): Mac
     runs,
     runBytes,
     ram: memory.share(),
-    devices,
     description: { ...description, tscKhz },
     manualProtect,
   };

@@ -13,10 +13,10 @@ import { HELLO_VERSION } from "../stream/return-path.ts";
 import { accept, type Endpoint, endpointName, type Listener, open, unlisten } from "../transport/index.ts";
 import { WriteOnly } from "../transport/write-only.ts";
 import { StreamWriter } from "../writer/stream.ts";
-import { Board } from "./board.ts";
+import { Board, type MachineHandles } from "./board.ts";
 import { supportedCpuid } from "./cpuid.ts";
 import { KvmGuest } from "./guest.ts";
-import { createMachine, createRam, type MachineHandles } from "./machine.ts";
+import { createMachine, createRam } from "./machine.ts";
 
 export interface MoverInit {
   library: string;
@@ -37,7 +37,6 @@ export type Job =
   | {
       kind: "send";
       endpoint: Endpoint;
-      handles: MachineHandles;
       options: SendOptions;
       iovMax: number;
       copying: boolean;
@@ -45,7 +44,7 @@ export type Job =
   | { kind: "receive"; listener: Listener; wanted: Wanted; replyMs: number };
 
 export type MoverMessage =
-  | { event: "machine"; handles: MachineHandles }
+  | { event: "machine" }
   /** The job's journal is final. */
   | { event: "over"; job: Job["kind"] }
   | { event: "crashed"; error: ReturnType<typeof toErrorData> };
@@ -70,7 +69,7 @@ function runSend(job: Extract<Job, { kind: "send" }>): void {
   try {
     const channel = open(job.endpoint, { stop: board.moverStop, silenceMs: job.options.replyMs, iovMax: job.iovMax });
     const transport = job.copying ? new WriteOnly(channel) : channel;
-    const guest = new KvmGuest(job.handles, board);
+    const guest = new KvmGuest(board.awaitMachine(), board);
     const context = {
       checkCancelled,
       sleep: (ms: number) => board.moverSleep(ms),
@@ -107,6 +106,7 @@ function runReceive(job: Extract<Job, { kind: "receive" }>): void {
           const handles = createMachine(
             description,
             ram ? Ram.attach(ram) : createRam(description.memoryBytes, prealloc),
+            board,
           );
           announce(handles);
           return new KvmGuest(handles, board);
@@ -152,14 +152,8 @@ function hasBegun(reader: StreamReader): boolean {
 
 /** Tells everybody that there is a machine now; main starts its vCPUs. */
 function announce(handles: MachineHandles): void {
-  const { description } = handles;
-  board.publishMachine(handles.runs, {
-    vm: handles.vm,
-    ram: handles.ram,
-    cpus: description.cpus,
-    walker: description.walker,
-  });
-  parentPort?.postMessage({ event: "machine", handles } satisfies MoverMessage);
+  board.publishMachine(handles);
+  parentPort?.postMessage({ event: "machine" } satisfies MoverMessage);
 }
 
 parentPort?.on("message", (job: Job) => {

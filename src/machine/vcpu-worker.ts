@@ -6,12 +6,11 @@ import { EXIT_REASON, RUN, runVcpu, threadId, viewRun } from "../native/kvm.ts";
 import { Board } from "./board.ts";
 import { SERIAL_PORT, SERIAL_PORTS, Serial } from "./devices/serial.ts";
 import { WALKER_MMIO_PROBE, WALKER_PORT_GRANT, WALKER_PORT_PROBE, WalkerPorts } from "./devices/walker.ts";
-import { deviceWords, type MachineHandles } from "./machine.ts";
+import { deviceWords } from "./machine.ts";
 
 export interface VcpuInit {
   library: string;
   board: SharedArrayBuffer;
-  handles: MachineHandles;
   cpu: number;
   /** Where the serial port's output goes; -1: nowhere. */
   serialFd: number;
@@ -19,9 +18,11 @@ export interface VcpuInit {
 
 const init = workerData as VcpuInit;
 const board = new Board(init.board);
-const { handles, cpu } = init;
+const { cpu } = init;
+/** The Worker may be up before the machine: starting it takes longer than making that. */
+const handles = board.awaitMachine();
 const run = viewRun(handles.runs[cpu], handles.runBytes);
-const words = deviceWords(handles.devices);
+const words = deviceWords(board);
 const serial = new Serial(words.serial, (byte) => {
   if (init.serialFd >= 0) putSerial(byte);
 });

@@ -125,7 +125,11 @@ class Control implements GuestControl {
 
   facts() {
     const machine = board.machine();
-    return { memoryBytes: machine?.ram.bytes ?? 0, cpus: machine?.cpus ?? 0, walker: machine?.walker ?? false };
+    return {
+      memoryBytes: machine?.ram.bytes ?? 0,
+      cpus: machine?.vcpus.length ?? 0,
+      walker: machine?.description.walker ?? false,
+    };
   }
 
   isTracked(): boolean {
@@ -233,7 +237,7 @@ class Control implements GuestControl {
 
   checkGuest(): object {
     const machine = board.machine();
-    if (!machine?.walker)
+    if (!machine?.description.walker)
       throw new TramError("E_STATE", "only a walker can be checked", {
         next: "start one with tram run --guest walker",
       });
