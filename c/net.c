@@ -201,19 +201,17 @@ static int send_timeout_ms(int fd) {
   return ms ? ms : -1;
 }
 
-/* Writes all of iov[0..count), continuing after partial writes. The array is consumed. A socket that accepts nothing for
- * its SO_SNDTIMEO answers EAGAIN. */
+/* Writes all of iov[0..count), continuing after partial writes. The array is consumed. A socket is never waited for inside
+ * sendmsg, which after a partial write would begin its SO_SNDTIMEO anew: the silence is measured here. */
 static int64_t write_all(int fd, int is_socket, struct iovec *iov, unsigned count, const int32_t *stop) {
   int64_t total = 0;
   while (count) {
     if (stopped(stop)) return -ECANCELED;
     struct msghdr message = {.msg_iov = iov, .msg_iovlen = count};
-    ssize_t n = is_socket ? sendmsg(fd, &message, MSG_NOSIGNAL) : writev(fd, iov, (int)count);
+    ssize_t n = is_socket ? sendmsg(fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT) : writev(fd, iov, (int)count);
     if (n < 0) {
       if (errno == EINTR) continue;
       if (errno != EAGAIN) return -errno;
-      if (is_socket && !(fcntl(fd, F_GETFL) & O_NONBLOCK)) return -ETIMEDOUT;
-      /* A description that somebody else made non-blocking, and that is not ours to change. */
       int result = wait_for(fd, POLLOUT, is_socket ? send_timeout_ms(fd) : -1, stop);
       if (result < 0) return result;
       continue;
@@ -267,12 +265,17 @@ int64_t tram_write_pages(int fd, int is_socket, const struct tram_ram *ram, cons
 }
 
 int64_t tram_read(int fd, void *out, uint64_t bytes, int timeout_ms, const int32_t *stop) {
-  for (;;) {
+  for (int is_socket = 1;;) {
+    if (stopped(stop)) return -ECANCELED;
+    /* A busy socket has more to read already: only an empty one is waited for. Others cannot be asked. */
+    ssize_t n = is_socket ? recv(fd, out, bytes, MSG_DONTWAIT) : read(fd, out, bytes);
+    if (n >= 0) return n;
+    if (errno == ENOTSOCK)
+      is_socket = 0;
+    else if (errno != EINTR && errno != EAGAIN)
+      return -errno;
     int result = wait_for(fd, POLLIN, timeout_ms, stop);
     if (result < 0) return result;
-    ssize_t n = read(fd, out, bytes);
-    if (n >= 0) return n;
-    if (errno != EINTR && errno != EAGAIN) return -errno;
   }
 }
 

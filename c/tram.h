@@ -60,7 +60,8 @@ TRAM_API int tram_listen_unix(const char *path);
 TRAM_API int tram_port(int fd); /* the local TCP port */
 TRAM_API int tram_accept(int fd, int timeout_ms, const int32_t *stop);
 TRAM_API int tram_poll(void *pollfds, uint32_t count, int timeout_ms); /* struct pollfd[count] */
-TRAM_API int tram_set_timeouts(int fd, int timeout_ms); /* SO_SNDTIMEO, TCP keepalive, and TCP_NODELAY where there is TCP */
+/* The longest silence that tram_write and tram_write_pages bear (kept as SO_SNDTIMEO); for TCP also keepalive, no delay. */
+TRAM_API int tram_set_timeouts(int fd, int timeout_ms);
 /* Writes everything; returns the bytes written, which are all. `is_socket` chooses sendmsg(MSG_NOSIGNAL) over writev. */
 TRAM_API int64_t tram_write(int fd, int is_socket, const void *data, uint64_t bytes, const int32_t *stop);
 /* The plain stream's page records (see tram_pages_gather), straight from guest memory, `iov_max` iovecs a call. */

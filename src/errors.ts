@@ -94,10 +94,14 @@ export function fromErrorData(data: ErrorData): TramError {
 
 /** The error for a person: one line for what happened, one for each detail that adds to it. */
 export function formatError(data: ErrorData): string {
-  const lines = [data.message];
-  if (data.where) lines.push(`  where: ${data.where}`);
-  if (data.expected) lines.push(`  expected: ${data.expected}`);
-  if (data.found) lines.push(`  found: ${data.found}`);
-  if (data.next) lines.push(`  next: ${data.next}`);
-  return lines.join("\n");
+  const details = (["where", "expected", "found", "next"] as const).flatMap((name) => {
+    const text = data[name];
+    return text ? [`  ${name}: ${printable(text)}`] : [];
+  });
+  return [printable(data.message), ...details].join("\n");
+}
+
+/** Without what would steer a terminal: some of the text may be a peer's. */
+function printable(text: string): string {
+  return text.trim().replace(/[\p{Cc}]/gu, (char) => (char === "\n" ? "\n    " : "?"));
 }

@@ -1,6 +1,7 @@
 // Where text goes: stdout is the command's product, stderr everything else.
 import { writeSync } from "node:fs";
 import { createConsola } from "consola";
+import { EXIT } from "../errors.ts";
 
 /** Diagnostics, on stderr. consola's own default would write some of it to stdout. */
 export const log = createConsola({
@@ -9,22 +10,28 @@ export const log = createConsola({
   formatOptions: { date: false, colors: process.stderr.isTTY && !process.env.NO_COLOR },
 });
 
-/** Writes all of it, even where the descriptor is a full non-blocking pipe; a reader that went away is no error. */
-export function writeAll(fd: number, text: string): void {
+/**
+ * Writes all of it, even where the descriptor is a full non-blocking pipe. False if it cannot be written: a full disk, a
+ * reader that went away. What was to be told is no longer told; what goes on must not change by it.
+ */
+export function writeAll(fd: number, text: string): boolean {
   const bytes = Buffer.from(text);
   for (let done = 0; done < bytes.length; ) {
     try {
       done += writeSync(fd, bytes, done);
     } catch (error) {
       const { code } = error as NodeJS.ErrnoException;
-      if (code === "EPIPE") return;
-      if (code !== "EAGAIN") throw error;
+      if (code !== "EAGAIN") return false;
       Bun.sleepSync(1);
     }
   }
+  return true;
 }
 
-export const print = (text: string): void => writeAll(1, `${text}\n`);
+/** The command's product, on stdout. */
+export function print(text: string): void {
+  if (!writeAll(1, `${text}\n`)) process.exitCode = EXIT.failed; // for a shell that looks; there is nowhere to say it
+}
 
 /** One plain line on stderr. */
-export const say = (line: string): void => writeAll(2, `tram: ${line}\n`);
+export const say = (line: string): void => void writeAll(2, `tram: ${line}\n`);

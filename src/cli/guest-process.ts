@@ -51,9 +51,10 @@ export class GuestProcess {
     for (let cpu = 0; cpu < count; cpu++) {
       const worker = startVcpu({ board: this.board.shared, cpu, serialFd: this.#options.serialFd });
       worker.on("message", (message: { event: string; cpu: number; error?: ErrorData }) => {
-        if (message.event === "shutdown") this.#options.say(`guest '${this.#options.name}' has shut down`);
-        else if (message.error) this.#options.say(`guest '${this.#options.name}' stopped: ${message.error.message}`);
-        if (message.event === "shutdown") this.end(EXIT.done);
+        if (message.event === "shutdown") {
+          this.#options.say(`guest '${this.#options.name}' has shut down`);
+          this.end(EXIT.done);
+        } else if (message.error) this.#fail(fromErrorData(message.error));
       });
       worker.on("error", (error) => this.#fail(error));
     }
@@ -134,9 +135,9 @@ export class GuestProcess {
   #sent(): void {
     const journal = this.board.readJournal<Journal>();
     if (journal?.owner !== "target") return; // the guest, or at least the decision, is still here
-    this.#options.say(`guest '${this.#options.name}' has moved to ${journal.peer}`);
     this.#leaving = true;
     setTimeout(() => this.end(EXIT.done), this.#seen ? 0 : LINGER_MS);
+    this.#options.say(`guest '${this.#options.name}' has moved to ${journal.peer}`);
   }
 
   #received(): void {

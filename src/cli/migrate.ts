@@ -92,16 +92,17 @@ function openChannel(address: Address): Channel {
     case "unix":
       return { ...passed, uri: `unix:${resolve(address.path)}` };
     case "stdio":
-      if (process.stdout.isTTY)
-        throw new TramError("E_USAGE", "the stream is not for a terminal", {
+      // A terminal, or the /dev/null that stands for a closed standard output: nobody there would keep the guest.
+      if (net.fdType(1) === "other")
+        throw new TramError("E_USAGE", "standard output is no pipe, socket or file: the stream would be lost", {
           next: "pipe it: tram migrate VM - | tram run --incoming -",
         });
       return { ...passed, fd: net.duplicate(1), syncFd: net.fdType(1) === "file" ? 1 : -1 };
     case "fd":
       return {
         ...passed,
-        fd: net.duplicate(address.fd),
         syncFd: net.fdType(address.fd) === "file" ? address.fd : -1,
+        fd: net.duplicate(address.fd),
       };
     case "file": {
       const file = new OutputFile(address.path);
@@ -178,7 +179,7 @@ async function conclude(vm: string, journal: Journal, channel: Channel, signal: 
   if (completed) {
     if (channel.file) channel.file.commit();
     if (channel.syncFd >= 0) net.sync(channel.syncFd);
-    if (channel.file || channel.syncFd >= 0) report.owner = "file";
+    if (channel.file?.isPlain || channel.syncFd >= 0) report.owner = "file";
   }
   return report;
 }

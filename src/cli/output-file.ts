@@ -23,6 +23,11 @@ export class OutputFile {
     }
   }
 
+  /** A regular file: what is in it can be read again. */
+  get isPlain(): boolean {
+    return this.#temporary !== null;
+  }
+
   /** On disk, under its name. */
   commit(): void {
     try {

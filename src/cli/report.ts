@@ -21,7 +21,13 @@ export function openJson(option: string | undefined, streamOnStdout: boolean): (
   const numbered = /^fd:([0-9]+)$/.exec(option);
   if (numbered) net.fdType(Number(numbered[1]));
   const fd = numbered ? Number(numbered[1]) : openEvents(option);
-  return (event) => writeAll(fd, `${JSON.stringify(event)}\n`);
+  let works = true;
+  return (event) => {
+    if (works && !writeAll(fd, `${JSON.stringify(event)}\n`)) {
+      works = false;
+      say(`--json=${option}: cannot write; no more events are written, the move goes on`);
+    }
+  };
 }
 
 function openEvents(path: string): number {

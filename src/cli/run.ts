@@ -20,6 +20,8 @@ import { checkName, claimSocket, socketPathOf } from "./runtime.ts";
 import { formatBytes, parseCount, parseDuration, parseMemory } from "./units.ts";
 
 const DEFAULT_MEMORY = 512 << 20;
+/** Filling more than this takes longer than starting the QMP Worker. */
+const LARGE_MEMORY = 128 << 20;
 
 export const run = command({
   name: "run",
@@ -121,19 +123,22 @@ export const run = command({
       if (walker) {
         const memoryBytes = memory ?? DEFAULT_MEMORY;
         guest.startCpus(cpus ?? 1); // takes longer than making the machine, and goes on beside it
+        // Who asks while much memory is filled shall get an answer; a small guest's first instruction comes first.
+        const isLarge = memoryBytes > LARGE_MEMORY;
+        if (isLarge) guest.serve(socket);
         const description = { name, memoryBytes, cpus: cpus ?? 1, tscKhz: 0, walker: true, cpuid: hostCpuid() };
         const handles = createMachine(description, createRam(memoryBytes, prealloc), guest.board);
         bootWalker(handles, guest.board, walker);
         guest.start(handles, !args.paused);
-        guest.serve(socket);
+        if (!isLarge) guest.serve(socket);
         const { cpus: count } = description;
         const state = args.paused ? "is paused" : "runs";
         say(`guest '${name}' ${state}: ${formatBytes(memoryBytes)}, ${count} CPU${count > 1 ? "s" : ""}`);
       } else {
         net.close(openKvm()); // no guest will ever run here: say so now
+        guest.serve(socket);
         const ram = memory !== null && prealloc ? createRam(memory, true).share() : null;
         guest.await(listener, { name, memoryBytes: memory, cpus, ram, prealloc });
-        guest.serve(socket);
         say(`guest '${name}' waits on ${listener ? endpointName(listener.endpoint) : "QMP migrate-incoming"}`);
       }
       return await guest.ended;

@@ -1,7 +1,7 @@
 // The runtime folder: where a user's guests have their sockets, and how a guest is found by its name.
 import { mkdirSync, readdirSync, rmSync, statSync } from "node:fs";
 import { tmpdir } from "node:os";
-import { dirname, join, resolve } from "node:path";
+import { dirname, isAbsolute, join, resolve } from "node:path";
 import { TramError } from "../errors.ts";
 import { errnoName } from "../native/errno.ts";
 import { net } from "../native/net.ts";
@@ -10,12 +10,20 @@ import { SOCKET_PATH_BYTES_MAX } from "../transport/address.ts";
 const SUFFIX = ".qmp";
 const NAME_PATTERN = /^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$/;
 
-/** $XDG_RUNTIME_DIR/tram, else /run/user/UID/tram, else a folder of this user's under the temporary one. Makes it. */
-export function runtimeFolder(): string {
-  const uid = process.getuid?.() ?? 0;
+const userId = (): number => process.getuid?.() ?? 0;
+
+/** $XDG_RUNTIME_DIR/tram, else /run/user/UID/tram, else a folder of this user's under the temporary one. */
+function runtimePath(): string {
   const given = process.env.XDG_RUNTIME_DIR;
-  const own = `/run/user/${uid}`;
-  const folder = given ? join(given, "tram") : isFolder(own) ? join(own, "tram") : join(tmpdir(), `tram-${uid}`);
+  const own = `/run/user/${userId()}`;
+  if (given && isAbsolute(given)) return join(given, "tram"); // the XDG specification: a relative one is ignored
+  return isFolder(own) ? join(own, "tram") : join(tmpdir(), `tram-${userId()}`);
+}
+
+/** Makes the runtime folder if it is not there, and checks that it is this user's alone. */
+export function runtimeFolder(): string {
+  const uid = userId();
+  const folder = runtimePath();
   try {
     mkdirSync(folder, { recursive: true, mode: 0o700 });
     const { uid: owner, mode } = statSync(folder);
@@ -55,11 +63,12 @@ export const socketPathOf = (name: string): string => join(runtimeFolder(), name
 /** VM as users give it: a guest's name, or unix:PATH of a QMP socket. */
 export function findSocket(vm: string): string {
   if (vm.startsWith("unix:")) return resolve(vm.slice(5));
-  return socketPathOf(checkName(vm));
+  return join(runtimePath(), checkName(vm) + SUFFIX);
 }
 
 /** All of this user's guests that have a socket. */
 export function guestNames(): string[] {
+  if (!isFolder(runtimePath())) return [];
   return readdirSync(runtimeFolder())
     .filter((file) => file.endsWith(SUFFIX))
     .map((file) => file.slice(0, -SUFFIX.length))

@@ -62,6 +62,8 @@ export interface MoveReader {
   readonly name: string;
   readonly bytes: number;
   readonly received: PagesReceived;
+  /** How many different pages the stream has told of, with content or as zero. */
+  pagesKnown(): number;
   /** The next thing that asks for a decision. Page records go into the guest given to `into`, and are only counted here. */
   next(): Incoming;
   into(guest: Guest): void;

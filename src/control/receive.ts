@@ -30,8 +30,10 @@ export function receive(reader: MoveReader, context: ReceiveContext, log: MoveLo
   const devices: DeviceState[] = [];
   const load = () => {
     if (loaded) return;
-    if (!guest)
-      throw new TramError("E_STREAM", "the stream ends without a machine", { expected: "section 'tram/machine'" });
+    if (!guest) throw incomplete("a machine", "section 'tram/machine'", "none");
+    const { pages } = guest.ram;
+    const known = reader.pagesKnown();
+    if (known !== pages) throw incomplete("all of its RAM", `${pages} pages, zero ones included`, `${known} pages`);
     guest.loadDevices(devices);
     loaded = true;
   };
@@ -64,6 +66,12 @@ export function receive(reader: MoveReader, context: ReceiveContext, log: MoveLo
           runState = incoming.runState;
           break;
         case "device":
+          if (loaded)
+            throw new TramError("E_STREAM", "a device comes after the last one", {
+              found: deviceName(incoming.device),
+            });
+          if (devices.some((one) => deviceName(one) === deviceName(incoming.device)))
+            throw new TramError("E_STREAM", "a device comes twice", { found: deviceName(incoming.device) });
           if (devices.length === 0) log.setPhase("device");
           devices.push(incoming.device);
           break;
@@ -95,6 +103,12 @@ export function receive(reader: MoveReader, context: ReceiveContext, log: MoveLo
   } finally {
     reader.close();
   }
+}
+
+const deviceName = ({ table, instance }: DeviceState): string => `section '${table.name}' instance ${instance}`;
+
+function incomplete(what: string, expected: string, found: string): TramError {
+  return new TramError("E_STREAM", `the stream ends without ${what}`, { expected, found });
 }
 
 function checkBlocks(blocks: readonly BlockEntry[], guest: Guest | null): void {

@@ -112,6 +112,9 @@ function handleExit(): boolean {
     case EXIT_REASON.HLT:
       return true;
     case EXIT_REASON.SHUTDOWN:
+      throw new TramError("E_GUEST", `vCPU ${cpu} of the guest has crashed`, {
+        found: "a triple fault (KVM_EXIT_SHUTDOWN)",
+      });
     case EXIT_REASON.SYSTEM_EVENT:
       board.cpuFailed("shutdown");
       parentPort?.postMessage({ event: "shutdown", cpu });

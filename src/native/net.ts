@@ -74,6 +74,9 @@ export const net = {
     return result >= 0 ? result : fail(result, "waiting for a connection");
   },
 
+  /** A waiting connection, or -errno: for a server that must outlive what happens at its door. */
+  tryAccept: (fd: number): number => symbols.tram_accept(fd, 0, null),
+
   setTimeouts(fd: number, timeoutMs: number): void {
     check(symbols.tram_set_timeouts(fd, u32(timeoutMs, "timeout")), "E_CHANNEL", "set socket options");
   },

@@ -66,15 +66,19 @@ export class QmpClient {
         const texts = this.#splitter.push(this.#buffer.subarray(0, bytes));
         this.#arrived.push(...texts.map((text) => JSON.parse(text) as QmpMessage));
       } else if (bytes !== EAGAIN) {
-        throw new TramError("E_QMP", "the guest's process closed its QMP socket", {
-          where: this.path,
-          next: "its own output says why",
-        });
+        throw this.#ended();
       } else {
         if (performance.now() > end) return null;
         await Bun.sleep(POLL_MS);
       }
     }
+  }
+
+  #ended(): TramError {
+    return new TramError("E_QMP", "the guest's process closed its QMP socket: it has ended, or has too many clients", {
+      where: this.path,
+      next: "its own output says why; tram ps shows whether it still runs",
+    });
   }
 
   /** One command and its answer; events in between are dropped. `passFd` goes with it. */
@@ -83,10 +87,7 @@ export class QmpClient {
     for (let fd = passFd; unsent.length > 0; ) {
       const sent = net.sendMessage(this.#fd, unsent, fd);
       if (sent === EAGAIN) await Bun.sleep(POLL_MS);
-      else if (sent < 0)
-        throw new TramError("E_QMP", `cannot send '${command}' to the guest: ${describeErrno(sent)}`, {
-          where: this.path,
-        });
+      else if (sent < 0) throw this.#ended();
       else {
         unsent = unsent.subarray(sent);
         fd = -1;

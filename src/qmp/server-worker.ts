@@ -31,6 +31,10 @@ export type QmpRequest =
 const init = workerData as QmpInit;
 const board = new Board(init.board);
 const CLIENTS_MAX = 64;
+/** Descriptors that wait for their getfd; more are closed. */
+const PASSED_MAX = 2;
+/** Out of descriptors, say: whoever knocks is heard again after this. */
+const ACCEPT_AGAIN_MS = 20;
 /** A client that does not read its answers is dropped once this much waits for it. */
 const UNSENT_BYTES_MAX = 4 << 20;
 const KICK_AGAIN_MS = 10;
@@ -71,6 +75,7 @@ class Client {
     const bytes = new Uint8Array(64 << 10);
     const got = net.receiveMessage(this.fd, bytes);
     this.passed.push(...got.fds);
+    for (const fd of this.passed.splice(PASSED_MAX)) net.close(fd);
     if (got.bytes === -11) return;
     if (got.bytes <= 0) {
       this.gone = true;
@@ -267,6 +272,13 @@ function stateError(what: string, state: string, next = "tram status shows where
 
 const clients: Client[] = [];
 
+/** Makes room for a newcomer: idle connections must not lock a guest's owner out. */
+function dropOldest(): void {
+  const [oldest] = clients.filter((client) => client !== mover);
+  clients.splice(clients.indexOf(oldest), 1);
+  oldest.close();
+}
+
 for (;;) {
   const cancelling = board.cancelling && board.moving;
   const entries = [
@@ -285,8 +297,9 @@ for (;;) {
     client.close();
   }
   if (ready[0]) {
-    const fd = net.accept(init.listenFd, 0, null);
-    if (clients.length < CLIENTS_MAX) clients.push(new Client(fd));
-    else net.close(fd);
+    if (clients.length === CLIENTS_MAX) dropOldest();
+    const fd = net.tryAccept(init.listenFd);
+    if (fd >= 0) clients.push(new Client(fd));
+    else Bun.sleepSync(ACCEPT_AGAIN_MS);
   }
 }

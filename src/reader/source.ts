@@ -70,7 +70,7 @@ export class TransportSource implements ByteSource {
       where: `byte ${this.#base + this.#end} of the stream`,
       expected: `${count - this.ready} more bytes`,
       found: "its end",
-      next: "the other side's own output says why it stopped",
+      next: "if something still writes it, its own output says why it stopped; otherwise the file was cut short",
     });
   }
 

@@ -21,8 +21,10 @@ import {
   QEMU_VM_SECTION_PART,
   QEMU_VM_SECTION_START,
   QEMU_VM_VMDESCRIPTION,
+  RAM_SAVE_FLAG_CONTINUE,
   RAM_SAVE_FLAG_EOS,
   RAM_SAVE_FLAG_MEM_SIZE,
+  RAM_SAVE_FLAG_PAGE,
   RAM_SAVE_FLAG_ZERO,
   RAM_SECTION_NAME,
   RAM_SECTION_VERSION,
@@ -35,6 +37,8 @@ import { MACHINE_NAME } from "../writer/stream.ts";
 import { TransportSource } from "./source.ts";
 
 const WORD_BYTES = 8;
+const CONTINUED_PAGE = RAM_SAVE_FLAG_PAGE | RAM_SAVE_FLAG_CONTINUE;
+const CONTINUED_PAGE_BYTES = WORD_BYTES + PAGE_BYTES;
 /** Pages placed by one call: a buffer holds fewer. */
 const BATCH_PAGES = 1024;
 /** Waiting for the source to take note: of a confirmation before its process may go, of a refusal before the close. */
@@ -70,6 +74,10 @@ export class StreamReader implements MoveReader {
 
   into(guest: Guest): void {
     this.#pages.into(guest.ram);
+  }
+
+  pagesKnown(): number {
+    return this.#pages.known();
   }
 
   next(): Incoming {
@@ -171,6 +179,7 @@ export class StreamReader implements MoveReader {
     const limit = source.offset + source.buffer.length;
     for (;;) {
       if (!this.#pages.roomForOne) this.#place();
+      this.#pageRun();
       if (source.ready < WORD_BYTES) {
         this.#place();
         source.fill(WORD_BYTES);
@@ -196,6 +205,24 @@ export class StreamReader implements MoveReader {
         return { kind: "pages" };
       }
     }
+  }
+
+  /**
+   * The common case, in one tight loop: pages with content that continue the block and lie whole in the buffer. Stops before
+   * the first record that is anything else, which the general path then looks at.
+   */
+  #pageRun(): void {
+    const source = this.#source;
+    if (!this.#blockNamed || this.#pages.hasZeros) return;
+    const last = source.at + source.ready - CONTINUED_PAGE_BYTES;
+    let at = source.at;
+    for (; at <= last; at += CONTINUED_PAGE_BYTES) {
+      const low = source.peekU32(at + 4);
+      if ((low & 0xfff) !== CONTINUED_PAGE) break;
+      if (!this.#pages.tryAdd(source.peekU32(at) * 0x100000 + (low >>> 12), at + WORD_BYTES)) break;
+    }
+    this.received.pages += (at - source.at) / CONTINUED_PAGE_BYTES;
+    source.skip(at - source.at);
   }
 
   /** The bytes before a record's content: its word and, unless it continues, the block's name. */
@@ -235,7 +262,7 @@ export class StreamReader implements MoveReader {
     this.#makeReady(headBytes + 1);
     const fill = this.#source.buffer[this.#source.at + headBytes];
     if (fill !== 0) throw badStream("a zero page has another fill byte", this.#source.offset, "00", hex(fill));
-    if (this.#pages.hasContent(page, this.#source.offset)) {
+    if (this.#pages.noteZero(page, this.#source.offset)) {
       if (this.#pages.hasPages) this.#place(); // the last record of a page wins
       this.#pages.addZero(page);
     }
@@ -299,17 +326,26 @@ export class StreamReader implements MoveReader {
 /** Pages on their way from the buffer into guest memory, each checked against the guest before any is written. */
 class PagePlacer {
   #ram: Ram | null = null;
-  /** Pages this stream has written. */
+  /** Pages that this stream has written, and those that it has told of at all. */
   #written: Bitmap | null = null;
+  #zeroed: Bitmap | null = null;
   readonly #index = new Uint32Array(BATCH_PAGES);
   readonly #offset = new Uint32Array(BATCH_PAGES);
   readonly #zero = new Uint32Array(BATCH_PAGES);
   #count = 0;
   #zeros = 0;
+  #pageCount = 0;
 
   into(ram: Ram): void {
     this.#ram = ram;
+    this.#pageCount = ram.pages;
     this.#written = new Bitmap(ram.pages);
+    this.#zeroed = new Bitmap(ram.pages);
+  }
+
+  known(): number {
+    if (!this.#written || !this.#zeroed) return 0;
+    return this.#written.count() + this.#zeroed.count() - this.#written.countCommon(this.#zeroed);
   }
 
   get roomForOne(): boolean {
@@ -335,9 +371,20 @@ class PagePlacer {
     this.#offset[this.#count++] = at;
   }
 
-  /** A page that never had content is zero already: the machine was made for this stream. */
-  hasContent(page: number, streamOffset: number): boolean {
-    return this.#check(page, streamOffset).has(page);
+  /** False: there is no room, or the page is not one of the guest's. */
+  tryAdd(page: number, at: number): boolean {
+    if (this.#count === BATCH_PAGES || page >= this.#pageCount) return false;
+    (this.#written as Bitmap).add(page);
+    this.#index[this.#count] = page;
+    this.#offset[this.#count++] = at;
+    return true;
+  }
+
+  /** True if the page must be cleared: one that never had content is zero already, in a machine made for this stream. */
+  noteZero(page: number, streamOffset: number): boolean {
+    const written = this.#check(page, streamOffset);
+    this.#zeroed?.add(page);
+    return written.has(page);
   }
 
   addZero(page: number): void {

@@ -1,0 +1,265 @@
+// The two stories of a move with a scripted guest and peer: what is undone at each failure, what is refused, who owns it.
+import { describe, expect, test } from "bun:test";
+import type { Incoming, MoveReader, MoveWriter } from "../../src/control/channel.ts";
+import type { DeviceState, Guest } from "../../src/control/guest.ts";
+import { type Journal, MoveLog } from "../../src/control/journal.ts";
+import { receive } from "../../src/control/receive.ts";
+import { type SendOptions, send } from "../../src/control/send.ts";
+import { TramError } from "../../src/errors.ts";
+import { Ram } from "../../src/native/ram.ts";
+import type { MachineDescription } from "../../src/stream/devices/machine.ts";
+import { kvmclock } from "../../src/stream/devices/x86.ts";
+import type { Hello } from "../../src/stream/return-path.ts";
+
+const PAGES = 64;
+const description: MachineDescription = {
+  name: "g",
+  memoryBytes: PAGES * 4096,
+  cpus: 1,
+  tscKhz: 1,
+  walker: false,
+  cpuid: [],
+};
+const hello: Hello = { version: 1, name: "t", memoryBytes: null, cpus: null, cpuid: [] };
+const clock = (instance: number): DeviceState => ({ table: kvmclock, instance, state: { clock: 0n } });
+
+/** Notes what is asked of it; dirties page 7 after its first copy was sent. */
+class ScriptedGuest implements Guest {
+  readonly description = description;
+  readonly ram = Ram.create(description.memoryBytes);
+  readonly calls: string[] = [];
+  syncs = 0;
+  startTracking(): void {
+    this.calls.push("startTracking");
+  }
+  syncDirty(dirty: { add(page: number): void }): void {
+    if (++this.syncs === 2) dirty.add(7);
+  }
+  clearDirty(): void {}
+  stopTracking(): void {
+    this.calls.push("stopTracking");
+  }
+  pause(): string {
+    this.calls.push("pause");
+    return "running";
+  }
+  unpause(was: string): void {
+    this.calls.push(`unpause ${was}`);
+  }
+  saveDevices(): DeviceState[] {
+    return [clock(0)];
+  }
+  loadDevices(devices: readonly DeviceState[]): void {
+    this.calls.push(`load ${devices.length}`);
+  }
+}
+
+const STEPS = [
+  "begin",
+  "awaitHello",
+  "machine",
+  "startRam",
+  "beginRound",
+  "write",
+  "endRound",
+  "devices",
+  "awaitReady",
+  "handOver",
+  "awaitConfirmation",
+] as const;
+type Step = (typeof STEPS)[number];
+
+function scriptedWriter(failAt: Step | null, confirms = true): MoveWriter & { calls: string[] } {
+  const calls: string[] = [];
+  const step = (name: Step) => {
+    calls.push(name);
+    if (name === failAt) throw new TramError("E_CHANNEL_CLOSED", `failed at ${name}`);
+  };
+  return {
+    calls,
+    name: "scripted",
+    twoWay: true,
+    bytes: 1_000_000,
+    begin: () => step("begin"),
+    awaitHello: () => {
+      step("awaitHello");
+      return hello;
+    },
+    machine: () => step("machine"),
+    startRam: () => step("startRam"),
+    beginRound: () => step("beginRound"),
+    write: (_, count) => {
+      step("write");
+      return { pages: count, zeroPages: 0, bytes: count * 4104 };
+    },
+    endRound: () => step("endRound"),
+    devices: () => step("devices"),
+    awaitReady: () => step("awaitReady"),
+    handOver: () => step("handOver"),
+    awaitConfirmation: () => {
+      if (failAt === "awaitConfirmation") return false;
+      return confirms;
+    },
+    explain: (error) => error,
+    close: () => void calls.push("close"),
+  };
+}
+
+const options: SendOptions = { maxDowntimeMs: 300, maxBandwidthBytesPerSec: 0, replyMs: 1000, timeoutMs: 0 };
+
+function run(guest: Guest, writer: MoveWriter, context: Partial<Parameters<typeof send>[3]> = {}): Journal {
+  let now = 0;
+  const log = new MoveLog(
+    "outgoing",
+    "peer",
+    () => {},
+    () => now++,
+  );
+  const whole = { checkCancelled: () => {}, sleep: () => {}, passHandover: () => true, ...context };
+  send(guest, writer, options, whole, log);
+  return log.journal;
+}
+
+describe("the source's story", () => {
+  test("goes through all its steps once, and re-sends what was written meanwhile", () => {
+    const guest = new ScriptedGuest();
+    const writer = scriptedWriter(null);
+    const journal = run(guest, writer);
+    expect(journal).toMatchObject({
+      phase: "completed",
+      owner: "target",
+      error: null,
+      resentPages: 1,
+      sentPages: PAGES + 1,
+    });
+    expect(guest.calls).toEqual(["startTracking", "pause", "stopTracking"]);
+    const order = writer.calls.filter((call, i) => writer.calls.indexOf(call) === i);
+    expect(order).toEqual([...STEPS.slice(0, -1), "close"]);
+    const sum = Object.values(journal.downtimePartsMs).reduce((a, b) => a + b, 0);
+    expect(sum).toBe(journal.downtimeMs as number);
+  });
+
+  test.each(STEPS.slice(0, -1))("that fails at %s leaves the guest as it was, at the source", (failAt) => {
+    const guest = new ScriptedGuest();
+    const writer = scriptedWriter(failAt);
+    const journal = run(guest, writer);
+    expect(journal).toMatchObject({ phase: "failed", owner: "source", error: { code: "E_CHANNEL_CLOSED" } });
+    const count = (call: string) => guest.calls.filter((one) => one === call).length;
+    expect(count("stopTracking")).toBe(count("startTracking"));
+    expect(count("unpause running")).toBe(count("pause"));
+    expect(writer.calls.at(-1)).toBe("close");
+  });
+
+  test("without a confirmation nobody runs the guest here, and nobody says where it is", () => {
+    const guest = new ScriptedGuest();
+    const journal = run(guest, scriptedWriter("awaitConfirmation"));
+    expect(journal).toMatchObject({ phase: "failed", owner: "unconfirmed", error: { code: "E_HANDOVER_UNKNOWN" } });
+    expect(guest.calls).toEqual(["startTracking", "pause", "stopTracking"]);
+  });
+
+  test("a cancel that comes before the hand-over word gives the guest back", () => {
+    const guest = new ScriptedGuest();
+    const writer = scriptedWriter(null);
+    const journal = run(guest, writer, { passHandover: () => false });
+    expect(journal).toMatchObject({ phase: "cancelled", owner: "source" });
+    expect(guest.calls).toEqual(["startTracking", "pause", "unpause running", "stopTracking"]);
+    expect(writer.calls).not.toContain("handOver");
+  });
+
+  test("a cancel in the middle of a round gives the guest back, which was never stopped", () => {
+    const guest = new ScriptedGuest();
+    const journal = run(guest, scriptedWriter(null), {
+      checkCancelled: () => {
+        throw new TramError("E_CANCELLED", "cancelled");
+      },
+    });
+    expect(journal).toMatchObject({ phase: "cancelled", owner: "source" });
+    expect(guest.calls).toEqual(["startTracking", "stopTracking"]);
+  });
+});
+
+const machine: Incoming = { kind: "machine", description };
+const blocks: Incoming = { kind: "blocks", blocks: [{ name: "ram", bytes: description.memoryBytes }] };
+const device = (instance: number): Incoming => ({ kind: "device", device: clock(instance) });
+const ready: Incoming = { kind: "ready-wanted" };
+const end: Incoming = { kind: "end" };
+
+function take(script: Incoming[], pagesKnown = PAGES, given: Hello = hello) {
+  const calls: string[] = [];
+  const left = [...script];
+  const reader: MoveReader = {
+    name: "scripted",
+    bytes: 0,
+    received: { pages: 0, zeroPages: 0 },
+    pagesKnown: () => pagesKnown,
+    next() {
+      const next = left.shift();
+      if (!next) throw new TramError("E_CHANNEL_CLOSED", "closed");
+      return next;
+    },
+    into: () => {},
+    sendHello: () => void calls.push("hello"),
+    sendReady: () => void calls.push("ready"),
+    confirm: () => void calls.push("confirm"),
+    refuse: () => void calls.push("refuse"),
+    close: () => void calls.push("close"),
+  };
+  const log = new MoveLog(
+    "incoming",
+    "peer",
+    () => {},
+    () => 0,
+  );
+  const owned = receive(
+    reader,
+    { hello: given, createGuest: () => new ScriptedGuest(), start: (state) => void calls.push(`start ${state}`) },
+    log,
+  );
+  return { owned, calls, journal: log.journal };
+}
+
+describe("the target's story", () => {
+  test("answers in turn, and runs the guest only at the hand-over word", () => {
+    const { owned, calls, journal } = take([
+      { kind: "hello-wanted" },
+      machine,
+      blocks,
+      device(0),
+      { kind: "run-state", runState: "paused" },
+      ready,
+      end,
+    ]);
+    expect(owned).toBe(true);
+    expect(calls).toEqual(["hello", "ready", "start paused", "confirm", "close"]);
+    expect(journal).toMatchObject({ phase: "completed", owner: "target" });
+  });
+
+  test.each<[string, Incoming[], number, string]>([
+    ["has no machine", [end], PAGES, "without a machine"],
+    ["has no RAM at all", [machine, device(0), end], 0, "without all of its RAM"],
+    ["lacks a page", [machine, blocks, device(0), ready], PAGES - 1, "without all of its RAM"],
+    [
+      "has other RAM",
+      [machine, { kind: "blocks", blocks: [{ name: "ram", bytes: 4096 }] }],
+      PAGES,
+      "not this machine's",
+    ],
+    ["has RAM before its machine", [blocks], PAGES, "not this machine's"],
+    ["has two machines", [machine, machine], PAGES, "two machines"],
+    ["has a device twice", [machine, blocks, device(0), device(0)], PAGES, "twice"],
+    ["has a device after the last", [machine, blocks, device(0), ready, device(1)], PAGES, "after the last"],
+    ["ends before the hand-over word", [machine, blocks, device(0), ready], PAGES, "closed"],
+  ])("a stream that %s is refused, and nothing runs", (_, script, known, words) => {
+    const { owned, calls, journal } = take(script, known);
+    expect(owned).toBe(false);
+    expect(calls.some((call) => call.startsWith("start"))).toBe(false);
+    expect(calls.slice(-2)).toEqual(["refuse", "close"]);
+    expect(journal).toMatchObject({ phase: "failed", owner: "source" });
+    expect(journal.error?.message).toContain(words);
+  });
+
+  test("a machine that was not asked for is refused before there is one", () => {
+    const { journal } = take([machine], PAGES, { ...hello, cpus: 2 });
+    expect(journal.error?.code).toBe("E_REFUSED");
+  });
+});
