@@ -3,6 +3,7 @@ import { mkdirSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { availableParallelism, cpus, loadavg, release, tmpdir } from "node:os";
 import { join } from "node:path";
 import { moveBare } from "./bare.ts";
+import type { Exits } from "./exits.ts";
 import { type Placement, running, type Sample, type Scheme } from "./measure.ts";
 import { fillFile, moveQemu, type QemuOptions, qemuVersion } from "./qemu.ts";
 import { median, quantile, ratios, spread, table, verdict } from "./stats.ts";
@@ -132,6 +133,19 @@ async function main(folder: string, ramFolder: string): Promise<void> {
   for (let i = 0; i < STARTS; i++) startsMs.push(await startTram(folder));
   print({ section: "start", startsMs });
 
+  const exits: string[][] = [];
+  for (const allocators of [0, 1, 2]) {
+    const { stdout } = Bun.spawnSync([process.execPath, join(import.meta.dir, "exits.ts"), String(allocators)]);
+    const found = JSON.parse(stdout.toString()) as Exits;
+    print({ section: "exits", allocators, ...found });
+    exits.push([
+      `${allocators}`,
+      Math.round(found.perSecond).toLocaleString("en-US"),
+      found.p50Us.toFixed(1),
+      found.p999Us.toFixed(1),
+    ]);
+  }
+
   const moves = warm.flatMap(({ samples }) => samples.tram);
   const extra = (side: "txExtraBytes" | "rxExtraBytes") => moves.map((sample) => (sample[side] ?? 0) / 2 ** 20);
   const worstExtra = Math.max(...extra("txExtraBytes"), ...extra("rxExtraBytes"));
@@ -191,6 +205,13 @@ ${table(
     ["target", spread(extra("rxExtraBytes"), 1)],
   ],
 )}
+
+## Port reads answered in TypeScript
+
+A guest that does nothing but read a port. Each read leaves the guest, is answered by the device's TypeScript under its
+lock, and enters the guest again; time from one to the next. The other Workers allocate without end.
+
+${table(["allocating Workers", "exits a second", "p50 µs", "p99.9 µs"], exits)}
 
 ## Start
 

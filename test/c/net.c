@@ -297,7 +297,7 @@ static void pages_are_checked_before_the_first_byte(void) {
 /* --- ends ------------------------------------------------------------------------------------------------------------- */
 
 static void stop_ends_a_blocked_write(void) {
-  static uint8_t much[1 << 20];
+  static uint8_t much[16 << 20]; /* more than any buffer */
   CHECK_EQ(tram_kick_install(), 0);
   for (int kind = SOCKET; kind <= PIPE; kind++) {
     test_where = (unsigned)kind;
@@ -349,7 +349,7 @@ static void stop_set_before_ends_at_once(void) {
 }
 
 static void silent_peers_time_out(void) {
-  static uint8_t much[1 << 20];
+  static uint8_t much[16 << 20]; /* more than any buffer */
   enum { LIMIT_MS = 60 };
   int32_t fds[2];
   uint8_t byte;
