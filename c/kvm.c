@@ -30,10 +30,6 @@ int64_t tram_map_shared(int fd, uint64_t bytes) {
   return at == MAP_FAILED ? -errno : (int64_t)(uintptr_t)at;
 }
 
-int tram_unmap(uint64_t address, uint64_t bytes) {
-  return munmap((void *)(uintptr_t)address, bytes) < 0 ? -errno : 0;
-}
-
 int tram_vcpu_run(int fd) { return ioctl(fd, KVM_RUN, 0) < 0 ? -errno : 0; }
 
 int tram_thread_id(void) { return (int)syscall(SYS_gettid); }

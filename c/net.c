@@ -10,7 +10,6 @@
 #include <poll.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/eventfd.h>
 #include <sys/file.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
@@ -352,21 +351,6 @@ int tram_unsent(int fd) {
 int tram_shutdown(int fd, int how) { return shutdown(fd, how) < 0 ? -errno : 0; }
 int tram_close(int fd) { return close(fd) < 0 ? -errno : 0; }
 int tram_pipe(int32_t *fds) { return pipe2(fds, O_CLOEXEC) < 0 ? -errno : 0; }
-
-int tram_eventfd(void) {
-  int fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-  return fd < 0 ? -errno : fd;
-}
-
-int tram_event_signal(int fd) {
-  uint64_t one = 1;
-  return write(fd, &one, sizeof one) < 0 && errno != EAGAIN ? -errno : 0;
-}
-
-int tram_event_drain(int fd) {
-  uint64_t count;
-  return read(fd, &count, sizeof count) < 0 && errno != EAGAIN ? -errno : 0;
-}
 
 int tram_fd_type(int fd) {
   struct stat info;

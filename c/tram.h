@@ -46,7 +46,6 @@ TRAM_API int tram_walker_check(const struct tram_ram *ram, uint32_t *result);
 TRAM_API int tram_ioctl(int fd, uint32_t request, void *argument);
 TRAM_API int tram_ioctl_value(int fd, uint32_t request, uint64_t value);
 TRAM_API int64_t tram_map_shared(int fd, uint64_t bytes);
-TRAM_API int tram_unmap(uint64_t address, uint64_t bytes);
 TRAM_API int tram_vcpu_run(int fd); /* 0: an exit to look at in kvm_run; -EINTR: look at the command word */
 TRAM_API int tram_thread_id(void);
 TRAM_API int tram_kick_install(void); /* once a process: the handler of the kick signal */
@@ -76,9 +75,6 @@ TRAM_API int tram_unsent(int fd);                          /* bytes the peer's k
 TRAM_API int tram_shutdown(int fd, int how);
 TRAM_API int tram_close(int fd);
 TRAM_API int tram_pipe(int32_t *fds);
-TRAM_API int tram_eventfd(void);
-TRAM_API int tram_event_signal(int fd);
-TRAM_API int tram_event_drain(int fd);
 TRAM_API int tram_fd_type(int fd); /* 1 socket, 2 pipe, 3 regular file, 4 other */
 TRAM_API int tram_duplicate(int fd);
 TRAM_API int tram_lock_folder(const char *path); /* an exclusive flock on a folder; close to unlock */

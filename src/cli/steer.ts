@@ -120,6 +120,9 @@ interface CheckResult {
   bad: number;
   firstBad?: { page: number; offset: number };
   badCpus: number;
+  /** How often a vCPU was stopped in the middle of a port read, and of a memory read, since the guest booted. */
+  stoppedInPio: number;
+  stoppedInMmio: number;
   cpus: { pass: number; position: number; boundary: number; error: number }[];
 }
 

@@ -30,7 +30,7 @@ export function parseRate(text: string, option: string): number {
   if (bits) return Math.max(1, Math.round((Number(bits[1]) * BIT_UNITS[bits[2].toLowerCase()]) / 8));
   const bytes = text.trim().replace(/\/s$/i, "");
   // "100Mb/s" is megabits to some and mebibytes to others.
-  if (!/^[0-9]/.test(bytes) || /[kmg]b$/.test(bytes))
+  if (!/^[0-9]/.test(bytes) || /[kmgKMG]b$/.test(bytes))
     throw bad("rate", option, text, "for example 800MiB/s or 10Gbit/s");
   const rate = parseSize(bytes, option);
   if (rate <= 0) throw bad("rate", option, text, "more than nothing, for example 800MiB/s");

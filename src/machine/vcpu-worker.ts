@@ -47,19 +47,35 @@ function withDevices<T>(action: () => T): T {
   }
 }
 
+/** Waiting time that the next memory read takes over from a grant: a vCPU is stopped in the middle of both kinds of read. */
+let owedMs = 0;
+let waitsInMmio = false;
+
 /** Waits until the walker may go on, or a command comes. Not under the device lock. */
-function grantPages(): number {
-  if (!walker) return 0;
-  const { pages, waitMs } = walker.grant(performance.now());
+function waitInRead(ports: WalkerPorts, where: "pio" | "mmio", waitMs: number): void {
   const { run: mayRun, generation } = board.command();
-  if (mayRun && waitMs > 0) board.waitForCommand(generation, waitMs);
+  if (!mayRun || waitMs <= 0) return;
+  if (board.waitForCommand(generation, waitMs)) ports.noteStopped(where);
+}
+
+function grantPages(ports: WalkerPorts): number {
+  const { pages, waitMs } = ports.grant(performance.now());
+  waitsInMmio = !waitsInMmio;
+  if (waitsInMmio) owedMs = waitMs;
+  else waitInRead(ports, "pio", waitMs);
   return pages;
+}
+
+function probeMmio(ports: WalkerPorts, index: number): number {
+  waitInRead(ports, "mmio", owedMs);
+  owedMs = 0;
+  return withDevices(() => ports.probeMmio(index));
 }
 
 function readPort(port: number): number {
   if (port >= SERIAL_PORT && port < SERIAL_PORT + SERIAL_PORTS)
     return withDevices(() => serial.read(port - SERIAL_PORT));
-  if (walker && port === WALKER_PORT_GRANT) return grantPages();
+  if (walker && port === WALKER_PORT_GRANT) return grantPages(walker);
   if (walker && port === WALKER_PORT_PROBE) return withDevices(() => walker.probePio());
   return 0xffffffff; // nothing answers on an ISA bus
 }
@@ -92,7 +108,7 @@ function handleMmio(): void {
   const address = Number(run.getBigUint64(RUN.mmio.address, true));
   const index = (address - WALKER_MMIO_PROBE) / 4;
   const answers = walker !== null && Number.isInteger(index) && index >= 0 && index < handles.vcpus.length;
-  const value = answers ? withDevices(() => walker.probeMmio(index)) : 0xffffffff;
+  const value = answers ? probeMmio(walker, index) : 0xffffffff;
   run.setUint32(RUN.mmio.data, value, true);
   run.setUint32(RUN.mmio.data + 4, 0xffffffff, true);
 }

@@ -144,12 +144,6 @@ export const net = {
     return { read: fds[0], write: fds[1] };
   },
 
-  event: {
-    create: (): number => check(symbols.tram_eventfd(), "E_CHANNEL", "make an event descriptor"),
-    signal: (fd: number): number => symbols.tram_event_signal(fd),
-    drain: (fd: number): number => symbols.tram_event_drain(fd),
-  },
-
   fdType(fd: number): FdType {
     const result = symbols.tram_fd_type(u32(fd, "descriptor"));
     if (result < 0)

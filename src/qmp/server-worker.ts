@@ -5,6 +5,8 @@ import type { Journal } from "../control/journal.ts";
 import { DEFAULT_MAX_DOWNTIME_MS, DEFAULT_REPLY_MS, type SendOptions } from "../control/send.ts";
 import { TramError, toErrorData } from "../errors.ts";
 import { Board } from "../machine/board.ts";
+import { WalkerPorts } from "../machine/devices/walker.ts";
+import { deviceWords } from "../machine/machine.ts";
 import { layOut } from "../memory/block.ts";
 import { isTracked, walkerCheck } from "../native/kvm.ts";
 import { net, POLL } from "../native/net.ts";
@@ -260,6 +262,7 @@ class Control implements GuestControl {
         bad,
         ...(bad > 0 && { firstBad: { page, offset } }),
         badCpus,
+        ...WalkerPorts.stops(deviceWords(board).walker),
         cpus: rows.map(([pass, position, boundary, error]) => ({ pass, position, boundary, error })),
       };
     });

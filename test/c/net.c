@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
+#include <sys/eventfd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -405,20 +406,19 @@ static void a_descriptor_is_passed_close_on_exec(void) {
   uint32_t count = 99;
   char text[16];
   channel(SOCKET, fds);
-  const int event = tram_eventfd();
-  CHECK(is_cloexec(event));
+  const int event = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+  uint64_t value = 1;
   CHECK_EQ(tram_send_message(fds[1], "hello", 5, event), 5);
   CHECK_EQ(tram_receive_message(fds[0], text, sizeof text, got, &count), 5);
   CHECK(memcmp(text, "hello", 5) == 0);
   CHECK_EQ(count, 1);
   CHECK(got[0] != event);
   CHECK(is_cloexec(got[0]));
-  CHECK_EQ(tram_event_signal(got[0]), 0); /* the same object: what is signalled here is seen there */
+  CHECK_EQ(write(got[0], &value, sizeof value), sizeof value); /* the same object: what is signalled here is seen there */
   struct pollfd ready = {.fd = event, .events = POLLIN};
   CHECK_EQ(tram_poll(&ready, 1, 0), 1);
-  CHECK_EQ(tram_event_drain(event), 0);
+  CHECK_EQ(read(event, &value, sizeof value), sizeof value);
   CHECK_EQ(tram_poll(&ready, 1, 0), 0);
-  CHECK_EQ(tram_event_drain(event), 0); /* empty is no error */
   CHECK_EQ(tram_send_message(fds[1], "x", 1, -1), 1);
   CHECK_EQ(tram_receive_message(fds[0], text, sizeof text, got, &count), 1);
   CHECK_EQ(count, 0);

@@ -216,14 +216,18 @@ kvm(title("a running guest"), () => {
     "stopped in the middle of port and memory reads goes on rightly at the target",
     () =>
       inBed(async (bed) => {
-        // At this rate the vCPU waits in its grant read nearly always, and each grant is followed by both probes, whose
-        // counters travel: a read that is lost or done twice makes the walker stop with an error.
+        // At this rate the vCPU waits in a read nearly always, by turns in a port's and in memory's. Both are followed by
+        // probes whose counters travel: a read that is lost or done twice makes the walker stop with an error.
         await bed.walker("vm0", "--memory", "16M", "--working-set", "4M", "--dirty-rate", "50", "--fill", "zero");
         for (let i = 0; i < 10; i++) {
           await bed.target(`vm${i + 1}`, "unix:s.sock");
           await bed.expectDone("migrate", `vm${i}`, "unix:s.sock");
           await bed.goesOn(`vm${i + 1}`);
         }
+        // The premise: moves and pauses did stop it in the middle of both.
+        const { stoppedInPio, stoppedInMmio } = await bed.verify("vm10");
+        expect(stoppedInPio).toBeGreaterThan(3);
+        expect(stoppedInMmio).toBeGreaterThan(3);
       }),
     60_000,
   );
@@ -269,6 +273,16 @@ kvm(title("a bad move is refused, and loses nothing"), () => {
       expect(stderr).toContain("tram resume a");
       expect((await bed.status("a"))?.status).toBe("postmigrate");
       await bed.expectDone("resume", "a");
+      await bed.goesOn("a");
+    }));
+
+  test("a target that refuses the connection: exit 1", () =>
+    inBed(async (bed) => {
+      await bed.walker("a", ...small);
+      const { code, stderr } = await bed.tram("migrate", "a", `tcp:127.0.0.1:${freePort()}`);
+      expect(code).toBe(1);
+      expect(stderr).toContain("ECONNREFUSED");
+      expect(stderr).toContain("tram run --incoming");
       await bed.goesOn("a");
     }));
 

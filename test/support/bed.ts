@@ -61,6 +61,13 @@ export interface Status {
   cpus: number;
 }
 
+export interface Verified {
+  pages: number;
+  stoppedInPio: number;
+  stoppedInMmio: number;
+  cpus: { pass: number; boundary: number }[];
+}
+
 export class Bed {
   readonly folder = mkdtempSync(join(tmpdir(), "tram-test-"));
   readonly env: Record<string, string>;
@@ -148,7 +155,7 @@ export class Bed {
   }
 
   /** Pauses the walker, verifies every page, and lets it go on. */
-  async verify(name: string): Promise<{ pages: number; cpus: { pass: number; boundary: number }[] }> {
+  async verify(name: string): Promise<Verified> {
     const wasRunning = (await this.status(name))?.status === "running";
     if (wasRunning) await this.expectDone("pause", name);
     const { code, stdout, stderr } = await this.tram("check-guest", name, "--json");

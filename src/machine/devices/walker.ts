@@ -6,8 +6,14 @@ export const WALKER_PORT_GRANT = 0x510;
 export const WALKER_PORT_PROBE = 0x514;
 export const WALKER_MMIO_PROBE = 0xd0000000;
 
-const WORD = { rate: 0, probePio: 1, probeMmio: 1 + WALKER_CPUS_MAX } as const;
-export const WALKER_WORDS = 1 + 2 * WALKER_CPUS_MAX;
+const WORD = {
+  rate: 0,
+  probePio: 1,
+  probeMmio: 1 + WALKER_CPUS_MAX,
+  stoppedInPio: 1 + 2 * WALKER_CPUS_MAX,
+  stoppedInMmio: 2 + 2 * WALKER_CPUS_MAX,
+} as const;
+export const WALKER_WORDS = 3 + 2 * WALKER_CPUS_MAX;
 
 /** Without a limit: pages granted at once. Large enough that the exits cost nothing, small enough to stay lively. */
 const UNPACED_PAGES = 1024;
@@ -54,6 +60,15 @@ export class WalkerPorts {
     return index < WALKER_CPUS_MAX ? this.#words[WORD.probeMmio + index]++ : 0xffffffff;
   }
 
+  /** The vCPU was told to stop while it waited in a read: the read's answer is still to reach it. */
+  noteStopped(where: "pio" | "mmio"): void {
+    Atomics.add(this.#words, where === "pio" ? WORD.stoppedInPio : WORD.stoppedInMmio, 1);
+  }
+
+  static stops(words: Int32Array): { stoppedInPio: number; stoppedInMmio: number } {
+    return { stoppedInPio: words[WORD.stoppedInPio], stoppedInMmio: words[WORD.stoppedInMmio] };
+  }
+
   static reset(words: Int32Array, rate: number): void {
     words.fill(0);
     words[WORD.rate] = rate;
@@ -61,12 +76,20 @@ export class WalkerPorts {
 
   static save(words: Int32Array): State {
     const row = (at: number) => Array.from(words.subarray(at, at + WALKER_CPUS_MAX), (word) => word >>> 0);
-    return { rate: words[WORD.rate] >>> 0, probe_pio: row(WORD.probePio), probe_mmio: row(WORD.probeMmio) };
+    return {
+      rate: words[WORD.rate] >>> 0,
+      probe_pio: row(WORD.probePio),
+      probe_mmio: row(WORD.probeMmio),
+      stopped_in_pio: words[WORD.stoppedInPio],
+      stopped_in_mmio: words[WORD.stoppedInMmio],
+    };
   }
 
   static load(words: Int32Array, state: State): void {
     words[WORD.rate] = Number(state.rate);
     words.set(state.probe_pio as number[], WORD.probePio);
     words.set(state.probe_mmio as number[], WORD.probeMmio);
+    words[WORD.stoppedInPio] = Number(state.stopped_in_pio);
+    words[WORD.stoppedInMmio] = Number(state.stopped_in_mmio);
   }
 }

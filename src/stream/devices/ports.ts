@@ -22,5 +22,8 @@ export const walker: Table = {
     { name: "rate", type: "uint32" },
     { name: "probe_pio", type: "uint32", count: WALKER_CPUS_MAX },
     { name: "probe_mmio", type: "uint32", count: WALKER_CPUS_MAX },
+    /** How often a vCPU was stopped while it waited for a port, and for a memory read: what a move must not lose. */
+    { name: "stopped_in_pio", type: "uint32" },
+    { name: "stopped_in_mmio", type: "uint32" },
   ],
 };
