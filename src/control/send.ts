@@ -29,6 +29,8 @@ export interface SendContext {
   sleep(ms: number): void;
   /** Draws the line after which no cancel counts; false if one came before. */
   passHandover(): boolean;
+  /** The hand-over word is out: only a person lets the guest run here again. */
+  handedOver(): void;
 }
 
 /** Tracking is cleared in pieces of this size: 16 MiB keep the time between clearing a page and sending it short. */
@@ -74,6 +76,7 @@ export function send(guest: Guest, writer: MoveWriter, options: SendOptions, con
     writer.handOver();
     undo = [() => guest.stopTracking()]; // from here on this side never runs the guest by itself
     log.journal.owner = "unconfirmed";
+    context.handedOver();
     const confirmed = writer.twoWay && writer.awaitConfirmation(options.replyMs);
     downtime.mark("handOver");
     log.journal.downtimeMs = downtime.totalMs;

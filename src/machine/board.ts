@@ -243,6 +243,7 @@ export class Board {
 
   endMove(): void {
     Atomics.store(this.#words, WORD.moving, 0);
+    Atomics.notify(this.#words, WORD.moving);
   }
 
   get moving(): boolean {
@@ -267,6 +268,12 @@ export class Board {
       this.kickMover();
       return true;
     });
+  }
+
+  /** Waits, at most `limitMs`, until no job is under way: its journal is final a little before its channel is closed. */
+  awaitIdle(limitMs: number): void {
+    const end = performance.now() + limitMs;
+    while (this.moving && performance.now() < end) Atomics.wait(this.#words, WORD.moving, 1, 5);
   }
 
   get cancelling(): boolean {

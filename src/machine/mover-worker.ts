@@ -74,6 +74,7 @@ function runSend(job: Extract<Job, { kind: "send" }>): void {
       checkCancelled,
       sleep: (ms: number) => board.moverSleep(ms),
       passHandover: () => board.passHandover(),
+      handedOver: () => board.locked(() => board.pauseCpus("postmigrate")),
     };
     send(guest, new StreamWriter(transport, guest.ram), job.options, context, log);
   } catch (error) {
@@ -81,8 +82,6 @@ function runSend(job: Extract<Job, { kind: "send" }>): void {
     log.journal.error = toErrorData(error);
     log.setPhase(log.journal.error.code === "E_CANCELLED" ? "cancelled" : "failed");
   }
-  // One-way or unconfirmed, the guest may live elsewhere now: only a person lets it run here.
-  if (log.journal.owner !== "source") board.locked(() => board.pauseCpus("postmigrate"));
 }
 
 function runReceive(job: Extract<Job, { kind: "receive" }>): void {

@@ -40,6 +40,8 @@ const ACCEPT_AGAIN_MS = 20;
 /** A client that does not read its answers is dropped once this much waits for it. */
 const UNSENT_BYTES_MAX = 4 << 20;
 const KICK_AGAIN_MS = 10;
+/** More than the mover takes to take leave of a peer. */
+const MOVER_IDLE_MS = 3000;
 
 const ask = (request: QmpRequest): void => parentPort?.postMessage(request);
 
@@ -113,6 +115,11 @@ class Client {
 const isOver = (journal: Journal | null): boolean =>
   journal !== null && ["completed", "failed", "cancelled"].includes(journal.phase);
 
+/** A client that has read that a move is over may ask for the next thing at once, a moment before the mover is idle. */
+function awaitFinishedMove(): void {
+  if (isOver(board.readJournal<Journal>())) board.awaitIdle(MOVER_IDLE_MS);
+}
+
 /** The client whose move is under way, and whether its channel is a descriptor that the client passed. */
 let mover: Client | null = null;
 let passedDescriptor = false;
@@ -146,6 +153,7 @@ class Control implements GuestControl {
   }
 
   stop(): void {
+    awaitFinishedMove();
     board.locked(() => {
       const keepsIt = board.runState === "postmigrate" && !board.moving; // a person decides that it is still here
       if (board.runState === "running" || keepsIt) board.pauseCpus("paused");
@@ -154,6 +162,7 @@ class Control implements GuestControl {
   }
 
   cont(): void {
+    awaitFinishedMove();
     board.locked(() => {
       const { runState } = board;
       if (runState === "running") return;
@@ -176,6 +185,7 @@ class Control implements GuestControl {
     const endpoint = this.#endpoint(uri, String(given.peer ?? uri));
     const number = (name: string, otherwise: number) =>
       typeof given[name] === "number" ? (given[name] as number) : otherwise;
+    awaitFinishedMove();
     if (!board.beginMove()) {
       if (endpoint.scheme === "passed") net.close(endpoint.fd);
       throw new TramError("E_STATE", "a move of this guest is under way already", {

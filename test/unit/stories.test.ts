@@ -115,7 +115,13 @@ function run(guest: Guest, writer: MoveWriter, context: Partial<Parameters<typeo
     () => {},
     () => now++,
   );
-  const whole = { checkCancelled: () => {}, sleep: () => {}, passHandover: () => true, ...context };
+  const whole = {
+    checkCancelled: () => {},
+    sleep: () => {},
+    passHandover: () => true,
+    handedOver: () => {},
+    ...context,
+  };
   send(guest, writer, options, whole, log);
   return log.journal;
 }
