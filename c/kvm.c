@@ -21,7 +21,9 @@ int tram_ioctl(int fd, uint32_t request, void *argument) {
 }
 
 int tram_ioctl_value(int fd, uint32_t request, uint64_t value) {
-  int result = ioctl(fd, (unsigned long)request, (unsigned long)value);
+  int result;
+  do result = ioctl(fd, (unsigned long)request, (unsigned long)value);
+  while (result < 0 && errno == EINTR);
   return result < 0 ? -errno : result;
 }
 

@@ -70,24 +70,31 @@ export class GuestProcess {
 
   /** The vCPUs' Workers are started, or are starting: gives them the machine. */
   start(handles: MachineHandles, run: boolean): void {
-    this.board.publishMachine(handles);
     this.board.locked(() => {
+      this.board.publishMachine(handles);
       if (run) this.board.runCpus();
       else this.board.runState = "paused";
+    });
+  }
+
+  /** Before anybody may ask: this process is for a guest that is still to come. */
+  expectGuest(): void {
+    this.board.locked(() => {
+      this.board.runState = "inmigrate";
     });
   }
 
   /** Waits for a guest: at once, or (listener null) when QMP gives an address. */
   await(listener: Listener | null, wanted: Wanted): void {
     this.#wanted = wanted;
-    this.board.locked(() => {
-      this.board.runState = "inmigrate";
-    });
     if (listener) this.#receive(listener);
   }
 
   #receive(listener: Listener): void {
-    if (!this.#wanted || !this.board.beginMove()) return;
+    if (!this.#wanted || !this.board.beginMove()) {
+      unlisten(listener);
+      return;
+    }
     this.#listener = listener;
     this.#post({ kind: "receive", listener, wanted: this.#wanted, replyMs: this.#options.replyMs || DEFAULT_REPLY_MS });
   }

@@ -127,8 +127,10 @@ async function move(vm: string, address: Address, options: object, view: MoveVie
       channel.fd = -1;
     }
     await client.execute("migrate", { uri: channel.uri, tram: options });
-    const journal = await follow(client, view, interrupt);
-    const report = await conclude(vm, journal, channel, interrupt.signal());
+    const journal = await follow(client, view, interrupt).catch((error) => {
+      throw lostSight(vm, error);
+    });
+    const report = await conclude(vm, journal, channel, interrupt);
     channel = null;
     view.finish(report);
     return report;
@@ -160,10 +162,11 @@ async function follow(client: QmpClient, view: MoveView, interrupt: Interrupt): 
 }
 
 /** What the guest's process cannot know: the consumer's end, the file's durability, that a person interrupted. */
-async function conclude(vm: string, journal: Journal, channel: Channel, signal: string | null): Promise<FinalReport> {
+async function conclude(vm: string, journal: Journal, channel: Channel, interrupt: Interrupt): Promise<FinalReport> {
   const report = finalReport(vm, journal);
   const completed = report.outcome === "completed";
-  if (signal && !completed) report.outcome = "cancelled"; // a terminal's Ctrl-C may have ended the consumer first
+  const signal = interrupt.signal();
+  if (signal && report.owner === "source") report.outcome = "cancelled"; // a terminal's Ctrl-C may have ended the consumer first
   if (report.outcome === "cancelled") {
     const [code, why] = signal
       ? (["E_INTERRUPTED", `interrupted by ${signal}`] as const)
@@ -172,20 +175,44 @@ async function conclude(vm: string, journal: Journal, channel: Channel, signal: 
   }
   if (channel.consumer) {
     if (report.outcome === "cancelled") channel.consumer.kill(); // it would wait for more, or make something of a half
-    const ending = await channel.consumer.finished;
+    const ending = await endOf(channel.consumer, interrupt);
     if (ending && report.outcome !== "cancelled") consumerFailed(vm, report, ending, journal.peer);
   }
   if (channel.file && !completed) channel.file.discard();
-  if (completed) {
-    if (channel.file) channel.file.commit();
-    if (channel.syncFd >= 0) net.sync(channel.syncFd);
-    if (channel.file?.isPlain || channel.syncFd >= 0) report.owner = "file";
-  }
+  if (completed) makeDurable(vm, report, channel);
   return report;
 }
 
+/** The consumer's end; a person who does not want to wait for it interrupts. */
+async function endOf(consumer: Consumer, interrupt: Interrupt): Promise<string | null> {
+  const seen = interrupt.signal();
+  const watch = setInterval(() => {
+    if (interrupt.signal() !== seen) consumer.kill();
+  }, POLL_MS);
+  return consumer.finished.finally(() => clearInterval(watch));
+}
+
+function makeDurable(vm: string, report: FinalReport, channel: Channel): void {
+  try {
+    if (channel.file) channel.file.commit();
+    if (channel.syncFd >= 0) net.sync(channel.syncFd);
+    if (channel.file?.isPlain || channel.syncFd >= 0) report.owner = "file";
+  } catch (error) {
+    // Every byte was accepted, so the guest is stopped here; but nothing is safe elsewhere.
+    report.outcome = "failed";
+    report.error = { ...toErrorData(error), next: `the guest is intact here, stopped: tram resume ${vm}` };
+  }
+}
+
+/** The move was accepted and its end is not known: the guest's process is gone, or does not answer. */
+function lostSight(vm: string, error: unknown): TramError {
+  return new TramError("E_HANDOVER_UNKNOWN", `lost sight of the move of '${vm}': ${toErrorData(error).message}`, {
+    next: "tram ps here and on the target's host: let the guest run where it is, and only there",
+  });
+}
+
 function consumerFailed(vm: string, report: FinalReport, ending: string, name: string): void {
-  const tookAll = report.outcome === "completed";
+  const tookAll = report.owner !== "source"; // the hand-over word included
   report.outcome = "failed";
   const next = tookAll
     ? `what it kept is not to be trusted; the guest is intact here: tram resume ${vm}, unless that command started it elsewhere`

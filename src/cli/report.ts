@@ -200,7 +200,7 @@ export function failedReport(vm: string, error: unknown, json: ((event: object) 
     event: "move.finished",
     vm,
     outcome: "failed",
-    owner: "source",
+    owner: error instanceof TramError && error.code === "E_HANDOVER_UNKNOWN" ? "unconfirmed" : "source",
     error: toErrorData(error),
   });
 }

@@ -136,6 +136,7 @@ export const run = command({
         say(`guest '${name}' ${state}: ${formatBytes(memoryBytes)}, ${count} CPU${count > 1 ? "s" : ""}`);
       } else {
         net.close(openKvm()); // no guest will ever run here: say so now
+        guest.expectGuest();
         guest.serve(socket);
         const ram = memory !== null && prealloc ? createRam(memory, true).share() : null;
         guest.await(listener, { name, memoryBytes: memory, cpus, ram, prealloc });

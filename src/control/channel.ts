@@ -33,8 +33,10 @@ export interface MoveWriter extends PageWriter {
   devices(devices: readonly DeviceState[], runState: string): void;
   /** Two-way only: until the target has accepted everything. */
   awaitReady(timeoutMs: number): void;
-  /** The hand-over word. An error means that it did not leave this host. */
+  /** The hand-over word, alone: one byte leaves or does not. An error means that it did not leave this host. */
   handOver(): void;
+  /** What follows it, and only describes. */
+  describe(): void;
   /** Two-way only: true if the target has confirmed that it owns the guest. */
   awaitConfirmation(timeoutMs: number): boolean;
   /** If the target has said why it closed the channel: that, instead of `error`. */

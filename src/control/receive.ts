@@ -63,6 +63,11 @@ export function receive(reader: MoveReader, context: ReceiveContext, log: MoveLo
           log.refresh();
           break;
         case "run-state":
+          if (!["running", "paused"].includes(incoming.runState))
+            throw new TramError("E_STREAM", "the guest was in a state in which none is moved", {
+              expected: "running or paused",
+              found: incoming.runState.slice(0, 40),
+            });
           runState = incoming.runState;
           break;
         case "device":

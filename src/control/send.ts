@@ -3,7 +3,7 @@ import { TramError, toErrorData } from "../errors.ts";
 import { Bitmap } from "../memory/bitmap.ts";
 import { RAM_BLOCK_NAME } from "../stream/devices/machine.ts";
 import type { MoveWriter } from "./channel.ts";
-import { expectedDowntimeMs, verdict } from "./convergence.ts";
+import { expectedDowntimeMs, PAGE_RECORD_BYTES, verdict } from "./convergence.ts";
 import { checkFit } from "./fit.ts";
 import type { Guest } from "./guest.ts";
 import { Ledger, type MoveLog } from "./journal.ts";
@@ -37,6 +37,8 @@ export interface SendContext {
 const CLEAR_PAGES = 4096;
 /** Pages for one call of the writer: two full iovec arrays. */
 const BATCH_PAGES = 1024;
+/** Under a rate limit a batch is at most this much of a second: the target must not think that the source is gone. */
+const BATCH_SHARE = 0.25;
 
 /**
  * Moves the guest. Returns when the target owns it, or, one-way, when every byte was accepted. On any error before the
@@ -62,12 +64,13 @@ export function send(guest: Guest, writer: MoveWriter, options: SendOptions, con
     undo.push(() => guest.unpause(was));
     downtime.mark("stopCpus");
     log.setPhase("device");
+    const devices = guest.saveDevices(); // before the last sync: reading a vCPU's state may write to its memory
+    downtime.mark("deviceState");
     rounds.sync();
     downtime.mark("lastBitmap");
     rounds.send(true);
+    writer.devices(devices, was);
     downtime.mark("lastPages");
-    writer.devices(guest.saveDevices(), was);
-    downtime.mark("deviceState");
     if (writer.twoWay) writer.awaitReady(options.replyMs);
     downtime.mark("targetReady");
 
@@ -77,33 +80,56 @@ export function send(guest: Guest, writer: MoveWriter, options: SendOptions, con
     undo = [() => guest.stopTracking()]; // from here on this side never runs the guest by itself
     log.journal.owner = "unconfirmed";
     context.handedOver();
+    const described = attempt(() => writer.describe());
     const confirmed = writer.twoWay && writer.awaitConfirmation(options.replyMs);
     downtime.mark("handOver");
     log.journal.downtimeMs = downtime.totalMs;
     log.journal.downtimePartsMs = downtime.parts;
     log.journal.bytes = writer.bytes;
-    if (writer.twoWay && !confirmed)
-      throw new TramError(
-        "E_HANDOVER_UNKNOWN",
-        "the target was told to run the guest, and did not confirm that it does",
-        {
-          expected: "SHUT 0 from the target",
-          found: "nothing",
-          next: `look at the target with tram ps: if the guest runs there, tram quit it here; if not, tram resume it here`,
-        },
-      );
+    if (writer.twoWay ? !confirmed : described !== null) throw unconfirmed(writer.twoWay, described);
     if (confirmed) log.journal.owner = "target";
     guest.stopTracking();
     log.setPhase("completed");
   } catch (error) {
     const cause = log.journal.owner === "source" ? writer.explain(error) : error;
     log.journal.error = toErrorData(cause);
-    for (const step of undo.reverse()) step();
+    for (const step of undo.reverse()) attempt(step); // each, whatever became of the others
     const cancelled = cause instanceof TramError && cause.code === "E_CANCELLED";
     log.setPhase(cancelled ? "cancelled" : "failed");
   } finally {
     writer.close();
   }
+}
+
+/** Does it; returns the error, if there was one. */
+function attempt(action: () => void): unknown {
+  try {
+    action();
+    return null;
+  } catch (error) {
+    return error ?? new TramError("E_INTERNAL", "an error without a name");
+  }
+}
+
+function unconfirmed(twoWay: boolean, described: unknown): TramError {
+  const found = described instanceof Error ? described.message : "nothing";
+  const next =
+    "look at the target with tram ps: if the guest runs there, tram quit it here; if not, tram resume it here";
+  return twoWay
+    ? new TramError("E_HANDOVER_UNKNOWN", "the target was told to run the guest, and did not confirm that it does", {
+        expected: "SHUT 0 from the target",
+        found,
+        next,
+      })
+    : new TramError(
+        "E_HANDOVER_UNKNOWN",
+        "the channel broke just behind the word that tells the target to run the guest",
+        {
+          expected: "that every byte is accepted",
+          found,
+          next,
+        },
+      );
 }
 
 /** Before anything of the guest is sent: is there a tram, and can it take this guest? */
@@ -128,7 +154,7 @@ class Rounds {
   readonly #bucket: TokenBucket | null;
   readonly #dirty: Bitmap;
   readonly #sent: Bitmap;
-  readonly #batch = new Uint32Array(BATCH_PAGES);
+  readonly #batch: Uint32Array;
   #round = 0;
 
   constructor(guest: Guest, writer: MoveWriter, options: SendOptions, context: SendContext, log: MoveLog) {
@@ -139,6 +165,8 @@ class Rounds {
     this.#log = log;
     const rate = options.maxBandwidthBytesPerSec;
     this.#bucket = rate > 0 ? new TokenBucket(rate, log.now()) : null;
+    const share = rate > 0 ? Math.ceil((rate * BATCH_SHARE) / PAGE_RECORD_BYTES) : BATCH_PAGES;
+    this.#batch = new Uint32Array(Math.min(share, BATCH_PAGES));
     this.#dirty = new Bitmap(guest.ram.pages);
     this.#dirty.fill(); // the bulk pass: everything
     this.#sent = new Bitmap(guest.ram.pages);

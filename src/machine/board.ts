@@ -145,8 +145,7 @@ export class Board {
       for (;;) {
         const answered = Atomics.load(this.#words, word);
         if (answered === generation) break;
-        if (Atomics.wait(this.#words, word, answered, KICK_AGAIN_MS) === "timed-out" && desire !== DESIRE.run)
-          this.#kick(cpu);
+        if (Atomics.wait(this.#words, word, answered, KICK_AGAIN_MS) === "timed-out") this.#kick(cpu);
       }
     }
   }

@@ -84,7 +84,15 @@ export class KvmGuest implements Guest {
   }
 
   pause(): string {
-    return this.#board.locked(() => this.#board.pauseCpus("finish-migrate"));
+    return this.#board.locked(() => {
+      const was = this.#board.pauseCpus("finish-migrate");
+      const { runState } = this.#board;
+      if (runState !== "finish-migrate")
+        throw new TramError("E_GUEST", "the guest stopped by itself and cannot be moved", {
+          found: `state '${runState}'`,
+        });
+      return was;
+    });
   }
 
   unpause(was: string): void {

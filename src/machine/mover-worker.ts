@@ -111,6 +111,7 @@ function runReceive(job: Extract<Job, { kind: "receive" }>): void {
           return new KvmGuest(handles, board);
         },
         start(runState) {
+          if (!board.passHandover()) throw new TramError("E_CANCELLED", "cancelled");
           board.locked(() => {
             if (runState === "running") board.runCpus();
             else board.runState = "paused";

@@ -3,6 +3,7 @@ import { writeSync } from "node:fs";
 import { parentPort, workerData } from "node:worker_threads";
 import { TramError, toErrorData } from "../errors.ts";
 import { EXIT_REASON, RUN, runVcpu, threadId, viewRun } from "../native/kvm.ts";
+import { net, POLL } from "../native/net.ts";
 import { Board } from "./board.ts";
 import { SERIAL_PORT, SERIAL_PORTS, Serial } from "./devices/serial.ts";
 import { WALKER_MMIO_PROBE, WALKER_PORT_GRANT, WALKER_PORT_PROBE, WalkerPorts } from "./devices/walker.ts";
@@ -30,7 +31,9 @@ const walker = handles.description.walker ? new WalkerPorts(words.walker, cpu, h
 
 function putSerial(byte: number): void {
   try {
-    writeSync(init.serialFd, Uint8Array.of(byte));
+    // Never waits: a full pipe or a stopped terminal loses the byte, as a serial line without flow control does. A vCPU that
+    // blocked here could not be stopped.
+    if (net.poll([{ fd: init.serialFd, events: POLL.out }], 0)) writeSync(init.serialFd, Uint8Array.of(byte));
   } catch {
     // A reader that went away must not stop the guest; the port has no way to say that its line is down.
   }
@@ -146,9 +149,21 @@ function handleExit(): boolean {
 }
 
 /** With immediate_exit set, entering only finishes the I/O instruction the vCPU is in the middle of. */
-function completePendingIo(): void {
+function completePendingIo(): boolean {
   run.setUint8(RUN.immediateExit, 1);
-  while (runVcpu(handles.vcpus[cpu])) handleExit();
+  while (runVcpu(handles.vcpus[cpu])) if (!handleExit()) return false;
+  return true;
+}
+
+/** True while the vCPU can go on; what ends it is told to everybody. */
+function attempt(step: () => boolean): boolean {
+  try {
+    return step();
+  } catch (error) {
+    board.cpuFailed("internal-error");
+    parentPort?.postMessage({ event: "failed", cpu, error: toErrorData(error) });
+    return false;
+  }
 }
 
 function live(): void {
@@ -159,20 +174,14 @@ function live(): void {
     run.setUint8(RUN.immediateExit, 0);
     const { run: mayRun, exit, generation } = board.command();
     if (!mayRun || !able) {
-      if (able && !board.hasAnswered(cpu, generation)) completePendingIo();
+      if (able && !board.hasAnswered(cpu, generation)) able = attempt(completePendingIo);
       board.answer(cpu, generation);
       if (exit) return;
       board.waitForCommand(generation);
       continue;
     }
     if (!board.hasAnswered(cpu, generation)) board.answer(cpu, generation);
-    try {
-      if (runVcpu(handles.vcpus[cpu])) able = handleExit();
-    } catch (error) {
-      able = false;
-      board.cpuFailed("internal-error");
-      parentPort?.postMessage({ event: "failed", cpu, error: toErrorData(error) });
-    }
+    able = attempt(() => !runVcpu(handles.vcpus[cpu]) || handleExit());
   }
 }
 

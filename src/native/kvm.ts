@@ -138,7 +138,8 @@ export function isTracked(vm: number, slot: number, slotBytes: number): boolean 
   const view = new DataView(new ArrayBuffer(16));
   view.setUint32(0, slot, true);
   view.setBigUint64(8, BigInt(ptr(bitmap)), true);
-  return tryIoctl(vm, "GET_DIRTY_LOG", new Uint8Array(view.buffer)) >= 0;
+  const result = tryIoctl(vm, "GET_DIRTY_LOG", new Uint8Array(view.buffer));
+  return result >= 0 && bitmap.length > 0; // the kernel has written to it: it must live until here
 }
 
 /** KVM_GET_DIRTY_LOG of one slot into whole 64-bit words of `bitmap`. */

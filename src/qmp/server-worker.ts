@@ -42,6 +42,8 @@ const UNSENT_BYTES_MAX = 4 << 20;
 const KICK_AGAIN_MS = 10;
 /** More than the mover takes to take leave of a peer. */
 const MOVER_IDLE_MS = 3000;
+const PEER_CHARS_MAX = 1000;
+const MS_MAX = 2 ** 31 - 1;
 
 const ask = (request: QmpRequest): void => parentPort?.postMessage(request);
 
@@ -99,7 +101,7 @@ class Client {
     if (command === "qmp_capabilities" && ok) this.negotiated = true;
     this.send(reply);
     if (command === "quit" && ok) ask({ request: "quit" });
-    if (command === "tram-query-move" && mover === this && isOver(board.readJournal<Journal>()))
+    if (command === "tram-query-move" && ok && mover === this && isOver(reply.return as Journal))
       ask({ request: "move-seen" });
   }
 
@@ -117,7 +119,18 @@ const isOver = (journal: Journal | null): boolean =>
 
 /** A client that has read that a move is over may ask for the next thing at once, a moment before the mover is idle. */
 function awaitFinishedMove(): void {
-  if (isOver(board.readJournal<Journal>())) board.awaitIdle(MOVER_IDLE_MS);
+  const journal = board.readJournal<Journal>();
+  const hasArrived = journal?.direction === "incoming" && journal.owner === "target";
+  if (isOver(journal) || hasArrived) board.awaitIdle(MOVER_IDLE_MS);
+}
+
+/** A guest that is confirmed elsewhere is nobody's to steer here, in the moment before this process ends. */
+function refuseGone(): void {
+  const journal = board.readJournal<Journal>();
+  if (journal?.direction === "outgoing" && journal.owner === "target")
+    throw new TramError("E_STATE", `the guest has moved to ${journal.peer}, which has confirmed it`, {
+      next: "steer it there",
+    });
 }
 
 /** The client whose move is under way, and whether its channel is a descriptor that the client passed. */
@@ -153,6 +166,7 @@ class Control implements GuestControl {
   }
 
   stop(): void {
+    refuseGone();
     awaitFinishedMove();
     board.locked(() => {
       const keepsIt = board.runState === "postmigrate" && !board.moving; // a person decides that it is still here
@@ -162,13 +176,13 @@ class Control implements GuestControl {
   }
 
   cont(): void {
+    refuseGone();
     awaitFinishedMove();
     board.locked(() => {
       const { runState } = board;
       if (runState === "running") return;
       // A guest that was sent away may be running elsewhere; that a person asks is what makes it right.
-      if (runState !== "paused" && runState !== "postmigrate" && runState !== "prelaunch")
-        throw stateError("resumed", runState);
+      if (runState !== "paused" && runState !== "postmigrate") throw stateError("resumed", runState);
       if (runState === "postmigrate" && board.moving) throw stateError("resumed", runState);
       board.runCpus();
     });
@@ -179,12 +193,15 @@ class Control implements GuestControl {
   }
 
   migrate(uri: string, given: Record<string, unknown>): void {
+    refuseGone();
     const { runState } = board;
-    if (runState !== "running" && runState !== "paused" && runState !== "prelaunch")
-      throw stateError("migrated", runState);
-    const endpoint = this.#endpoint(uri, String(given.peer ?? uri));
-    const number = (name: string, otherwise: number) =>
-      typeof given[name] === "number" ? (given[name] as number) : otherwise;
+    if (runState !== "running" && runState !== "paused") throw stateError("migrated", runState);
+    const endpoint = this.#endpoint(uri, String(given.peer ?? uri).slice(0, PEER_CHARS_MAX));
+    const number = (name: string, otherwise: number, min = 0) => {
+      const value = given[name] ?? otherwise;
+      if (Number.isSafeInteger(value) && (value as number) >= min) return value as number;
+      throw new TramError("E_QMP", `'${name}' is no number that it can be`, { expected: `a whole number from ${min}` });
+    };
     awaitFinishedMove();
     if (!board.beginMove()) {
       if (endpoint.scheme === "passed") net.close(endpoint.fd);
@@ -201,10 +218,10 @@ class Control implements GuestControl {
       options: {
         maxDowntimeMs: number("maxDowntimeMs", DEFAULT_MAX_DOWNTIME_MS),
         maxBandwidthBytesPerSec: number("maxBandwidthBytesPerSec", 0),
-        replyMs: number("replyMs", DEFAULT_REPLY_MS),
+        replyMs: Math.min(number("replyMs", DEFAULT_REPLY_MS, 1), MS_MAX),
         timeoutMs: number("timeoutMs", 0),
       },
-      iovMax: number("iovMax", 1024),
+      iovMax: number("iovMax", 1024, 1),
       copying: given.copying === true,
     });
   }

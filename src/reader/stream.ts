@@ -6,7 +6,14 @@ import { Bitmap } from "../memory/bitmap.ts";
 import { PAGE_BYTES, type Ram } from "../native/ram.ts";
 import { ByteWriter, badStream, hex } from "../stream/bytes.ts";
 import { DEVICE_TABLES } from "../stream/devices/index.ts";
-import { globalstate, machine, machineFromState, RAM_BLOCK_NAME, runStateFrom } from "../stream/devices/machine.ts";
+import {
+  CPUS_MAX,
+  globalstate,
+  machine,
+  machineFromState,
+  RAM_BLOCK_NAME,
+  runStateFrom,
+} from "../stream/devices/machine.ts";
 import { decodeBlockTable, decodePageWord } from "../stream/ram.ts";
 import { encodeHello, encodePong, encodeRefuse, encodeShut, type Hello } from "../stream/return-path.ts";
 import { decodeCommand, decodeFooter, decodeHeader, decodeSectionPart, decodeSectionStart } from "../stream/section.ts";
@@ -39,6 +46,8 @@ import { TransportSource } from "./source.ts";
 const WORD_BYTES = 8;
 const CONTINUED_PAGE = RAM_SAVE_FLAG_PAGE | RAM_SAVE_FLAG_CONTINUE;
 const CONTINUED_PAGE_BYTES = WORD_BYTES + PAGE_BYTES;
+/** One for each vCPU and its APIC, and room for the others. */
+const SECTIONS_MAX = 2 * CPUS_MAX + 32;
 /** Pages placed by one call: a buffer holds fewer. */
 const BATCH_PAGES = 1024;
 /** Waiting for the source to take note: of a confirmation before its process may go, of a refusal before the close. */
@@ -146,6 +155,13 @@ export class StreamReader implements MoveReader {
     const source = this.#source;
     const at = source.offset;
     const header = decodeSectionStart(source);
+    if (this.#sectionNames.size === SECTIONS_MAX || header.instance >= CPUS_MAX)
+      throw badStream(
+        "the stream has more devices than a machine",
+        at,
+        `at most ${SECTIONS_MAX} sections, instances below ${CPUS_MAX}`,
+        `'${header.name}' instance ${header.instance}`,
+      );
     if (this.#sectionNames.has(header.id))
       throw badStream("a section id is used twice", at, "a new id", `${header.id}`);
     this.#sectionNames.set(header.id, header.name);
@@ -195,6 +211,7 @@ export class StreamReader implements MoveReader {
       }
       if (word.flag === RAM_SAVE_FLAG_MEM_SIZE) {
         source.skip(WORD_BYTES);
+        this.#place(); // reading the table may move what waits in the buffer
         return { kind: "blocks", blocks: decodeBlockTable(source, word.page * PAGE_BYTES) };
       }
       const headBytes = this.#recordHead(word.continues);

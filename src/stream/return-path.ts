@@ -64,7 +64,11 @@ export function decodeReturnMessage(source: ByteSource): ReturnMessage {
       return { type: "hello", hello: parseHello(parseJson(source.bytes(length), at)) };
     case TRAM_RP_MSG_REFUSE: {
       const value = parseJson(source.bytes(length), at);
-      return { type: "refuse", reason: textOf(value.reason) || "no reason given", code: textOf(value.code) };
+      return {
+        type: "refuse",
+        reason: textOf(value.reason).slice(0, 4000) || "no reason given",
+        code: textOf(value.code).slice(0, 64),
+      };
     }
     default:
       source.bytes(length);
@@ -105,7 +109,7 @@ function parseHello(value: Record<string, unknown>): Hello {
     });
   return {
     version: count("version") ?? 0,
-    name: textOf(value.name),
+    name: textOf(value.name).slice(0, 64),
     memoryBytes: count("memoryBytes"),
     cpus: count("cpus"),
     cpuid: rows.map(

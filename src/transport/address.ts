@@ -24,6 +24,7 @@ export function parseAddress(text: string): Address {
     case "tcp": {
       const match = /^(?:\[([^\]]*)\]|([^:[\]]*)):([0-9]+)$/.exec(rest);
       if (!match) throw bad("it is not HOST:PORT (IPv6 addresses stand in brackets)");
+      if (rest.length > 300) throw bad("the host's name is too long");
       const port = Number(match[3]);
       if (port > 65535) throw bad(`there is no port ${match[3]}`);
       return { scheme, host: match[1] ?? match[2], port };

@@ -216,6 +216,10 @@ export class StreamWriter implements MoveWriter {
 
   handOver(): void {
     this.#pending.u8(QEMU_VM_EOF);
+    this.#flush();
+  }
+
+  describe(): void {
     encodeVmDescription(this.#pending, { page_size: PAGE_BYTES, devices: this.#devices });
     this.#flush();
   }

@@ -65,6 +65,7 @@ const STEPS = [
   "devices",
   "awaitReady",
   "handOver",
+  "describe",
   "awaitConfirmation",
 ] as const;
 type Step = (typeof STEPS)[number];
@@ -96,6 +97,7 @@ function scriptedWriter(failAt: Step | null, confirms = true): MoveWriter & { ca
     devices: () => step("devices"),
     awaitReady: () => step("awaitReady"),
     handOver: () => step("handOver"),
+    describe: () => step("describe"),
     awaitConfirmation: () => {
       if (failAt === "awaitConfirmation") return false;
       return confirms;
@@ -145,22 +147,53 @@ describe("the source's story", () => {
     expect(sum).toBe(journal.downtimeMs as number);
   });
 
-  test.each(STEPS.slice(0, -1))("that fails at %s leaves the guest as it was, at the source", (failAt) => {
-    const guest = new ScriptedGuest();
-    const writer = scriptedWriter(failAt);
-    const journal = run(guest, writer);
-    expect(journal).toMatchObject({ phase: "failed", owner: "source", error: { code: "E_CHANNEL_CLOSED" } });
-    const count = (call: string) => guest.calls.filter((one) => one === call).length;
-    expect(count("stopTracking")).toBe(count("startTracking"));
-    expect(count("unpause running")).toBe(count("pause"));
-    expect(writer.calls.at(-1)).toBe("close");
-  });
+  test.each(STEPS.slice(0, STEPS.indexOf("describe")))(
+    "that fails at %s leaves the guest as it was, at the source",
+    (failAt) => {
+      const guest = new ScriptedGuest();
+      const writer = scriptedWriter(failAt);
+      const journal = run(guest, writer);
+      expect(journal).toMatchObject({ phase: "failed", owner: "source", error: { code: "E_CHANNEL_CLOSED" } });
+      const count = (call: string) => guest.calls.filter((one) => one === call).length;
+      expect(count("stopTracking")).toBe(count("startTracking"));
+      expect(count("unpause running")).toBe(count("pause"));
+      expect(writer.calls.at(-1)).toBe("close");
+    },
+  );
 
   test("without a confirmation nobody runs the guest here, and nobody says where it is", () => {
     const guest = new ScriptedGuest();
     const journal = run(guest, scriptedWriter("awaitConfirmation"));
     expect(journal).toMatchObject({ phase: "failed", owner: "unconfirmed", error: { code: "E_HANDOVER_UNKNOWN" } });
     expect(guest.calls).toEqual(["startTracking", "pause", "stopTracking"]);
+  });
+
+  test("a channel that breaks just behind the hand-over word decides nothing: a confirmation does", () => {
+    const two = run(new ScriptedGuest(), scriptedWriter("describe"));
+    expect(two).toMatchObject({ phase: "completed", owner: "target" });
+    const guest = new ScriptedGuest();
+    const one = run(guest, { ...scriptedWriter("describe"), twoWay: false });
+    expect(one).toMatchObject({ phase: "failed", owner: "unconfirmed", error: { code: "E_HANDOVER_UNKNOWN" } });
+    expect(guest.calls).not.toContain("unpause running");
+  });
+
+  test("a guest that stopped by itself is not moved", () => {
+    const guest = new ScriptedGuest();
+    guest.pause = () => {
+      throw new TramError("E_GUEST", "it crashed");
+    };
+    expect(run(guest, scriptedWriter(null))).toMatchObject({ phase: "failed", error: { code: "E_GUEST" } });
+    expect(guest.calls).toEqual(["startTracking", "stopTracking"]);
+  });
+
+  test("what cannot be undone does not keep the rest from being undone, nor hides the cause", () => {
+    const guest = new ScriptedGuest();
+    guest.unpause = () => {
+      throw new Error("no");
+    };
+    const journal = run(guest, scriptedWriter("devices"));
+    expect(journal).toMatchObject({ phase: "failed", error: { code: "E_CHANNEL_CLOSED" } });
+    expect(guest.calls.at(-1)).toBe("stopTracking");
   });
 
   test("a cancel that comes before the hand-over word gives the guest back", () => {
