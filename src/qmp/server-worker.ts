@@ -11,6 +11,7 @@ import { layOut } from "../memory/block.ts";
 import { isTracked, walkerCheck } from "../native/kvm.ts";
 import { net, POLL } from "../native/net.ts";
 import { parseAddress } from "../transport/address.ts";
+import { IOV_MAX } from "../transport/fd.ts";
 import type { Endpoint } from "../transport/index.ts";
 import { answer, type GuestControl } from "./commands.ts";
 import { MessageSplitter } from "./protocol.ts";
@@ -114,6 +115,23 @@ class Client {
   }
 }
 
+/** The move's options from the client's, checked. */
+function moveRequest(given: Record<string, unknown>) {
+  const number = (name: string, otherwise: number, min = 0) => {
+    const value = given[name] ?? otherwise;
+    if (Number.isSafeInteger(value) && (value as number) >= min) return value as number;
+    throw new TramError("E_QMP", `'${name}' is no number that it can be`, { expected: `a whole number from ${min}` });
+  };
+  const options: SendOptions = {
+    maxDowntimeMs: number("maxDowntimeMs", DEFAULT_MAX_DOWNTIME_MS),
+    maxBandwidthBytesPerSec: number("maxBandwidthBytesPerSec", 0),
+    replyMs: Math.min(number("replyMs", DEFAULT_REPLY_MS, 1), MS_MAX),
+    timeoutMs: number("timeoutMs", 0),
+  };
+  const iovMax = Math.min(number("iovMax", IOV_MAX, 1), IOV_MAX);
+  return { request: "migrate" as const, options, iovMax, copying: given.copying === true };
+}
+
 const isOver = (journal: Journal | null): boolean =>
   journal !== null && ["completed", "failed", "cancelled"].includes(journal.phase);
 
@@ -196,12 +214,8 @@ class Control implements GuestControl {
     refuseGone();
     const { runState } = board;
     if (runState !== "running" && runState !== "paused") throw stateError("migrated", runState);
+    const request = moveRequest(given); // whatever is wrong with it is said before anything has begun
     const endpoint = this.#endpoint(uri, String(given.peer ?? uri).slice(0, PEER_CHARS_MAX));
-    const number = (name: string, otherwise: number, min = 0) => {
-      const value = given[name] ?? otherwise;
-      if (Number.isSafeInteger(value) && (value as number) >= min) return value as number;
-      throw new TramError("E_QMP", `'${name}' is no number that it can be`, { expected: `a whole number from ${min}` });
-    };
     awaitFinishedMove();
     if (!board.beginMove()) {
       if (endpoint.scheme === "passed") net.close(endpoint.fd);
@@ -211,19 +225,8 @@ class Control implements GuestControl {
     }
     mover = this.#client;
     passedDescriptor = endpoint.scheme === "passed";
-    board.writeJournal({});
-    ask({
-      request: "migrate",
-      endpoint,
-      options: {
-        maxDowntimeMs: number("maxDowntimeMs", DEFAULT_MAX_DOWNTIME_MS),
-        maxBandwidthBytesPerSec: number("maxBandwidthBytesPerSec", 0),
-        replyMs: Math.min(number("replyMs", DEFAULT_REPLY_MS, 1), MS_MAX),
-        timeoutMs: number("timeoutMs", 0),
-      },
-      iovMax: number("iovMax", 1024, 1),
-      copying: given.copying === true,
-    });
+    board.writeJournal({}); // the one before is no longer the answer; the mover is idle and does not write
+    ask({ ...request, endpoint });
   }
 
   migrateIncoming(uri: string): void {

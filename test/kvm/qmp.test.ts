@@ -2,10 +2,11 @@
 import { describe, expect, test } from "bun:test";
 import { connect } from "node:net";
 import { net } from "../../src/native/net.ts";
-import { Bed, openFds, whyNoKvm } from "../support/bed.ts";
-import { Qmp } from "../support/qmp.ts";
+import { Bed, openFds, TRAM, whyNoKvm } from "../support/bed.ts";
+import { type Message, Qmp } from "../support/qmp.ts";
 
 const reason = whyNoKvm();
+const statusOf = (answer: Message | null): string => (answer as { return: { status: string } }).return.status;
 
 describe.skipIf(reason !== null)(`the QMP socket${reason ? ` (skipped: ${reason})` : ""}`, () => {
   async function withGuest(action: (bed: Bed, path: string, pid: number) => Promise<void>): Promise<void> {
@@ -86,6 +87,76 @@ describe.skipIf(reason !== null)(`the QMP socket${reason ? ` (skipped: ${reason}
       expect((await bed.status("a"))?.status).toBe("running");
       for (const fd of idle) net.close(fd);
     }));
+
+  test("bounds what a client may call its peer, and its numbers", () =>
+    withGuest(async (_, path) => {
+      const client = await Qmp.connect(path);
+      const bad = { uri: "unix:/nowhere/at-all", tram: { replyMs: -1 } };
+      expect(await client.execute("migrate", bad)).toMatchObject({ error: { class: "GenericError" } });
+      const long = { uri: "unix:/nowhere/at-all", tram: { peer: "x".repeat(900_000) } };
+      expect(await client.execute("migrate", long)).toEqual({ return: {} });
+      for (let status = ""; status !== "failed"; ) status = statusOf(await client.execute("query-migrate"));
+      client.close();
+    }));
+
+  test("a guest that is confirmed elsewhere is nobody's to steer here any more", async () => {
+    const bed = new Bed();
+    try {
+      const source = await bed.walker("a", "--memory", "16M", "--working-set", "4M", "--dirty-rate", "max");
+      await bed.target("b", "unix:b.sock");
+      const client = await Qmp.connect(bed.path("tram/a.qmp"));
+      await client.execute("migrate", { uri: `unix:${bed.path("b.sock")}` });
+      for (let status = ""; status !== "completed"; ) status = statusOf(await client.execute("query-migrate"));
+      // This client never asks for tram's own journal, so the process lingers for it.
+      for (const command of ["cont", "stop", "migrate"])
+        expect(await client.execute(command, { uri: "unix:/nowhere" })).toMatchObject({
+          error: { class: "GenericError" },
+        });
+      client.close();
+      expect(await source.code).toBe(0);
+      await bed.goesOn("b");
+    } finally {
+      await bed.dispose();
+    }
+  });
+
+  test("a serial line that nobody reads does not stop the guest, nor keep it from being stopped", async () => {
+    const bed = new Bed();
+    // A reader that never reads: its pipe is full after 64 KiB.
+    const line = `${TRAM} run --guest walker --name a --memory 16M --working-set 4K --dirty-rate max --serial stdio | sleep 60`;
+    const child = Bun.spawn(["bash", "-c", line], {
+      env: bed.env,
+      cwd: bed.folder,
+      stdout: "ignore",
+      stderr: "ignore",
+      stdin: "ignore",
+    });
+    try {
+      const passes = async () => {
+        const checked = JSON.parse((await bed.tram("check-guest", "a", "--json")).stdout) as {
+          cpus: { pass: number }[];
+        };
+        return checked.cpus[0].pass;
+      };
+      await bed.until(async () => (await bed.status("a"))?.status === "running", "it runs");
+      await bed.until(
+        async () => {
+          await bed.expectDone("pause", "a");
+          const done = await passes();
+          await bed.expectDone("resume", "a");
+          return done > 100_000; // a byte a pass: the pipe has been full for a while
+        },
+        "the pipe is full",
+        undefined,
+        50_000,
+      );
+      await bed.expectDone("quit", "a");
+    } finally {
+      child.kill("SIGKILL");
+      await bed.exec(["pkill", "-f", `sleep 60`]);
+      await bed.dispose();
+    }
+  });
 
   test("a client that passed a descriptor and goes away cancels its move", () =>
     withGuest(async (bed) => {
