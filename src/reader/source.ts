@@ -1,24 +1,26 @@
 // Bytes from a transport through one buffer, with the offset of each: what decoders read from.
 import { TramError } from "../errors.ts";
-import { type ByteSource, checkedSize } from "../stream/bytes.ts";
+import { BufferSource } from "../stream/bytes.ts";
 import type { Transport } from "../transport/transport.ts";
 
 /** Stays in the second-level cache between the kernel's copy into it and ours out of it. */
 const BUFFER_BYTES = 512 << 10;
 
-export class TransportSource implements ByteSource {
-  readonly buffer = new Uint8Array(BUFFER_BYTES);
-  readonly #view = new DataView(this.buffer.buffer);
+export class TransportSource extends BufferSource {
+  readonly buffer: Uint8Array;
   readonly #transport: Transport;
   #at = 0;
   #end = 0;
   #base = 0; // stream offset of buffer[0]
 
   constructor(transport: Transport) {
+    const buffer = new Uint8Array(BUFFER_BYTES);
+    super(buffer);
+    this.buffer = buffer;
     this.#transport = transport;
   }
 
-  get offset(): number {
+  override get offset(): number {
     return this.#base + this.#at;
   }
 
@@ -38,7 +40,7 @@ export class TransportSource implements ByteSource {
 
   /** Big-endian u32 at `buffer[at]`, not consumed. */
   peekU32(at: number): number {
-    return this.#view.getUint32(at);
+    return this.view.getUint32(at);
   }
 
   /** Reads until `count` bytes are ready; positions in `buffer` from before are void. False: the stream ended first. */
@@ -74,40 +76,21 @@ export class TransportSource implements ByteSource {
     });
   }
 
-  #take(count: number): number {
+  protected override take(count: number): number {
     this.fill(count);
     const at = this.#at;
     this.#at += count;
     return at;
   }
 
-  u8(): number {
-    return this.buffer[this.#take(1)];
-  }
-  u16(): number {
-    return this.#view.getUint16(this.#take(2));
-  }
-  u32(): number {
-    return this.#view.getUint32(this.#take(4));
-  }
-  u64(): bigint {
-    return this.#view.getBigUint64(this.#take(8));
-  }
-  size(): number {
-    const offset = this.offset;
-    return checkedSize(this.u32(), this.u32(), offset);
-  }
-  bytes(count: number): Uint8Array {
+  override bytes(count: number): Uint8Array {
     const out = new Uint8Array(count);
     for (let done = 0; done < count; ) {
       const piece = Math.min(count - done, 4096);
-      const at = this.#take(piece);
+      const at = this.take(piece);
       out.set(this.buffer.subarray(at, at + piece), done);
       done += piece;
     }
     return out;
-  }
-  pstr(): string {
-    return new TextDecoder().decode(this.bytes(this.u8()));
   }
 }

@@ -99,27 +99,60 @@ export function hex(value: number | bigint, digits = 2): string {
   return `0x${value.toString(16).padStart(digits, "0")}`;
 }
 
+/** What every ByteSource does alike, over a buffer of which `take` gives the next bytes. */
+export abstract class BufferSource implements ByteSource {
+  protected readonly view: DataView;
+
+  constructor(bytes: Uint8Array) {
+    this.view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+  }
+
+  abstract get offset(): number;
+  abstract bytes(count: number): Uint8Array;
+  /** Consumes `count` bytes that lie together; where they begin in the buffer. */
+  protected abstract take(count: number): number;
+
+  u8(): number {
+    return this.view.getUint8(this.take(1));
+  }
+  u16(): number {
+    return this.view.getUint16(this.take(2));
+  }
+  u32(): number {
+    return this.view.getUint32(this.take(4));
+  }
+  u64(): bigint {
+    return this.view.getBigUint64(this.take(8));
+  }
+  size(): number {
+    const { offset } = this;
+    return checkedSize(this.u32(), this.u32(), offset);
+  }
+  pstr(): string {
+    return new TextDecoder().decode(this.bytes(this.u8()));
+  }
+}
+
 /** A ByteSource over bytes that are all there. */
-export class ByteReader implements ByteSource {
+export class ByteReader extends BufferSource {
   readonly #bytes: Uint8Array;
-  readonly #view: DataView;
   readonly #base: number;
   #at = 0;
 
   constructor(bytes: Uint8Array, base = 0) {
+    super(bytes);
     this.#bytes = bytes;
-    this.#view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
     this.#base = base;
   }
 
-  get offset(): number {
+  override get offset(): number {
     return this.#base + this.#at;
   }
   get left(): number {
     return this.#bytes.length - this.#at;
   }
 
-  #take(count: number): number {
+  protected override take(count: number): number {
     const at = this.#at;
     if (count > this.left)
       throw new TramError("E_STREAM_TRUNCATED", "the stream ends too early", {
@@ -131,28 +164,9 @@ export class ByteReader implements ByteSource {
     return at;
   }
 
-  u8(): number {
-    return this.#view.getUint8(this.#take(1));
-  }
-  u16(): number {
-    return this.#view.getUint16(this.#take(2));
-  }
-  u32(): number {
-    return this.#view.getUint32(this.#take(4));
-  }
-  u64(): bigint {
-    return this.#view.getBigUint64(this.#take(8));
-  }
-  size(): number {
-    const offset = this.offset;
-    return checkedSize(this.u32(), this.u32(), offset);
-  }
-  bytes(count: number): Uint8Array {
-    const at = this.#take(count);
+  override bytes(count: number): Uint8Array {
+    const at = this.take(count);
     return this.#bytes.slice(at, at + count);
-  }
-  pstr(): string {
-    return new TextDecoder().decode(this.bytes(this.u8()));
   }
 }
 

@@ -89,18 +89,22 @@ describe("the compiled binary", () => {
       expect(stdout).toContain("Usage:");
     }));
 
-  test("a user who may not open /dev/kvm is told why and what to do", () =>
-    inBed(async (bed) => {
-      if (process.getuid?.() !== 0 || noKvm) return expect(noKvm ?? "not root").toBeString();
-      chmodSync(bed.folder, 0o777);
-      const nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"];
-      const { code, stderr } = await bed.exec([...nobody, TRAM, "run", "--guest", "walker"], {
-        env: { PATH: bed.env.PATH },
-      });
-      expect(code).toBe(1);
-      expect(stderr).toContain("cannot open /dev/kvm: this user may not open it");
-      expect(stderr).toContain("usermod -aG kvm");
-    }));
+  const notRoot = process.getuid?.() === 0 ? null : "only root can become another user";
+  const asNobody = notRoot ?? noKvm;
+  test.skipIf(asNobody !== null)(
+    `a user who may not open /dev/kvm is told why and what to do${asNobody ? ` (skipped: ${asNobody})` : ""}`,
+    () =>
+      inBed(async (bed) => {
+        chmodSync(bed.folder, 0o777);
+        const nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"];
+        const { code, stderr } = await bed.exec([...nobody, TRAM, "run", "--guest", "walker"], {
+          env: { PATH: bed.env.PATH },
+        });
+        expect(code).toBe(1);
+        expect(stderr).toContain("cannot open /dev/kvm: this user may not open it");
+        expect(stderr).toContain("usermod -aG kvm");
+      }),
+  );
 
   test("a runtime folder that belongs to somebody else is not trusted", () =>
     inBed(async (bed) => {
