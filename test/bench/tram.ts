@@ -58,6 +58,10 @@ export async function moveTram({
   const watcher = await source.connect();
   const receiver = await target.connect();
   await pollUntil(
+    () => client.execute("query-status"),
+    ({ status }) => status === "paused",
+  );
+  await pollUntil(
     () => receiver.execute("query-status"),
     ({ status }) => status === "inmigrate",
   );
