@@ -13,6 +13,8 @@ import { findSocket } from "./runtime.ts";
 import { parseCount, parseDuration, parseRate } from "./units.ts";
 
 const POLL_MS = 20;
+/** Filling all of a large guest's memory takes seconds. */
+const BOOT_MS = 60_000;
 
 export const migrate = command({
   name: "migrate",
@@ -120,6 +122,7 @@ async function move(vm: string, address: Address, options: object, view: MoveVie
   const interrupt = onInterrupt(client);
   let channel: Channel | null = null;
   try {
+    await untilBooted(client, interrupt);
     channel = openChannel(address);
     if (channel.fd >= 0) {
       await client.execute("getfd", { fdname: "tram" }, channel.fd);
@@ -139,6 +142,16 @@ async function move(vm: string, address: Address, options: object, view: MoveVie
     if (channel) abandon(channel);
     client.close();
   }
+}
+
+/** A guest whose memory is still being made is there in a moment: `tram run … & tram migrate …` is what scripts do. */
+async function untilBooted(client: QmpClient, interrupt: Interrupt): Promise<void> {
+  for (
+    const end = performance.now() + BOOT_MS;
+    performance.now() < end && !interrupt.signal();
+    await Bun.sleep(POLL_MS)
+  )
+    if ((await client.execute<{ status: string }>("query-status")).status !== "prelaunch") return;
 }
 
 /** The move never began: what was made ready for it goes. */

@@ -103,6 +103,18 @@ kvm(title("a running guest"), () => {
       expect(Buffer.compare(uncopied.subarray(0, end), copied.subarray(0, end))).toBe(0);
     }));
 
+  test("waits for a guest whose memory is still being made", () =>
+    inBed(async (bed) => {
+      bed.start(["run", "--guest", "walker", "--name", "a", "--memory", "700M", "--dirty-rate", "max"]);
+      await bed.target("b", "unix:b.sock");
+      await bed.until(async () => (await bed.status("a")) !== null, "a can be asked");
+      const before = (await bed.status("a"))?.status;
+      const report = reportOf(await bed.tram("migrate", "a", "unix:b.sock", "--json"));
+      expect(["prelaunch", "running"]).toContain(before as string);
+      expect(report).toMatchObject({ outcome: "completed", owner: "target" });
+      await bed.goesOn("b");
+    }));
+
   test("moves paused, and stays paused", () =>
     inBed(async (bed) => {
       await bed.walker("a", ...walker);
