@@ -74,7 +74,10 @@ kvm(title("a running guest"), () => {
       await bed.walker("a", ...walker);
       const both = bed.exec(["bash", "-c", `exec 9>report; ${line}`]);
       await bed.until(async () => (await bed.status("b"))?.status === "running", "the target runs");
-      const report = reportOf({ code: 0, stderr: "", stdout: readFileSync(bed.path("report"), "utf8") });
+      // The target may run before the command at the source has written its last line.
+      const written = () => readFileSync(bed.path("report"), "utf8");
+      await bed.until(async () => written().includes("move.finished"), "the report");
+      const report = reportOf({ code: 0, stderr: "", stdout: written() });
       expect(report).toMatchObject({ outcome: "completed" });
       expect(["unconfirmed", "file"]).toContain(report.owner);
       expectResent(report);
