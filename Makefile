@@ -11,6 +11,8 @@ Q       := $(if $(filter 1,$(V)),,@)
 
 CFLAGS  := -std=gnu11 -O2 -g -Wall -Wextra -Wshadow -Wpointer-arith -Wcast-qual -Wsign-compare -Wwrite-strings -Werror \
            -fvisibility=hidden -fPIC -MMD -MP
+# Static, so that the executable needs nothing of its host but libc.
+C_LIBS  := -Wl,--exclude-libs,ALL -l:libz.a -l:libzstd.a
 C_SRC   := $(wildcard c/*.c)
 C_OBJ   := $(C_SRC:c/%.c=build/c/%.o)
 TS_SRC  := $(shell find src -name '*.ts')
@@ -38,6 +40,10 @@ build/.host:
 	@$(call need,objcopy,binutils)
 	@echo '#include <linux/kvm.h>' | $(CC) -E - >/dev/null 2>&1 || \
 	  { echo "tram: the C headers are missing: apt-get install libc6-dev" >&2; exit 1; }
+	@echo '#include <zlib.h>' | $(CC) -E - >/dev/null 2>&1 || \
+	  { echo "tram: zlib's headers are missing: apt-get install zlib1g-dev" >&2; exit 1; }
+	@echo '#include <zstd.h>' | $(CC) -E - >/dev/null 2>&1 || \
+	  { echo "tram: zstd's headers are missing: apt-get install libzstd-dev" >&2; exit 1; }
 	@grep -qw avx2 /proc/cpuinfo || { echo "tram: Bun needs a CPU with AVX2" >&2; exit 1; }
 	@mkdir -p build && touch $@
 
@@ -55,7 +61,7 @@ build/c/%.o: c/%.c | build/.host
 	$(Q)$(CC) $(CFLAGS) -c -o $@ $<
 
 build/libtram.so: $(C_OBJ) c/tram.map
-	$(Q)$(CC) -shared -Wl,--version-script=c/tram.map -Wl,-z,defs -o $@ $(C_OBJ)
+	$(Q)$(CC) -shared -Wl,--version-script=c/tram.map -Wl,-z,defs -o $@ $(C_OBJ) $(C_LIBS)
 
 # Freestanding, general registers only: some hosts run guests in KVM's instruction emulator, which has no SSE.
 GUEST_CFLAGS := -std=gnu11 -O2 -Wall -Wextra -Wshadow -Werror -ffreestanding -nostdlib -fno-pic -fno-pie -no-pie \
@@ -88,7 +94,7 @@ fmt: node_modules/.installed ## formats and applies safe lint fixes
 build/asan/c-test: $(C_SRC) $(wildcard test/c/*.c test/c/*.h) c/tram.h c/guest/walker.h | build/.host
 	@mkdir -p $(@D)
 	$(Q)$(CC) -std=gnu11 -g -O1 -Wall -Wextra -Werror -fsanitize=address,undefined -fno-sanitize-recover=all -Ic \
-	  -o $@ $(C_SRC) $(wildcard test/c/*.c) -pthread
+	  -o $@ $(C_SRC) $(wildcard test/c/*.c) $(C_LIBS) -pthread
 
 .PHONY: asan
 asan: build/asan/c-test ## C tests under AddressSanitizer and UBSan

@@ -23,6 +23,7 @@
 #include "tram.h"
 
 enum { NAP_NS = 100000, UNIX_BUFFER_BYTES = 2 << 20, WAIT_SLICE_MS = 20, IOVECS_MAX = 1024, FDS_MAX = 8 };
+enum { BACKLOG = 256 }; /* as many channels as a source may open before the first of them is looked at */
 
 static int stopped(const int32_t *stop) { return stop && __atomic_load_n(stop, __ATOMIC_SEQ_CST) != 0; }
 
@@ -130,7 +131,7 @@ int tram_listen_tcp(const char *host, const char *port) {
       continue;
     }
     setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
-    if (bind(fd, one->ai_addr, one->ai_addrlen) == 0 && listen(fd, 16) == 0) {
+    if (bind(fd, one->ai_addr, one->ai_addrlen) == 0 && listen(fd, BACKLOG) == 0) {
       result = fd;
       break;
     }
@@ -148,7 +149,7 @@ int tram_listen_unix(const char *path) {
   int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
   if (fd < 0) return -errno;
   fchmod(fd, 0600); /* before bind: the socket file never exists with a wider mode */
-  if (bind(fd, (struct sockaddr *)&address, sizeof address) == 0 && chmod(path, 0600) == 0 && listen(fd, 16) == 0)
+  if (bind(fd, (struct sockaddr *)&address, sizeof address) == 0 && chmod(path, 0600) == 0 && listen(fd, BACKLOG) == 0)
     return fd;
   result = -errno;
   close(fd);
@@ -272,6 +273,14 @@ int64_t tram_write_pages(int fd, int is_socket, const struct tram_ram *ram, cons
     }
   }
   return total;
+}
+
+int64_t tram_peek(int fd, void *out, uint64_t bytes) {
+  for (;;) {
+    ssize_t n = recv(fd, out, bytes, MSG_PEEK | MSG_DONTWAIT);
+    if (n >= 0) return n;
+    if (errno != EINTR) return -errno;
+  }
 }
 
 int64_t tram_read(int fd, void *out, uint64_t bytes, int timeout_ms, const int32_t *stop) {

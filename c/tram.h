@@ -36,6 +36,23 @@ TRAM_API int64_t tram_pages_gather(const struct tram_ram *ram, const uint8_t *he
                                    const uint8_t *words, const uint32_t *index, uint32_t count, uint8_t *out,
                                    uint64_t out_bytes);
 
+/* file.c: pages in a file where each has its place, at pages_offset + 4096 * its index, which is below `pages`. */
+/* Page i from buffer + offset[i] to page index[i]; neighbours by one call. All are checked before the first is written. */
+TRAM_API int tram_file_write_pages(int fd, uint64_t pages_offset, uint64_t pages, const uint8_t *buffer,
+                                   uint64_t buffer_bytes, const uint32_t *index, const uint32_t *offset, uint32_t count);
+/* The mirror: page index[i] to buffer + offset[i]; -ENODATA where the file ends before them. */
+TRAM_API int tram_file_read_pages(int fd, uint64_t pages_offset, uint64_t pages, uint8_t *buffer, uint64_t buffer_bytes,
+                                  const uint32_t *index, const uint32_t *offset, uint32_t count);
+/* Makes pages holes. */
+TRAM_API int tram_file_punch_pages(int fd, uint64_t pages_offset, uint64_t pages, const uint32_t *index, uint32_t count);
+
+/* inflate.c: a multifd channel's compressed pages, one zlib or zstd stream for the whole channel. */
+struct tram_inflate;
+TRAM_API int64_t tram_inflate_open(int zstd); /* the handle */
+/* The next piece of the stream: all of `in` becomes exactly `out_bytes`, or -EBADMSG. */
+TRAM_API int tram_inflate(struct tram_inflate *one, const void *in, uint32_t in_bytes, void *out, uint32_t out_bytes);
+TRAM_API int tram_inflate_close(struct tram_inflate *one);
+
 /* walker.c: the host's half of the walker guest (guest/walker.h). */
 /* Writes the parameter page's fill and the records of pass 0 into all memory from WALKER_RAM_START. */
 TRAM_API int tram_walker_fill(struct tram_ram *ram, const void *params);
@@ -67,6 +84,8 @@ TRAM_API int64_t tram_write(int fd, int is_socket, const void *data, uint64_t by
 TRAM_API int64_t tram_write_pages(int fd, int is_socket, const struct tram_ram *ram, const uint8_t *head,
                                   uint32_t head_bytes, const uint8_t *words, const uint32_t *index, uint32_t count,
                                   uint32_t iov_max, const int32_t *stop);
+/* What a socket has ready, not consumed: up to `bytes`, 0 at the end, -EAGAIN if nothing is there yet. */
+TRAM_API int64_t tram_peek(int fd, void *out, uint64_t bytes);
 /* At least one byte, or 0 at the end. */
 TRAM_API int64_t tram_read(int fd, void *out, uint64_t bytes, int timeout_ms, const int32_t *stop);
 TRAM_API int64_t tram_receive_message(int fd, void *out, uint64_t bytes, int32_t *fds, uint32_t *fd_count);
@@ -79,5 +98,13 @@ TRAM_API int tram_fd_type(int fd); /* 1 socket, 2 pipe, 3 regular file, 4 other 
 TRAM_API int tram_duplicate(int fd);
 TRAM_API int tram_lock_folder(const char *path); /* an exclusive flock on a folder; close to unlock */
 TRAM_API int tram_sync(int fd);
+
+/* host.c: what this host can do. */
+TRAM_API int tram_host_userfaultfd(void); /* one that also sees the kernel's accesses, as a guest's memory needs */
+/* alignment[0] of the memory, [1] of the offset; zeros: no direct I/O. -ENODATA: kernel or filesystem do not say. */
+TRAM_API int tram_host_direct_alignment(int fd, uint32_t *alignment);
+TRAM_API int64_t tram_host_direct_write(int fd, uint32_t bytes); /* zeros at offset 0, from page-aligned memory */
+TRAM_API int tram_host_punch_hole(int fd, uint64_t offset, uint64_t bytes);
+TRAM_API int64_t tram_host_seek_hole(int fd, uint64_t offset); /* the first hole from there on; the end is one */
 
 #endif

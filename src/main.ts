@@ -3,14 +3,30 @@ import { runCommand } from "citty";
 import { checkArguments, nearest, type TramCommand, usage } from "./cli/command.ts";
 import { print, say } from "./cli/console.ts";
 import { demo } from "./cli/demo.ts";
+import { doctor } from "./cli/doctor.ts";
 import { migrate } from "./cli/migrate.ts";
+import { receive } from "./cli/receive.ts";
 import { run } from "./cli/run.ts";
+import { send } from "./cli/send.ts";
 import { checkGuest, pause, ps, quit, resume, status } from "./cli/steer.ts";
 import { EXIT, formatError, TramError, toErrorData } from "./errors.ts";
 import { VERSION } from "./version.ts";
 
 /** In the order in which a newcomer needs them. */
-export const COMMANDS: readonly TramCommand[] = [run, migrate, ps, status, pause, resume, quit, checkGuest, demo];
+export const COMMANDS: readonly TramCommand[] = [
+  run,
+  migrate,
+  receive,
+  send,
+  ps,
+  status,
+  pause,
+  resume,
+  quit,
+  checkGuest,
+  doctor,
+  demo,
+];
 
 function overview(): string {
   const width = Math.max(...COMMANDS.map(({ name }) => name.length));

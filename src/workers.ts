@@ -1,6 +1,9 @@
 // Starting Workers: the one place that knows where their code lies. It stands beside main.ts, because in the executable all
 // paths are relative to that.
 import { Worker } from "node:worker_threads";
+import type { ChannelInit } from "./keep/channel-worker.ts";
+import type { KeeperInit } from "./keep/keeper-worker.ts";
+import type { PlayerInit } from "./keep/player-worker.ts";
 import type { MoverInit } from "./machine/mover-worker.ts";
 import type { VcpuInit } from "./machine/vcpu-worker.ts";
 import { LIBRARY_PATH } from "./native/symbols.ts";
@@ -16,3 +19,12 @@ export const startMover = (init: Omit<MoverInit, "library">): Worker =>
   start("./machine/mover-worker.ts", "mover", init);
 
 export const startQmp = (init: Omit<QmpInit, "library">): Worker => start("./qmp/server-worker.ts", "qmp", init);
+
+export const startKeeper = (init: Omit<KeeperInit, "library">): Worker =>
+  start("./keep/keeper-worker.ts", "keeper", init);
+
+export const startChannel = (init: Omit<ChannelInit, "library">): Worker =>
+  start("./keep/channel-worker.ts", init.name, init);
+
+export const startPlayer = (init: Omit<PlayerInit, "library">): Worker =>
+  start("./keep/player-worker.ts", "player", init);

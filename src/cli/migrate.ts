@@ -5,9 +5,9 @@ import { EXIT, fromErrorData, TramError, toErrorData } from "../errors.ts";
 import { net } from "../native/net.ts";
 import { QmpClient } from "../qmp/client.ts";
 import { type Address, formatAddress, parseAddress } from "../transport/address.ts";
+import { OutputFile } from "../writer/output-file.ts";
 import { command } from "./command.ts";
 import { type Consumer, startConsumer } from "./consumer.ts";
-import { OutputFile } from "./output-file.ts";
 import { type FinalReport, failedReport, finalReport, MoveView, openJson } from "./report.ts";
 import { findSocket } from "./runtime.ts";
 import { parseCount, parseDuration, parseRate } from "./units.ts";
@@ -107,7 +107,7 @@ function openChannel(address: Address): Channel {
         fd: net.duplicate(address.fd),
       };
     case "file": {
-      const file = new OutputFile(address.path);
+      const file = new OutputFile({ path: address.path });
       return { ...passed, fd: net.duplicate(file.fd), file };
     }
     case "exec": {

@@ -47,6 +47,7 @@ export function checkFit(guest: MachineDescription, target: Hello): void {
       `version ${target.version}`,
       "use the same tram on both hosts",
     );
+  if (target.keeps) return;
   if (target.memoryBytes !== null && target.memoryBytes !== guest.memoryBytes)
     refuse(
       "its --memory differs",

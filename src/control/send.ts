@@ -2,6 +2,7 @@
 import { TramError, toErrorData } from "../errors.ts";
 import { Bitmap } from "../memory/bitmap.ts";
 import { RAM_BLOCK_NAME } from "../stream/devices/machine.ts";
+import type { Hello } from "../stream/return-path.ts";
 import type { MoveWriter } from "./channel.ts";
 import { expectedDowntimeMs, PAGE_RECORD_BYTES, verdict } from "./convergence.ts";
 import { checkFit } from "./fit.ts";
@@ -49,7 +50,7 @@ export function send(guest: Guest, writer: MoveWriter, options: SendOptions, con
   try {
     log.setPhase("setup");
     writer.begin();
-    if (writer.twoWay) greet(guest, writer, options);
+    const hello = writer.twoWay ? greet(guest, writer, options) : null;
     writer.machine(guest.description);
     writer.startRam([{ name: RAM_BLOCK_NAME, bytes: guest.ram.bytes }]);
 
@@ -87,7 +88,7 @@ export function send(guest: Guest, writer: MoveWriter, options: SendOptions, con
     log.journal.downtimePartsMs = downtime.parts;
     log.journal.bytes = writer.bytes;
     if (writer.twoWay ? !confirmed : described !== null) throw unconfirmed(writer.twoWay, described);
-    if (confirmed) log.journal.owner = "target";
+    if (confirmed) log.journal.owner = hello?.keeps ? "file" : "target";
     guest.stopTracking();
     log.setPhase("completed");
   } catch (error) {
@@ -133,7 +134,7 @@ function unconfirmed(twoWay: boolean, described: unknown): TramError {
 }
 
 /** Before anything of the guest is sent: is there a tram, and can it take this guest? */
-function greet(guest: Guest, writer: MoveWriter, options: SendOptions): void {
+function greet(guest: Guest, writer: MoveWriter, options: SendOptions): Hello {
   const hello = writer.awaitHello(options.replyMs);
   if (hello === null)
     throw new TramError("E_REFUSED", "the target is not a tram, and cannot run this guest", {
@@ -142,6 +143,7 @@ function greet(guest: Guest, writer: MoveWriter, options: SendOptions): void {
       next: "start the target with tram run --incoming",
     });
   checkFit(guest.description, hello);
+  return hello;
 }
 
 /** The rounds of one move: which pages are still to be sent, and how fast they go. */

@@ -4,9 +4,14 @@ export class Bitmap {
   readonly words: Uint32Array;
   readonly pages: number;
 
-  constructor(pages: number) {
+  /** `shared`: memory of bytesFor(pages) that other threads use, too; see SharedBitmap. */
+  constructor(pages: number, shared?: SharedArrayBuffer) {
     this.pages = pages;
-    this.words = new Uint32Array(Math.ceil(pages / 64) * 2);
+    this.words = shared ? new Uint32Array(shared) : new Uint32Array(Bitmap.bytesFor(pages) / 4);
+  }
+
+  static bytesFor(pages: number): number {
+    return Math.ceil(pages / 64) * 8;
   }
 
   /** Every page of [0, pages). */
@@ -23,12 +28,23 @@ export class Bitmap {
     this.words[page >>> 5] |= 1 << (page & 31);
   }
 
+  remove(page: number): void {
+    this.words[page >>> 5] &= ~(1 << (page & 31));
+  }
+
   clear(): void {
     this.words.fill(0);
   }
 
   count(): number {
     return countBits(this.words, 0, this.words.length);
+  }
+
+  /** Bits that are set from `page` on; behind the last page there must be none. */
+  countFrom(page: number): number {
+    let sum = 0;
+    for (let at = page; at < this.words.length * 32; at++) if (this.has(at)) sum++;
+    return sum;
   }
 
   /** Pages that are in both sets. */
@@ -72,6 +88,16 @@ export class Bitmap {
       words[at] = kept;
     }
     return { count, next: limit };
+  }
+}
+
+/** A set that several threads add to and remove from at once. */
+export class SharedBitmap extends Bitmap {
+  override add(page: number): void {
+    Atomics.or(this.words, page >>> 5, 1 << (page & 31));
+  }
+  override remove(page: number): void {
+    Atomics.and(this.words, page >>> 5, ~(1 << (page & 31)));
   }
 }
 

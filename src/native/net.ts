@@ -104,6 +104,9 @@ export const net = {
     return result >= 0 ? result : fail(result, "sending pages");
   },
 
+  /** What a socket has ready, not consumed: bytes, 0 at the end, or -errno. */
+  peek: (fd: number, out: Uint8Array): number => symbols.tram_peek(fd, out, out.length),
+
   /** Reads at least one byte, or 0 at the end. */
   read(fd: number, out: Uint8Array, timeoutMs: number, stop: StopWord | null): number {
     const result = symbols.tram_read(fd, out, out.length, timeoutMs, stop);
@@ -135,7 +138,8 @@ export const net = {
 
   /** Bytes written to a socket that the other kernel has not yet acknowledged. */
   unsent: (fd: number): number => symbols.tram_unsent(fd),
-  shutdown: (fd: number): number => symbols.tram_shutdown(fd, 2),
+  shutdown: (fd: number, what: "writing" | "both" = "both"): number =>
+    symbols.tram_shutdown(fd, what === "writing" ? 1 : 2),
   close: (fd: number): number => symbols.tram_close(fd),
 
   pipe(): { read: number; write: number } {

@@ -19,6 +19,18 @@ const SIGNATURES = {
     args: ["u64_fast", "ptr", "u32", "ptr", "ptr", "u32", "ptr", "u64_fast"],
     returns: "i64_fast",
   },
+  tram_file_write_pages: {
+    args: ["i32", "u64_fast", "u64_fast", "ptr", "u64_fast", "ptr", "ptr", "u32"],
+    returns: "i32",
+  },
+  tram_file_read_pages: {
+    args: ["i32", "u64_fast", "u64_fast", "ptr", "u64_fast", "ptr", "ptr", "u32"],
+    returns: "i32",
+  },
+  tram_file_punch_pages: { args: ["i32", "u64_fast", "u64_fast", "ptr", "u32"], returns: "i32" },
+  tram_inflate_open: { args: ["i32"], returns: "i64_fast" },
+  tram_inflate: { args: ["u64_fast", "ptr", "u32", "ptr", "u32"], returns: "i32" },
+  tram_inflate_close: { args: ["u64_fast"], returns: "i32" },
   tram_walker_fill: { args: ["u64_fast", "ptr"], returns: "i32" },
   tram_walker_check: { args: ["u64_fast", "ptr"], returns: "i32" },
   tram_ioctl: { args: ["i32", "u32", "ptr"], returns: "i32" },
@@ -41,6 +53,7 @@ const SIGNATURES = {
     args: ["i32", "i32", "u64_fast", "ptr", "u32", "ptr", "ptr", "u32", "u32", "ptr"],
     returns: "i64_fast",
   },
+  tram_peek: { args: ["i32", "ptr", "u64_fast"], returns: "i64_fast" },
   tram_read: { args: ["i32", "ptr", "u64_fast", "i32", "ptr"], returns: "i64_fast" },
   tram_receive_message: { args: ["i32", "ptr", "u64_fast", "ptr", "ptr"], returns: "i64_fast" },
   tram_send_message: { args: ["i32", "ptr", "u64_fast", "i32"], returns: "i64_fast" },
@@ -52,6 +65,11 @@ const SIGNATURES = {
   tram_duplicate: { args: ["i32"], returns: "i32" },
   tram_lock_folder: { args: ["ptr"], returns: "i32" },
   tram_sync: { args: ["i32"], returns: "i32" },
+  tram_host_userfaultfd: { args: [], returns: "i32" },
+  tram_host_direct_alignment: { args: ["i32", "ptr"], returns: "i32" },
+  tram_host_direct_write: { args: ["i32", "u32"], returns: "i64_fast" },
+  tram_host_punch_hole: { args: ["i32", "u64_fast", "u64_fast"], returns: "i32" },
+  tram_host_seek_hole: { args: ["i32", "u64_fast"], returns: "i64_fast" },
 } as const;
 
 export const SYMBOL_NAMES = Object.keys(SIGNATURES);

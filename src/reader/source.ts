@@ -1,6 +1,6 @@
 // Bytes from a transport through one buffer, with the offset of each: what decoders read from.
 import { TramError } from "../errors.ts";
-import { BufferSource } from "../stream/bytes.ts";
+import { BufferSource, type ByteWriter, badStream } from "../stream/bytes.ts";
 import type { Transport } from "../transport/transport.ts";
 
 /** Stays in the second-level cache between the kernel's copy into it and ours out of it. */
@@ -8,16 +8,20 @@ const BUFFER_BYTES = 512 << 10;
 
 export class TransportSource extends BufferSource {
   readonly buffer: Uint8Array;
+  /** Takes a copy of everything that is consumed while it is set: for what is kept as it came. */
+  tap: ByteWriter | null = null;
   readonly #transport: Transport;
   #at = 0;
   #end = 0;
-  #base = 0; // stream offset of buffer[0]
+  #base: number; // offset of buffer[0], counted as the caller counts
 
-  constructor(transport: Transport) {
+  /** `base`: the offset of the first byte, where a stream does not begin at the beginning. */
+  constructor(transport: Transport, base = 0) {
     const buffer = new Uint8Array(BUFFER_BYTES);
     super(buffer);
     this.buffer = buffer;
     this.#transport = transport;
+    this.#base = base;
   }
 
   override get offset(): number {
@@ -34,8 +38,42 @@ export class TransportSource extends BufferSource {
     return this.#end - this.#at;
   }
 
+  /** Consumes `count` of the bytes that are ready. */
   skip(count: number): void {
+    this.tap?.bytes(this.buffer.subarray(this.#at, this.#at + count));
     this.#at += count;
+  }
+
+  /** Goes on at `offset`. Only files can go back; forward, others read and drop what lies between. */
+  seek(offset: number): void {
+    const seek = this.#transport.seek?.bind(this.#transport);
+    if (seek && (offset < this.#base || offset > this.#base + this.#end)) {
+      seek(offset);
+      this.#base = offset;
+      this.#at = 0;
+      this.#end = 0;
+      return;
+    }
+    if (offset < this.#base || (offset < this.offset && !seek))
+      throw badStream(
+        "the stream continues before what was read",
+        this.offset,
+        "a regular file",
+        "a stream that only goes forward",
+      );
+    if (offset < this.offset) this.#at = offset - this.#base;
+    while (this.offset < offset) {
+      this.fill(1);
+      this.skip(Math.min(this.ready, offset - this.offset));
+    }
+  }
+
+  /** Whatever there is, consumed, and at least one byte; null at the end. Valid until the next call. */
+  takeReady(timeoutMs?: number): Uint8Array | null {
+    if (!this.tryFill(1, timeoutMs)) return null;
+    const at = this.#at;
+    this.skip(this.ready);
+    return this.buffer.subarray(at, this.#at);
   }
 
   /** Big-endian u32 at `buffer[at]`, not consumed. */
@@ -44,7 +82,7 @@ export class TransportSource extends BufferSource {
   }
 
   /** Reads until `count` bytes are ready; positions in `buffer` from before are void. False: the stream ended first. */
-  tryFill(count: number): boolean {
+  tryFill(count: number, timeoutMs?: number): boolean {
     if (this.ready >= count) return true;
     if (count > BUFFER_BYTES) throw new TramError("E_INTERNAL", `${count} bytes at once`);
     if (this.#at > 0) {
@@ -54,7 +92,7 @@ export class TransportSource extends BufferSource {
       this.#at = 0;
     }
     while (this.ready < count) {
-      const got = this.#transport.read(this.buffer.subarray(this.#end));
+      const got = this.#transport.read(this.buffer.subarray(this.#end), timeoutMs);
       if (got === 0) return false;
       this.#end += got;
     }
@@ -76,10 +114,14 @@ export class TransportSource extends BufferSource {
     });
   }
 
+  override peek(): number {
+    return this.tryFill(1) ? this.buffer[this.#at] : -1;
+  }
+
   protected override take(count: number): number {
     this.fill(count);
     const at = this.#at;
-    this.#at += count;
+    this.skip(count);
     return at;
   }
 

@@ -88,6 +88,8 @@ export interface ByteSource {
   size(): number;
   bytes(count: number): Uint8Array;
   pstr(): string;
+  /** The next byte, not consumed; -1 at the end. */
+  peek(): number;
 }
 
 /** The stream is wrong at a known byte. */
@@ -109,6 +111,7 @@ export abstract class BufferSource implements ByteSource {
 
   abstract get offset(): number;
   abstract bytes(count: number): Uint8Array;
+  abstract peek(): number;
   /** Consumes `count` bytes that lie together; where they begin in the buffer. */
   protected abstract take(count: number): number;
 
@@ -129,8 +132,16 @@ export abstract class BufferSource implements ByteSource {
     return checkedSize(this.u32(), this.u32(), offset);
   }
   pstr(): string {
-    return new TextDecoder().decode(this.bytes(this.u8()));
+    const { offset } = this;
+    return asciiText(this.bytes(this.u8()), offset);
   }
+}
+
+/** QEMU's names are printable ASCII: anything else is a wrong byte, and would not survive being shown and written again. */
+export function asciiText(bytes: Uint8Array, offset: number): string {
+  const odd = bytes.findIndex((byte) => byte < 0x20 || byte > 0x7e);
+  if (odd >= 0) throw badStream("a name is not text", offset, "printable ASCII", hex(bytes[odd]));
+  return new TextDecoder().decode(bytes);
 }
 
 /** A ByteSource over bytes that are all there. */
@@ -151,6 +162,9 @@ export class ByteReader extends BufferSource {
   get left(): number {
     return this.#bytes.length - this.#at;
   }
+  override peek(): number {
+    return this.left > 0 ? this.#bytes[this.#at] : -1;
+  }
 
   protected override take(count: number): number {
     const at = this.#at;
@@ -167,6 +181,10 @@ export class ByteReader extends BufferSource {
   override bytes(count: number): Uint8Array {
     const at = this.take(count);
     return this.#bytes.slice(at, at + count);
+  }
+
+  skip(count: number): void {
+    this.take(count);
   }
 }
 

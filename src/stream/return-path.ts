@@ -14,6 +14,8 @@ export interface Hello {
   memoryBytes: number | null;
   cpus: number | null;
   cpuid: CpuidEntry[];
+  /** The target keeps the guest in a file: it need not be able to run it. */
+  keeps?: boolean;
 }
 
 export const HELLO_VERSION = 1;
@@ -112,6 +114,7 @@ function parseHello(value: Record<string, unknown>): Hello {
     name: textOf(value.name).slice(0, 64),
     memoryBytes: count("memoryBytes"),
     cpus: count("cpus"),
+    ...(value.keeps === true && { keeps: true }),
     cpuid: rows.map(
       (row: number[]) => Object.fromEntries(CPUID_FIELDS.map((field, i) => [field, row[i]])) as unknown as CpuidEntry,
     ),

@@ -1,13 +1,16 @@
 // The main channel's frame: header, configuration, sections, commands, end. Mirrored pairs.
 //
 //   header         51 45 56 4d  00 00 00 03
-//   CONFIGURATION  07  be32 length  name                              { 05 pstr be32 … }*   (tram writes none of these)
+//   CONFIGURATION  07  be32 length  name  [capabilities]  [uuid]
+//     capabilities 05 pstr "configuration/capabilities" be32 1  be32 count  { pstr }*
+//     uuid         05 pstr "configuration/uuid" be32 1  16 bytes
 //   START, FULL    01|04  be32 id  pstr name  be32 instance  be32 version   body   7e be32 id
 //   PART, END      02|03  be32 id                                           body   7e be32 id
 //   COMMAND        08  be16 command  be16 length  data
 //   EOF            00, then VMDESCRIPTION  06  be32 length  JSON
-import { type ByteSource, type ByteWriter, badStream, hex } from "./bytes.ts";
+import { asciiText, type ByteSource, type ByteWriter, badStream, hex } from "./bytes.ts";
 import {
+  CAPABILITIES_MAX,
   MACHINE_NAME_BYTES_MAX,
   MIG_CMD_OPEN_RETURN_PATH,
   MIG_CMD_PING,
@@ -16,17 +19,35 @@ import {
   QEMU_VM_FILE_MAGIC,
   QEMU_VM_FILE_VERSION,
   QEMU_VM_SECTION_FOOTER,
+  QEMU_VM_SUBSECTION,
   QEMU_VM_VMDESCRIPTION,
 } from "./wire.ts";
 
-export function encodeHeader(out: ByteWriter, machine: string): void {
+export interface Configuration {
+  machine: string;
+  /** Of those that must be on at both ends or at neither. */
+  capabilities: readonly string[];
+  /** 16 bytes, where the source was told to validate it. */
+  uuid: Uint8Array | null;
+}
+
+const CAPABILITIES = "configuration/capabilities";
+const UUID = "configuration/uuid";
+const UUID_BYTES = 16;
+const SUBSECTION_VERSION = 1;
+
+export function encodeHeader(out: ByteWriter, { machine, capabilities, uuid }: Configuration): void {
   out.u32(QEMU_VM_FILE_MAGIC).u32(QEMU_VM_FILE_VERSION);
   const name = new TextEncoder().encode(machine);
   out.u8(QEMU_VM_CONFIGURATION).u32(name.length).bytes(name);
+  if (capabilities.length) {
+    out.u8(QEMU_VM_SUBSECTION).pstr(CAPABILITIES).u32(SUBSECTION_VERSION).u32(capabilities.length);
+    for (const capability of capabilities) out.pstr(capability);
+  }
+  if (uuid) out.u8(QEMU_VM_SUBSECTION).pstr(UUID).u32(SUBSECTION_VERSION).bytes(uuid);
 }
 
-/** Reads the header up to the machine's name; QEMU's configuration subsections are the caller's next bytes. */
-export function decodeHeader(source: ByteSource): { machine: string } {
+export function decodeHeader(source: ByteSource): Configuration {
   const at = source.offset;
   const magic = source.u32();
   if (magic !== QEMU_VM_FILE_MAGIC)
@@ -40,7 +61,36 @@ export function decodeHeader(source: ByteSource): { machine: string } {
   const length = source.u32();
   if (length > MACHINE_NAME_BYTES_MAX)
     throw badStream("the machine's name is too long", at + 9, `at most ${MACHINE_NAME_BYTES_MAX} bytes`, `${length}`);
-  return { machine: new TextDecoder().decode(source.bytes(length)) };
+  const configuration = {
+    machine: asciiText(source.bytes(length), at + 13),
+    capabilities: [] as string[],
+    uuid: null as Uint8Array | null,
+  };
+  // No record begins with the byte of a subsection, so one more byte tells.
+  while (source.peek() === QEMU_VM_SUBSECTION) {
+    const where = source.offset;
+    source.u8();
+    const name = source.pstr();
+    const subversion = source.u32();
+    if (subversion !== SUBSECTION_VERSION || (name !== CAPABILITIES && name !== UUID))
+      throw badStream(
+        "the stream's configuration has an unknown part",
+        where,
+        `${CAPABILITIES} or ${UUID}, version ${SUBSECTION_VERSION}`,
+        `${name} version ${subversion}`,
+      );
+    if (name === UUID) configuration.uuid = source.bytes(UUID_BYTES);
+    else configuration.capabilities = decodeCapabilities(source);
+  }
+  return configuration;
+}
+
+function decodeCapabilities(source: ByteSource): string[] {
+  const at = source.offset;
+  const count = source.u32();
+  if (count > CAPABILITIES_MAX)
+    throw badStream("the stream names too many capabilities", at, `at most ${CAPABILITIES_MAX}`, `${count}`);
+  return Array.from({ length: count }, () => source.pstr());
 }
 
 export interface SectionHeader {
@@ -97,23 +147,31 @@ export function encodePing(out: ByteWriter, value: number): void {
   out.u8(QEMU_VM_COMMAND).u16(MIG_CMD_PING).u16(4).u32(value);
 }
 
-export type Command =
-  | { command: typeof MIG_CMD_OPEN_RETURN_PATH }
-  | { command: typeof MIG_CMD_PING; value: number }
-  | { command: "other"; number: number };
+/** Any command; of most only the number matters. */
+export interface Command {
+  command: number;
+  data: Uint8Array;
+}
 
-/** After the type byte. Commands that ask nothing of us come back as "other". */
+const COMMAND_BYTES: Record<number, number> = { [MIG_CMD_OPEN_RETURN_PATH]: 0, [MIG_CMD_PING]: 4 };
+
+export function encodeCommand(out: ByteWriter, { command, data }: Command): void {
+  out.u8(QEMU_VM_COMMAND).u16(command).u16(data.length).bytes(data);
+}
+
+/** After the type byte. */
 export function decodeCommand(source: ByteSource): Command {
   const at = source.offset;
-  const number = source.u16();
+  const command = source.u16();
   const length = source.u16();
-  if (number === MIG_CMD_OPEN_RETURN_PATH && length === 0) return { command: MIG_CMD_OPEN_RETURN_PATH };
-  if (number === MIG_CMD_PING && length === 4) return { command: MIG_CMD_PING, value: source.u32() };
-  if (number === MIG_CMD_OPEN_RETURN_PATH || number === MIG_CMD_PING)
-    throw badStream(`command ${number} has another length`, at + 2, number === MIG_CMD_PING ? "4" : "0", `${length}`);
-  source.bytes(length);
-  return { command: "other", number };
+  const expected = COMMAND_BYTES[command];
+  if (expected !== undefined && length !== expected)
+    throw badStream(`command ${command} has another length`, at + 2, `${expected}`, `${length}`);
+  return { command, data: source.bytes(length) };
 }
+
+/** The value that a PING asks to have back. */
+export const pingValue = ({ data }: Command): number => new DataView(data.buffer, data.byteOffset).getUint32(0);
 
 export function encodeVmDescription(out: ByteWriter, description: unknown): void {
   // ASCII only, on one line, as QEMU writes it.

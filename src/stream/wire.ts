@@ -2,7 +2,6 @@
 
 export const QEMU_VM_FILE_MAGIC = 0x5145564d; // "QEVM"
 export const QEMU_VM_FILE_VERSION = 3;
-export const QEMU_VM_FILE_VERSION_COMPAT = 2;
 
 export const QEMU_VM_EOF = 0x00;
 export const QEMU_VM_SECTION_START = 0x01;
@@ -17,6 +16,10 @@ export const QEMU_VM_SECTION_FOOTER = 0x7e;
 
 export const MIG_CMD_OPEN_RETURN_PATH = 1;
 export const MIG_CMD_PING = 2;
+export const MIG_CMD_POSTCOPY_ADVISE = 3;
+export const MIG_CMD_POSTCOPY_RAM_DISCARD = 6;
+export const MIG_CMD_PACKAGED = 7;
+export const MIG_CMD_ENABLE_COLO = 8;
 export const MIG_CMD_SWITCHOVER_START = 11;
 
 export const MIG_RP_MSG_SHUT = 1;
@@ -33,14 +36,38 @@ export const RAM_SAVE_FLAG_MEM_SIZE = 0x004;
 export const RAM_SAVE_FLAG_PAGE = 0x008;
 export const RAM_SAVE_FLAG_EOS = 0x010;
 export const RAM_SAVE_FLAG_CONTINUE = 0x020;
+export const RAM_SAVE_FLAG_XBZRLE = 0x040;
+export const RAM_SAVE_FLAG_COMPRESS_PAGE = 0x100;
+export const RAM_SAVE_FLAG_MULTIFD_FLUSH = 0x200;
 
 export const RAM_SECTION_NAME = "ram";
 export const RAM_SECTION_VERSION = 4;
 export const TARGET_PAGE_BYTES = 4096;
 
+export const CAPABILITY_MAPPED_RAM = "mapped-ram";
+export const CAPABILITY_IGNORE_SHARED = "x-ignore-shared";
+
+export const MAPPED_RAM_HDR_VERSION = 1;
+/** Where a block's page area begins is a multiple of this. */
+export const MAPPED_RAM_FILE_OFFSET_ALIGNMENT = 0x100000;
+
+export const MULTIFD_MAGIC = 0x11223344;
+export const MULTIFD_VERSION = 1;
+export const MULTIFD_FLAG_SYNC = 0x01;
+export const MULTIFD_FLAG_COMPRESSION_MASK = 0x3e;
+export const MULTIFD_FLAG_ZLIB = 0x02;
+export const MULTIFD_FLAG_ZSTD = 0x04;
+export const MULTIFD_FLAG_DEVICE_STATE = 0x40;
+export const MULTIFD_PACKET_PAGES_MAX = 128;
+export const MULTIFD_CHANNELS_MAX = 255;
+
 /** Limits on what a peer may make us hold. */
-export const IDSTR_BYTES_MAX = 255;
 export const RP_MESSAGE_BYTES_MAX = 65535;
 export const VMDESC_BYTES_MAX = 16 << 20;
 export const RAM_BLOCKS_MAX = 1024;
+/** Page numbers have 32 bits. */
+export const RAM_BYTES_MAX = 2 ** 44;
 export const MACHINE_NAME_BYTES_MAX = 256;
+export const CAPABILITIES_MAX = 64;
+/** The device state behind a stream's RAM: usually far below 1 MiB, a few with large device memory. */
+export const TAIL_BYTES_MAX = 64 << 20;

@@ -53,6 +53,10 @@ export class FdTransport implements Transport {
     return net.read(this.fd, out, timeoutMs, this.#stop);
   }
 
+  endWriting(): void {
+    if (this.twoWay) net.shutdown(this.fd, "writing");
+  }
+
   drain(timeoutMs: number): boolean {
     if (!this.twoWay) return true;
     const end = performance.now() + timeoutMs;

@@ -23,6 +23,10 @@ export interface Transport {
   writePages?(records: PageRecords): number;
   /** At least one byte; 0 at the end. Waits `timeoutMs` at most; by default the transport's own limit. */
   read(out: Uint8Array, timeoutMs?: number): number;
+  /** Regular files only: the next read begins there. */
+  seek?(offset: number): void;
+  /** Sockets only: no more bytes from us, while the other side may still answer. */
+  endWriting?(): void;
   /** Waits until what was written has reached the other side's kernel; false if that did not happen in time. */
   drain(timeoutMs: number): boolean;
   /** No more bytes, neither way. */

@@ -3,10 +3,11 @@ import type { MoveWriter, PagesSent } from "../control/channel.ts";
 import type { DeviceState } from "../control/guest.ts";
 import { TramError } from "../errors.ts";
 import { PAGE_BYTES, type Ram } from "../native/ram.ts";
-import { ByteReader, ByteWriter, badStream } from "../stream/bytes.ts";
+import { ByteWriter } from "../stream/bytes.ts";
 import {
   globalstate,
   globalstateFrom,
+  MACHINE_NAME,
   type MachineDescription,
   machine,
   machineToState,
@@ -19,7 +20,7 @@ import {
   encodeFirstPage,
   encodePageWords,
 } from "../stream/ram.ts";
-import { decodeReturnMessage, describeMessage, type Hello, type ReturnMessage } from "../stream/return-path.ts";
+import type { Hello } from "../stream/return-path.ts";
 import {
   encodeFooter,
   encodeHeader,
@@ -40,14 +41,11 @@ import {
   RAM_SAVE_FLAG_ZERO,
   RAM_SECTION_NAME,
   RAM_SECTION_VERSION,
-  RP_MESSAGE_BYTES_MAX,
   TRAM_PING_HELLO,
   TRAM_PING_READY,
 } from "../stream/wire.ts";
 import type { Transport } from "../transport/transport.ts";
-
-/** The CONFIGURATION name of tram's own machine. */
-export const MACHINE_NAME = "tram";
+import { Replies, unexpected } from "./replies.ts";
 
 const MACHINE_SECTION_ID = 0;
 const RAM_SECTION_ID = 1;
@@ -76,7 +74,7 @@ export class StreamWriter implements MoveWriter {
   #gathered: Uint8Array | null = null;
   #blockNamed = false;
   #nextId = FIRST_DEVICE_ID;
-  #replies = new Replies();
+  readonly #replies: Replies;
   #devices: object[] = [];
 
   constructor(transport: Transport, ram: Ram) {
@@ -84,6 +82,7 @@ export class StreamWriter implements MoveWriter {
     this.twoWay = transport.twoWay;
     this.#transport = transport;
     this.#ram = ram;
+    this.#replies = new Replies(transport);
   }
 
   #flush(): void {
@@ -94,7 +93,7 @@ export class StreamWriter implements MoveWriter {
   }
 
   begin(): void {
-    encodeHeader(this.#pending, MACHINE_NAME);
+    encodeHeader(this.#pending, { machine: MACHINE_NAME, capabilities: [], uuid: null });
     if (this.twoWay) {
       encodeOpenReturnPath(this.#pending);
       encodePing(this.#pending, TRAM_PING_HELLO);
@@ -103,11 +102,10 @@ export class StreamWriter implements MoveWriter {
   }
 
   awaitHello(timeoutMs: number): Hello | null {
-    const first = this.#reply(timeoutMs);
+    const first = this.#replies.next(timeoutMs);
     if (first.type === "pong" && first.value === TRAM_PING_HELLO) return null;
     if (first.type !== "hello") throw unexpected(first, "HELLO or PONG");
-    const pong = this.#reply(timeoutMs);
-    if (pong.type !== "pong" || pong.value !== TRAM_PING_HELLO) throw unexpected(pong, "PONG");
+    this.#replies.awaitPong(TRAM_PING_HELLO, timeoutMs);
     return first.hello;
   }
 
@@ -210,8 +208,7 @@ export class StreamWriter implements MoveWriter {
   }
 
   awaitReady(timeoutMs: number): void {
-    const pong = this.#reply(timeoutMs);
-    if (pong.type !== "pong" || pong.value !== TRAM_PING_READY) throw unexpected(pong, "PONG");
+    this.#replies.awaitPong(TRAM_PING_READY, timeoutMs);
   }
 
   handOver(): void {
@@ -226,17 +223,11 @@ export class StreamWriter implements MoveWriter {
 
   awaitConfirmation(timeoutMs: number): boolean {
     try {
-      const message = this.#reply(timeoutMs);
+      const message = this.#replies.next(timeoutMs);
       return message.type === "shut" && message.status === 0;
     } catch {
       return false; // the caller says what an unconfirmed hand-over means
     }
-  }
-
-  #reply(timeoutMs: number): ReturnMessage {
-    const message = this.#replies.next(this.#transport, timeoutMs);
-    if (message.type === "refuse") throw refused(message.reason);
-    return message;
   }
 
   explain(error: unknown): unknown {
@@ -244,7 +235,7 @@ export class StreamWriter implements MoveWriter {
       error instanceof TramError && (error.code === "E_CHANNEL_CLOSED" || error.code === "E_STREAM_TRUNCATED");
     if (!closed || !this.twoWay) return error;
     try {
-      for (;;) this.#reply(EXPLAIN_MS);
+      for (;;) this.#replies.next(EXPLAIN_MS);
     } catch (reason) {
       return reason instanceof TramError && reason.code === "E_REFUSED" ? reason : error;
     }
@@ -256,48 +247,3 @@ export class StreamWriter implements MoveWriter {
 }
 
 const view = (of: DataView, at: number): DataView => new DataView(of.buffer, at);
-
-function refused(reason: string): TramError {
-  return new TramError("E_REFUSED", `the target refuses the guest: ${reason}`, {
-    next: "the target's own output has the details",
-  });
-}
-
-function unexpected(message: ReturnMessage, expected: string): TramError {
-  return badStream("the target answers out of turn", 0, expected, describeMessage(message));
-}
-
-/** The target's messages, one at a time, from a channel that may deliver them in pieces. */
-class Replies {
-  #held = new Uint8Array(0);
-  #offset = 0;
-
-  next(transport: Transport, timeoutMs: number): ReturnMessage {
-    const piece = new Uint8Array(4096);
-    for (;;) {
-      const message = this.#decode();
-      if (message) return message;
-      const count = transport.read(piece, timeoutMs);
-      if (count === 0)
-        throw new TramError("E_CHANNEL_CLOSED", `${transport.name}: the target closed the connection`, {
-          next: "the target's own output says why",
-        });
-      const held = new Uint8Array(this.#held.length + count);
-      held.set(this.#held);
-      held.set(piece.subarray(0, count), this.#held.length);
-      if (held.length > 2 * RP_MESSAGE_BYTES_MAX)
-        throw badStream("the target sends too much", this.#offset, "one message", "more");
-      this.#held = held;
-    }
-  }
-
-  #decode(): ReturnMessage | null {
-    if (this.#held.length < 4) return null;
-    const length = 4 + ((this.#held[2] << 8) | this.#held[3]);
-    if (this.#held.length < length) return null;
-    const reader = new ByteReader(this.#held.subarray(0, length), this.#offset);
-    this.#held = this.#held.slice(length);
-    this.#offset += length;
-    return decodeReturnMessage(reader);
-  }
-}

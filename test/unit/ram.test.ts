@@ -86,10 +86,9 @@ describe("decodePageWord", () => {
   test.each([
     ["no flag", 0, 0],
     ["the dead FULL", 0, 0x001],
-    ["XBZRLE", 0, 0x040],
     ["a hook", 0, 0x080],
-    ["a compressed page", 0, 0x100],
-    ["a multifd flush", 0, 0x200],
+    ["a multifd flush that continues", 0, 0x220],
+    ["a multifd flush with an offset", 0, 0x1200],
     ["two kinds", 0, RAM_SAVE_FLAG_PAGE | RAM_SAVE_FLAG_ZERO],
     ["CONTINUE alone", 0, 0x020],
     ["an offset of 2^52", 0x100000, RAM_SAVE_FLAG_PAGE],

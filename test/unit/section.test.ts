@@ -26,12 +26,14 @@ const text = (bytes: Uint8Array): string => Buffer.from(bytes).toString("hex");
 
 describe("the header", () => {
   test("is QEMU's", () => {
-    expect(text(bytesOf((out) => encodeHeader(out, "none")))).toBe(`5145564d${"00000003"}07${"00000004"}6e6f6e65`);
+    expect(text(bytesOf((out) => encodeHeader(out, { machine: "none", capabilities: [], uuid: null })))).toBe(
+      `5145564d${"00000003"}07${"00000004"}6e6f6e65`,
+    );
   });
 
   test.each(["", "tram", "pc-i440fx-10.2", "x".repeat(256)])("comes back with the machine's name %p", (machine) => {
-    const source = reader((out) => encodeHeader(out, machine));
-    expect(decodeHeader(source)).toEqual({ machine });
+    const source = reader((out) => encodeHeader(out, { machine, capabilities: [], uuid: null }));
+    expect(decodeHeader(source)).toEqual({ machine, capabilities: [], uuid: null });
     expect(source.left).toBe(0);
   });
 
@@ -105,13 +107,13 @@ describe("a command", () => {
   });
 
   test.each<[string, (out: ByteWriter) => void, Command]>([
-    ["OPEN_RETURN_PATH", encodeOpenReturnPath, { command: 1 }],
-    ["PING", (out) => encodePing(out, 0xffffffff), { command: 2, value: 0xffffffff }],
-    ["SWITCHOVER_START", (out) => out.u8(8).u16(11).u16(0), { command: "other", number: 11 }],
+    ["OPEN_RETURN_PATH", encodeOpenReturnPath, { command: 1, data: new Uint8Array(0) }],
+    ["PING", (out) => encodePing(out, 0xffffffff), { command: 2, data: new Uint8Array(4).fill(255) }],
+    ["SWITCHOVER_START", (out) => out.u8(8).u16(11).u16(0), { command: 11, data: new Uint8Array(0) }],
     [
       "one with data that asks nothing of us",
       (out) => out.u8(8).u16(3).u16(5).bytes(new Uint8Array(5)),
-      { command: "other", number: 3 },
+      { command: 3, data: new Uint8Array(5) },
     ],
   ])("%s is read whole", (_, write, expected) => {
     const source = reader(write);

@@ -72,8 +72,7 @@ function decode(bytes: Uint8Array): Captured {
   for (;;) {
     const type = source.u8();
     if (type === QEMU_VM_COMMAND) {
-      const command = decodeCommand(source);
-      parts.push({ type, command: command.command === "other" ? command.number : command.command });
+      parts.push({ type, command: decodeCommand(source).command });
       continue;
     }
     if (type !== QEMU_VM_SECTION_PART && type !== QEMU_VM_SECTION_END) throw new Error(`record ${type} before END`);
@@ -98,7 +97,7 @@ function decodeRecords(source: ByteReader): PageRecord[] {
 
 function encode({ machine, section, blocks, parts }: Captured): Uint8Array {
   const out = new ByteWriter();
-  encodeHeader(out, machine);
+  encodeHeader(out, { machine, capabilities: [], uuid: null });
   encodeSectionStart(out, QEMU_VM_SECTION_START, section);
   encodeBlockTable(out, blocks);
   encodeEndOfSection(out);

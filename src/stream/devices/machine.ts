@@ -2,6 +2,8 @@
 import { badStream } from "../bytes.ts";
 import type { State, Table } from "../vmstate.ts";
 
+/** The CONFIGURATION name of tram's own machine. */
+export const MACHINE_NAME = "tram";
 export const RAM_BLOCK_NAME = "ram";
 
 const cpuidEntry: Table = {

@@ -1,0 +1,46 @@
+// Files as commands are given them: PATH, file:PATH[,offset=N], fd:N, or - for standard output.
+import { TramError } from "../errors.ts";
+import { net } from "../native/net.ts";
+import type { FileTarget } from "../writer/output-file.ts";
+import { parseSize } from "./units.ts";
+
+export const FILE_FORMS = "PATH, file:PATH[,offset=N], fd:N or -";
+
+/** "0x1234", "4k", "4096": as QEMU writes an offset. */
+function parseOffset(text: string): number {
+  return /^0x[0-9a-f]+$/i.test(text) ? Number(text) : parseSize(text, "offset=");
+}
+
+export interface FileSpec {
+  path: string | null;
+  fd: number | null;
+  offset: number | null;
+}
+
+export function parseFile(text: string, standard: 0 | 1): FileSpec {
+  if (text === "-") return { path: null, fd: standard, offset: null };
+  const numbered = /^fd:([0-9]{1,9})$/.exec(text);
+  if (numbered) return { path: null, fd: Number(numbered[1]), offset: null };
+  if (!text.startsWith("file:")) return { path: nonEmpty(text, text), fd: null, offset: null };
+  const match = /^file:(.*?)(?:,offset=([^,]*))?$/.exec(text) as RegExpExecArray;
+  return { path: nonEmpty(match[1], text), fd: null, offset: match[2] === undefined ? null : parseOffset(match[2]) };
+}
+
+function nonEmpty(path: string, text: string): string {
+  if (path !== "") return path;
+  throw new TramError("E_USAGE", `'${text}' names no file`, { expected: FILE_FORMS });
+}
+
+/** Where a file with fixed offsets goes: what cannot be written at any place is refused before anything is read. */
+export function fileTarget(text: string): FileTarget {
+  const { path, fd, offset } = parseFile(text, 1);
+  if (path !== null) return offset === null ? { path } : { path, offset };
+  const type = net.fdType(fd as number);
+  if (type !== "file")
+    throw new TramError("E_USAGE", `${text}: pages have fixed places in this file, so it must be a regular one`, {
+      expected: "a path, or a regular file by redirection",
+      found: `a ${type === "other" ? "device" : type}`,
+      next: "give a path; to pass the stream on as it comes, a pipe needs no tram",
+    });
+  return { fd: fd as number };
+}

@@ -1,0 +1,189 @@
+// Runs the threads that keep a stream, and shows what they do: behind tram receive, save and convert.
+
+import type { Journal } from "../control/journal.ts";
+import { type ErrorData, EXIT, formatError, fromErrorData, TramError, toErrorData } from "../errors.ts";
+import type { KeeperInit, KeeperMessage, KeptSummary } from "../keep/keeper-worker.ts";
+import { startChannel, startKeeper } from "../workers.ts";
+import { say, writeAll } from "./console.ts";
+import { JSON_SCHEMA } from "./report.ts";
+import { formatBytes, formatCount, formatMs, formatRate } from "./units.ts";
+
+export interface KeepResult {
+  journal: Journal;
+  summary: KeptSummary | null;
+}
+
+export interface Keeping {
+  /** Ends it: nothing is left of the file. */
+  cancel(): void;
+  finished: Promise<KeepResult>;
+}
+
+export function startKeeping(
+  init: Omit<KeeperInit, "library" | "stop">,
+  onJournal: (journal: Journal) => void,
+): Keeping {
+  const stop = new SharedArrayBuffer(4);
+  const over = Promise.withResolvers<KeepResult>();
+  const keeper = startKeeper({ ...init, stop });
+  const channels: Promise<void>[] = [];
+  keeper.on("error", (error) => over.reject(error));
+  keeper.on("message", (message: KeeperMessage) => {
+    if (message.event === "journal") onJournal(message.journal);
+    else if (message.event === "over") over.resolve(message);
+    else
+      for (const one of message.inits) {
+        const channel = startChannel(one);
+        const left = Promise.withResolvers<void>();
+        channel.on("message", () => left.resolve());
+        channel.on("error", (error) => over.reject(error));
+        channels.push(left.promise);
+      }
+  });
+  return {
+    cancel: () => void Atomics.store(new Int32Array(stop), 0, 1),
+    finished: over.promise,
+  };
+}
+
+export interface KeepReport {
+  schema: string;
+  event: "keep.finished";
+  file: string;
+  peer: string;
+  outcome: "completed" | "failed" | "cancelled";
+  owner: string;
+  machine: string | null;
+  blocks: KeptSummary["blocks"];
+  devices: number;
+  /** Pages that came, each time they did. */
+  receivedPages: number;
+  zeroPages: number;
+  bytes: number;
+  elapsedMs: number;
+  bandwidthBytesPerSec: number;
+  fileBytes: number;
+  channels: KeptSummary["channels"];
+  error: ErrorData | null;
+}
+
+export function keepReport(file: string, { journal, summary }: KeepResult): KeepReport {
+  const channels = summary?.channels ?? [];
+  const sum = (field: "pages" | "zeroPages" | "bytes") => channels.reduce((total, one) => total + one[field], 0);
+  const bytes = journal.bytes + sum("bytes");
+  const elapsedMs = Math.round(journal.elapsedMs);
+  return {
+    schema: JSON_SCHEMA,
+    event: "keep.finished",
+    file,
+    peer: journal.peer,
+    outcome: journal.phase === "completed" ? "completed" : journal.phase === "cancelled" ? "cancelled" : "failed",
+    owner: journal.owner,
+    machine: summary?.machine ?? null,
+    blocks: summary?.blocks ?? [],
+    devices: summary?.devices ?? 0,
+    receivedPages: journal.sentPages + sum("pages"),
+    zeroPages: journal.zeroPages + sum("zeroPages"),
+    bytes,
+    elapsedMs,
+    bandwidthBytesPerSec: Math.round((bytes * 1000) / Math.max(1, elapsedMs)),
+    fileBytes: summary?.fileBytes ?? 0,
+    channels,
+    error: journal.error,
+  };
+}
+
+/** For a person: what is in the file now. */
+export function formatKeepReport(report: KeepReport): string {
+  const present = report.blocks.reduce((total, block) => total + block.present, 0);
+  const all = report.blocks.reduce((total, block) => total + block.bytes / 4096, 0);
+  const untold = report.blocks.reduce((total, block) => total + block.untold, 0);
+  const rows: [string, string][] = [
+    [
+      "machine",
+      `${report.machine}, ${formatBytes(all * 4096)} in ${report.blocks.length} RAM blocks, ${report.devices || "unknown"} device sections`,
+    ],
+    [
+      "pages",
+      `${formatCount(present)} with content, ${formatCount(all - present)} zero; ${formatCount(report.receivedPages)} came in all`,
+    ],
+    [
+      "bytes",
+      `${formatBytes(report.bytes)} in ${formatMs(report.elapsedMs)}, ${formatRate(report.bandwidthBytesPerSec)}${report.channels.length ? `, over ${report.channels.length} channels` : ""}`,
+    ],
+  ];
+  if (untold) rows.push(["note", `the source told nothing of ${formatCount(untold)} pages: they are kept as zero`]);
+  return rows.map(([name, text]) => `  ${name.padEnd(9)} ${text}`).join("\n");
+}
+
+/** One live line on a terminal, JSON events with --json; the report in the end. */
+export class KeepView {
+  readonly #file: string;
+  readonly #json: ((event: object) => void) | null;
+  readonly #live: boolean;
+  #phase = "";
+  #lineShown = false;
+  #shownMs = 0;
+
+  constructor(file: string, json: ((event: object) => void) | null) {
+    this.#file = file;
+    this.#json = json;
+    this.#live = process.stderr.isTTY === true && json === null;
+  }
+
+  update(journal: Journal): void {
+    if (this.#json && journal.phase !== this.#phase)
+      this.#json({
+        schema: JSON_SCHEMA,
+        event: "keep.phase",
+        file: this.#file,
+        phase: journal.phase,
+        owner: journal.owner,
+      });
+    this.#phase = journal.phase;
+    if (!this.#live || (journal.elapsedMs - this.#shownMs < 100 && journal.phase === "active")) return;
+    this.#shownMs = journal.elapsedMs;
+    const text =
+      journal.phase === "waiting"
+        ? `waiting on ${journal.peer}`
+        : `${journal.phase === "handover" ? "syncing" : "receiving"}  ${formatBytes(journal.bytes)}  ${formatCount(journal.sentPages)} pages`;
+    writeAll(2, `\r\x1b[K${text.slice(0, (process.stderr.columns ?? 80) - 1)}`);
+    this.#lineShown = true;
+  }
+
+  finish(report: KeepReport): number {
+    if (this.#lineShown) writeAll(2, "\r\x1b[K");
+    this.#json?.(report);
+    if (report.error) {
+      say(formatError(report.error));
+      return fromErrorData(report.error).exitCode;
+    }
+    if (!this.#json) say(`${this.#file}: kept, and on disk\n${formatKeepReport(report)}`);
+    return EXIT.done;
+  }
+}
+
+/** Cancels on Ctrl-C, a closed terminal, a polite kill; says which it was. */
+export function cancelOnSignal(cancel: () => void): { signal(): string | null; remove(): void } {
+  let signal: string | null = null;
+  const handlers = (["SIGINT", "SIGTERM", "SIGHUP"] as const).map((name) => {
+    const handler = () => {
+      signal ??= name;
+      cancel();
+    };
+    process.on(name, handler);
+    return [name, handler] as const;
+  });
+  return {
+    signal: () => signal,
+    remove: () => {
+      for (const [name, handler] of handlers) process.off(name, handler);
+    },
+  };
+}
+
+/** A cancel that a person meant is an interruption. */
+export function interrupted(report: KeepReport, signal: string | null): void {
+  if (signal && report.outcome !== "completed")
+    report.error = toErrorData(new TramError("E_INTERRUPTED", `interrupted by ${signal}: nothing was kept`));
+}

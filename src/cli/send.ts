@@ -1,0 +1,185 @@
+// tram send: plays a kept guest to a waiting target, QEMU's or tram's.
+import { resolve } from "node:path";
+import type { Journal } from "../control/journal.ts";
+import { DEFAULT_REPLY_MS } from "../control/send.ts";
+import { type ErrorData, EXIT, formatError, fromErrorData, TramError, toErrorData } from "../errors.ts";
+import type { PlayerInit, PlayerMessage } from "../keep/player-worker.ts";
+import { net } from "../native/net.ts";
+import { parseAddress } from "../transport/address.ts";
+import type { Endpoint } from "../transport/index.ts";
+import { startPlayer } from "../workers.ts";
+import { command } from "./command.ts";
+import { say, writeAll } from "./console.ts";
+import { startConsumer } from "./consumer.ts";
+import { parseFile } from "./file-target.ts";
+import { cancelOnSignal } from "./keeping.ts";
+import { JSON_SCHEMA, openJson } from "./report.ts";
+import { formatBytes, formatCount, formatMs, formatRate, parseDuration, parseRate } from "./units.ts";
+
+export const send = command({
+  name: "send",
+  summary: "plays a kept guest to a waiting target, QEMU's or tram's",
+  args: {
+    file: {
+      type: "positional",
+      description: "the file, with fixed offsets: PATH or file:PATH,offset=N",
+      required: true,
+    },
+    uri: {
+      type: "positional",
+      description: "who waits: tcp:HOST:PORT, unix:PATH, fd:N, exec:COMMAND or -",
+      required: true,
+    },
+    maxBandwidth: {
+      type: "string",
+      description: "the most to send, headers included (default no limit)",
+      valueHint: "RATE",
+    },
+    timeout: { type: "string", description: "longest silence of the target (default 60s)", valueHint: "TIME" },
+    json: { type: "string", description: "events as JSON, one a line; the last is the report", valueHint: "PATH|fd:N" },
+  },
+  examples: [
+    "tram send vm.tram unix:/run/in.sock     # while there waits: qemu-system-x86_64 … -incoming unix:/run/in.sock",
+    "tram send vm.tram tcp:host2:4444 --max-bandwidth 1Gbit/s",
+    "tram send vm.tram - | ssh host2 'qemu-system-x86_64 … -incoming exec:cat'",
+  ],
+  async run(args) {
+    const { path, offset } = parseFile(args.file, 0);
+    if (path === null)
+      throw new TramError("E_USAGE", `${args.file}: the guest's file is read from everywhere`, {
+        expected: "PATH or file:PATH,offset=N",
+      });
+    const replyMs = args.timeout === undefined ? TARGET_REPLY_MS : parseDuration(args.timeout, "--timeout");
+    const maxBandwidthBytesPerSec =
+      args.maxBandwidth === undefined ? 0 : parseRate(args.maxBandwidth, "--max-bandwidth");
+    const json = openJson(args.json, args.uri === "-");
+    const { endpoint, consumer } = outgoing(args.uri);
+    const options = { maxBandwidthBytesPerSec, replyMs, verbatim: false };
+    const started = startPlaying(
+      { path: resolve(path), offset: offset ?? 0, endpoint, options },
+      progress(json === null),
+    );
+    const signals = cancelOnSignal(started.cancel);
+    const journal = await started.finished;
+    signals.remove();
+    const report = playReport(args.file, journal);
+    const signal = signals.signal();
+    if (signal && report.outcome !== "completed")
+      report.error = toErrorData(new TramError("E_INTERRUPTED", `interrupted by ${signal}: the file is as it was`));
+    if (consumer) {
+      if (report.outcome !== "completed") consumer.kill();
+      const ending = await consumer.finished;
+      if (ending && !report.error)
+        report.error = toErrorData(
+          new TramError("E_CONSUMER", `the command ${ending}`, {
+            where: args.uri,
+            next: "its own output says why; the file is as it was",
+          }),
+        );
+      if (ending) report.outcome = "failed";
+    }
+    json?.(report);
+    if (report.error) {
+      say(formatError(report.error));
+      return fromErrorData(report.error).exitCode;
+    }
+    if (!json)
+      say(
+        `${args.file}: ${report.owner === "target" ? `the guest is at ${report.peer} now` : `every byte was accepted by ${report.peer}; nobody can confirm more there`}\n  ${formatCount(report.sentPages)} pages, ${formatCount(report.zeroPages)} zero; ${formatBytes(report.bytes)} in ${formatMs(report.elapsedMs)}, ${formatRate(report.bandwidthBytesPerSec)}`,
+      );
+    return EXIT.done;
+  },
+});
+
+/** A target that loads a large guest from a slow disk is silent for a while. */
+const TARGET_REPLY_MS = 6 * DEFAULT_REPLY_MS;
+
+interface PlayReport {
+  schema: string;
+  event: "send.finished";
+  file: string;
+  peer: string;
+  outcome: "completed" | "failed" | "cancelled";
+  /** "file": it is where it was. */
+  owner: string;
+  sentPages: number;
+  zeroPages: number;
+  bytes: number;
+  elapsedMs: number;
+  bandwidthBytesPerSec: number;
+  error: ErrorData | null;
+}
+
+function playReport(
+  file: string,
+  { peer, phase, owner, sentPages, zeroPages, bytes, elapsedMs, error }: Journal,
+): PlayReport {
+  return {
+    schema: JSON_SCHEMA,
+    event: "send.finished",
+    file,
+    peer,
+    outcome: phase === "completed" ? "completed" : phase === "cancelled" ? "cancelled" : "failed",
+    owner,
+    sentPages,
+    zeroPages,
+    bytes,
+    elapsedMs: Math.round(elapsedMs),
+    bandwidthBytesPerSec: Math.round((bytes * 1000) / Math.max(1, elapsedMs)),
+    error,
+  };
+}
+
+export function startPlaying(
+  init: Omit<PlayerInit, "library" | "stop">,
+  onJournal: (journal: Journal) => void,
+): { cancel(): void; finished: Promise<Journal> } {
+  const stop = new SharedArrayBuffer(4);
+  const over = Promise.withResolvers<Journal>();
+  const player = startPlayer({ ...init, stop });
+  player.on("error", (error) => over.reject(error));
+  player.on("message", (message: PlayerMessage) => {
+    if (message.event === "journal") onJournal(message.journal);
+    else over.resolve(message.journal);
+  });
+  return { cancel: () => void Atomics.store(new Int32Array(stop), 0, 1), finished: over.promise };
+}
+
+/** One live line on a terminal. */
+function progress(wanted: boolean): (journal: Journal) => void {
+  if (!wanted || !process.stderr.isTTY) return () => undefined;
+  return ({ phase, totalPages, remainingPages, bytes, elapsedMs }) => {
+    const percent = totalPages ? Math.floor(((totalPages - remainingPages) / totalPages) * 100) : 0;
+    const over = phase === "completed" || phase === "failed" || phase === "cancelled";
+    const text = over
+      ? ""
+      : `sending  ${percent}%  ${formatBytes(bytes)}  ${formatRate((bytes * 1000) / Math.max(1, elapsedMs))}`;
+    writeAll(2, `\r\x1b[K${text}`);
+  };
+}
+
+function outgoing(uri: string): { endpoint: Endpoint; consumer: ReturnType<typeof startConsumer> | null } {
+  const address = parseAddress(uri);
+  const passed = (fd: number): Endpoint => ({ scheme: "passed", fd, name: uri });
+  switch (address.scheme) {
+    case "tcp":
+      return { endpoint: address, consumer: null };
+    case "unix":
+      return { endpoint: { ...address, path: resolve(address.path) }, consumer: null };
+    case "stdio":
+      if (net.fdType(1) === "other")
+        throw new TramError("E_USAGE", "standard output is no pipe, socket or file: the stream would be lost");
+      return { endpoint: passed(net.duplicate(1)), consumer: null };
+    case "fd":
+      net.fdType(address.fd);
+      return { endpoint: passed(net.duplicate(address.fd)), consumer: null };
+    case "exec": {
+      const consumer = startConsumer(address.command, "write");
+      return { endpoint: passed(consumer.fd), consumer };
+    }
+    case "file":
+      throw new TramError("E_USAGE", `${uri} is a file, and no guest waits there`, {
+        next: `tram convert FILE ${address.path} writes the plain stream`,
+      });
+  }
+}

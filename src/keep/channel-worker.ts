@@ -1,0 +1,46 @@
+// One multifd channel of a move that is kept: reads it into the file until it ends or everybody does.
+import { parentPort, workerData } from "node:worker_threads";
+import { TramError, toErrorData } from "../errors.ts";
+import { MultifdReader } from "../reader/multifd.ts";
+import type { BlockSink } from "../reader/pages.ts";
+import { FdTransport } from "../transport/fd.ts";
+import { MappedSink, type MappedTarget } from "../writer/mapped.ts";
+import { Barrier } from "./barrier.ts";
+
+export interface ChannelInit {
+  library: string;
+  barrier: SharedArrayBuffer;
+  channels: number;
+  /** This one's number among them, and its name. */
+  channel: number;
+  name: string;
+  /** The connected socket, behind its init message; taken over. */
+  fd: number;
+  silenceMs: number;
+  /** The file's descriptor, which is not. */
+  fileFd: number;
+  targets: readonly MappedTarget[];
+}
+
+const init = workerData as ChannelInit;
+const barrier = new Barrier(init.channels, init.barrier);
+const sinks = init.targets.map((target): [string, BlockSink] => [
+  target.block.name,
+  new MappedSink(init.fileFd, target),
+]);
+const transport = new FdTransport(init.fd, { name: init.name, stop: barrier.stop, silenceMs: init.silenceMs });
+const reader = new MultifdReader(transport, init.name);
+try {
+  const blocks = new Map(sinks);
+  for (let packet = reader.next(blocks); packet; packet = reader.next(blocks)) {
+    barrier.count(init.channel, reader.counts);
+    if (packet.sync && !barrier.arrive(init.channel)) break;
+  }
+  barrier.leave(init.channel, null);
+} catch (error) {
+  const cancelled = error instanceof TramError && error.code === "E_CANCELLED";
+  barrier.leave(init.channel, cancelled ? null : toErrorData(error));
+} finally {
+  reader.close();
+  parentPort?.postMessage({ event: "over" });
+}

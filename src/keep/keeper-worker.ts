@@ -1,0 +1,271 @@
+// Takes a stream and keeps it in a file: the thread of the main channel. It blocks in its channel; whoever wants it to end sets
+// the stop word.
+import { parentPort, workerData } from "node:worker_threads";
+import { type Journal, MoveLog } from "../control/journal.ts";
+import { TramError, toErrorData } from "../errors.ts";
+import { net } from "../native/net.ts";
+import { MainChannel } from "../reader/main-channel.ts";
+import { TransportSource } from "../reader/source.ts";
+import { ByteWriter, badStream } from "../stream/bytes.ts";
+import { decodeInit, INIT_BYTES } from "../stream/multifd.ts";
+import { encodeHello, encodePong, encodeRefuse, encodeShut, HELLO_VERSION } from "../stream/return-path.ts";
+import { MULTIFD_MAGIC, TRAM_PING_HELLO } from "../stream/wire.ts";
+import { Arrivals } from "../transport/arrivals.ts";
+import { FdTransport } from "../transport/fd.ts";
+import { endpointName, type Listener, unlisten } from "../transport/index.ts";
+import { MappedSink, MappedWriter } from "../writer/mapped.ts";
+import { type FileTarget, OutputFile } from "../writer/output-file.ts";
+import { Barrier, type ChannelCounts } from "./barrier.ts";
+import type { ChannelInit } from "./channel-worker.ts";
+import { keep } from "./keep.ts";
+
+export interface KeeperInit {
+  library: string;
+  listener: Listener;
+  target: FileTarget;
+  /** How many channels besides the main one; null: as many as come. */
+  channels: number | null;
+  silenceMs: number;
+  /** One word: not zero ends everything. */
+  stop: SharedArrayBuffer;
+}
+
+/** What was kept, when it is durable. */
+export interface KeptSummary {
+  machine: string;
+  blocks: { name: string; bytes: number; present: number; untold: number }[];
+  devices: number;
+  described: boolean;
+  channels: ChannelCounts[];
+  fileBytes: number;
+  allocatedBytes: number;
+}
+
+export type KeeperMessage =
+  | { event: "journal"; journal: Journal }
+  | { event: "channels"; inits: Omit<ChannelInit, "library">[] }
+  | { event: "over"; journal: Journal; summary: KeptSummary | null };
+
+/** A channel's first bytes may be a little behind the main channel's. */
+const GATHER_MS = 1000;
+/** Waiting for the source to take note of how it ended. */
+const DRAIN_MS = 2000;
+
+const init = workerData as KeeperInit;
+const stop = new Int32Array(init.stop);
+const tell = (message: KeeperMessage): void => parentPort?.postMessage(message);
+
+function checkCancelled(): void {
+  if (stop[0] !== 0) throw new TramError("E_CANCELLED", "cancelled");
+}
+
+class Keeper {
+  readonly #log: MoveLog;
+  readonly #output: OutputFile;
+  readonly #file: MappedWriter;
+  #arrivals: Arrivals | null = null;
+  #transport: FdTransport | null = null;
+  #main: MainChannel | null = null;
+  #barrier = new Barrier(0);
+  #barriers = 0;
+  #gathered = false;
+  #returnPathOpen = false;
+
+  constructor(log: MoveLog) {
+    this.#log = log;
+    this.#output = new OutputFile(init.target);
+    this.#file = new MappedWriter(this.#output.fd, this.#output.offset);
+  }
+
+  run(): KeptSummary {
+    const transport = this.#awaitSource();
+    const main = new MainChannel(new TransportSource(transport));
+    this.#transport = transport;
+    this.#main = main;
+    const { configuration, tail } = keep(main, this.#file, this, this.#log);
+    this.#barrier.end();
+    this.#log.setPhase("handover");
+    const summary = {
+      machine: configuration.machine,
+      blocks: this.#sinks.map(({ name, pages, present, told }) => ({
+        name,
+        bytes: pages * 4096,
+        present: present.count(),
+        untold: pages - told.count(),
+      })),
+      devices: tail.devices.length,
+      described: tail.description !== null,
+      channels: this.#barrier.counts(),
+      fileBytes: this.#file.bytes,
+      allocatedBytes: 0,
+    };
+    this.#output.commit();
+    this.#log.journal.owner = "file";
+    this.#confirm(transport);
+    return summary;
+  }
+
+  #sinks: MappedSink[] = [];
+
+  #awaitSource(): FdTransport {
+    const { listener, silenceMs } = init;
+    const name = endpointName(listener.endpoint);
+    if (listener.endpoint.scheme === "passed") return new FdTransport(listener.endpoint.fd, { name, stop, silenceMs });
+    this.#arrivals = new Arrivals(listener.fd, stop, (first) => (first === MULTIFD_MAGIC ? "channel" : "main"));
+    return new FdTransport(this.#arrivals.awaitMain(), { name, stop, silenceMs });
+  }
+
+  begin(): void {
+    this.#sinks = this.#file.targets.map((target) => new MappedSink(this.#output.fd, target));
+    this.#main?.into(this.#sinks);
+  }
+
+  openReturnPath(at: number): void {
+    if (!this.#transport?.twoWay)
+      throw badStream("the source wants an answer on a one-way channel", at, "no OPEN_RETURN_PATH", "one");
+    this.#returnPathOpen = true;
+  }
+
+  answerPing(value: number, at: number): void {
+    if (!this.#returnPathOpen) throw badStream("a PING before the return path is open", at, "OPEN_RETURN_PATH", "PING");
+    this.#answer((out) => {
+      if (value === TRAM_PING_HELLO)
+        encodeHello(out, { version: HELLO_VERSION, name: "", memoryBytes: null, cpus: null, cpuid: [], keeps: true });
+      encodePong(out, value);
+    });
+  }
+
+  #answer(encode: (out: ByteWriter) => void): void {
+    const out = new ByteWriter();
+    encode(out);
+    this.#transport?.write(out.done());
+  }
+
+  /** At the first one all channels are there: a source sends their first SYNC before it lets the main channel go on. */
+  barrier(flush: boolean): void {
+    if (!this.#gathered) {
+      this.#gathered = true;
+      this.#gather(flush);
+    }
+    this.#barrier.meet(++this.#barriers, checkCancelled);
+  }
+
+  checkCancelled(): void {
+    checkCancelled();
+  }
+
+  #gather(flush: boolean): void {
+    const arrivals = this.#arrivals;
+    const { channels: wanted, silenceMs } = init;
+    if (wanted !== null || flush) {
+      const least = wanted ?? 1;
+      if (least > 0 && !arrivals?.awaitChannels(least, wanted === null ? GATHER_MS : silenceMs))
+        throw new TramError("E_STREAM", "the stream's pages come over other channels, which are not there", {
+          expected: wanted === null ? "multifd channels to the same address" : `${wanted} channels`,
+          found: `${arrivals?.channels().length ?? 0}`,
+          next: "a multifd migration needs a socket to which the source can connect more than once: tcp: or unix:",
+        });
+    }
+    const fds = arrivals?.gather(GATHER_MS) ?? [];
+    if (wanted !== null && fds.length !== wanted)
+      throw new TramError("E_STREAM", "the source has another number of channels", {
+        expected: `${wanted}`,
+        found: `${fds.length}`,
+      });
+    if (fds.length) this.#startChannels(fds);
+  }
+
+  #startChannels(fds: readonly number[]): void {
+    const inOrder: number[] = [];
+    for (const fd of fds) {
+      const { channel } = decodeInit(this.#readInit(fd));
+      if (channel >= fds.length || inOrder[channel] !== undefined)
+        throw new TramError("E_STREAM", "the source's channels are not all there, or one is there twice", {
+          expected: `channels 0 to ${fds.length - 1}, once each`,
+          found: `${inOrder[channel] === undefined ? "" : "a second "}channel ${channel} of ${fds.length}`,
+        });
+      inOrder[channel] = fd;
+    }
+    this.#barrier = new Barrier(fds.length);
+    const { fd: fileFd } = this.#output;
+    const shared = {
+      barrier: this.#barrier.shared,
+      channels: fds.length,
+      silenceMs: init.silenceMs,
+      fileFd,
+      targets: this.#file.targets,
+    };
+    tell({
+      event: "channels",
+      inits: inOrder.map((fd, channel) => ({ ...shared, channel, name: `channel ${channel}`, fd })),
+    });
+  }
+
+  #readInit(fd: number): Uint8Array {
+    const bytes = new Uint8Array(INIT_BYTES);
+    for (let done = 0; done < INIT_BYTES; ) {
+      const count = net.read(fd, bytes.subarray(done), init.silenceMs, stop);
+      if (count === 0) throw new TramError("E_CHANNEL_CLOSED", "a channel was closed before it said which it is");
+      done += count;
+    }
+    return bytes;
+  }
+
+  #confirm(transport: FdTransport): void {
+    try {
+      if (this.#returnPathOpen) this.#answer((out) => encodeShut(out, 0));
+      transport.drain(DRAIN_MS);
+    } catch {
+      // It is durable here whether or not the source hears so; what a source does that hears nothing, the README says.
+    }
+  }
+
+  /** It did not work: the source is told, and nothing is left of the file. */
+  fail(error: unknown): void {
+    this.#barrier.end();
+    if (this.#log.journal.owner !== "file") this.#output.discard();
+    if (!this.#returnPathOpen || !this.#transport) return;
+    const { code, message } = toErrorData(error);
+    try {
+      this.#answer((out) => {
+        if (this.#main?.configuration?.machine === "tram") encodeRefuse(out, message, code);
+        else encodeShut(out, 1);
+      });
+      this.#transport.drain(DRAIN_MS);
+    } catch {
+      // The source is gone; there is nobody left to tell.
+    }
+  }
+
+  close(): void {
+    this.#arrivals?.close();
+    this.#transport?.close();
+    unlisten(init.listener);
+  }
+}
+
+function work(): void {
+  const log = new MoveLog(
+    "incoming",
+    endpointName(init.listener.endpoint),
+    (journal) => tell({ event: "journal", journal }),
+    () => performance.now(),
+  );
+  log.setPhase("waiting");
+  let keeper: Keeper | null = null;
+  let summary: KeptSummary | null = null;
+  try {
+    keeper = new Keeper(log);
+    summary = keeper.run();
+    log.setPhase("completed");
+  } catch (error) {
+    log.journal.error = toErrorData(error);
+    keeper?.fail(error);
+    log.setPhase(log.journal.error.code === "E_CANCELLED" ? "cancelled" : "failed");
+  } finally {
+    keeper?.close();
+  }
+  tell({ event: "over", journal: log.journal, summary });
+}
+
+work();

@@ -1,0 +1,254 @@
+// The story of a kept guest that goes on elsewhere: a file with fixed offsets becomes the stream that its source once sent.
+import type { MoveLog } from "../control/journal.ts";
+import { TokenBucket } from "../control/rate.ts";
+import { TramError } from "../errors.ts";
+import { PAGE_BYTES } from "../native/ram.ts";
+import type { MappedFile, StoredBlock } from "../reader/mapped.ts";
+import { ByteWriter } from "../stream/bytes.ts";
+import { MACHINE_NAME } from "../stream/devices/machine.ts";
+import { encodeBlockTable, encodeEndOfSection, encodeFirstPage } from "../stream/ram.ts";
+import {
+  encodeFooter,
+  encodeHeader,
+  encodeOpenReturnPath,
+  encodePing,
+  encodeSectionPart,
+  encodeSectionStart,
+} from "../stream/section.ts";
+import {
+  CAPABILITY_MAPPED_RAM,
+  MIG_CMD_SWITCHOVER_START,
+  QEMU_VM_SECTION_END,
+  QEMU_VM_SECTION_PART,
+  QEMU_VM_SECTION_START,
+  RAM_SAVE_FLAG_CONTINUE,
+  RAM_SAVE_FLAG_MULTIFD_FLUSH,
+  RAM_SAVE_FLAG_PAGE,
+  RAM_SAVE_FLAG_ZERO,
+  TRAM_PING_HELLO,
+  TRAM_PING_READY,
+} from "../stream/wire.ts";
+import type { Transport } from "../transport/transport.ts";
+import type { Replies } from "../writer/replies.ts";
+
+export interface PlayOptions {
+  /** 0: no limit. */
+  maxBandwidthBytesPerSec: number;
+  /** How long the target may take to answer. */
+  replyMs: number;
+  /** Written as QEMU wrote it, for a file: the words are kept that a waiting QEMU before 10.0 does not know. */
+  verbatim: boolean;
+}
+
+export interface PlayContext {
+  checkCancelled(): void;
+  sleep(ms: number): void;
+  /** The pages with content go over other channels, which do so by themselves; null: over this one. */
+  channels: { flushes: boolean } | null;
+}
+
+const BATCH_PAGES = 1024;
+const QEMU_PING = 1;
+const QEMU_PING_READY = 2;
+
+/** Plays it. Returns when the target has it, or, one-way, when every byte was accepted. */
+export function play(
+  file: MappedFile,
+  transport: Transport,
+  replies: Replies,
+  options: PlayOptions,
+  context: PlayContext,
+  log: MoveLog,
+): void {
+  const player = new Player(file, transport, replies, options, context, log);
+  log.setPhase("setup");
+  player.begin();
+  log.setPhase("active");
+  player.startRam();
+  for (const block of file.blocks) player.pages(block);
+  player.endRam();
+  log.setPhase("device");
+  player.tail();
+}
+
+class Player {
+  readonly #file: MappedFile;
+  readonly #transport: Transport;
+  readonly #replies: Replies;
+  readonly #options: PlayOptions;
+  readonly #context: PlayContext;
+  readonly #log: MoveLog;
+  readonly #out = new ByteWriter();
+  readonly #bucket: TokenBucket | null;
+  readonly #isTram: boolean;
+  readonly #buffer = new Uint8Array(BATCH_PAGES * (PAGE_BYTES + 8) + 512);
+  readonly #view = new DataView(this.#buffer.buffer);
+  readonly #index = new Uint32Array(BATCH_PAGES);
+  readonly #offset = new Uint32Array(BATCH_PAGES);
+
+  constructor(
+    file: MappedFile,
+    transport: Transport,
+    replies: Replies,
+    options: PlayOptions,
+    context: PlayContext,
+    log: MoveLog,
+  ) {
+    this.#file = file;
+    this.#transport = transport;
+    this.#replies = replies;
+    this.#options = options;
+    this.#context = context;
+    this.#log = log;
+    const rate = options.maxBandwidthBytesPerSec;
+    this.#bucket = rate > 0 ? new TokenBucket(rate, log.now()) : null;
+    this.#isTram = file.configuration.machine === MACHINE_NAME;
+    log.journal.totalPages = file.blocks.reduce((sum, { present }) => sum + present.pages, 0);
+    log.journal.remainingPages = log.journal.totalPages;
+  }
+
+  get #answers(): boolean {
+    return this.#transport.twoWay;
+  }
+
+  #flush(): void {
+    this.#send(this.#out.done(), this.#out.length);
+    this.#out.reset();
+  }
+
+  #send(bytes: Uint8Array, count: number): void {
+    this.#context.checkCancelled();
+    this.#transport.write(bytes, count);
+    this.#log.journal.bytes += count;
+    const waitMs = this.#bucket?.spend(count, this.#log.now()) ?? 0;
+    if (waitMs > 0) this.#context.sleep(waitMs);
+    this.#log.refresh();
+  }
+
+  begin(): void {
+    const { configuration, early } = this.#file;
+    const capabilities = configuration.capabilities.filter((one) => one !== CAPABILITY_MAPPED_RAM);
+    encodeHeader(this.#out, { ...configuration, capabilities });
+    if (this.#answers) {
+      encodeOpenReturnPath(this.#out);
+      encodePing(this.#out, this.#isTram ? TRAM_PING_HELLO : QEMU_PING);
+    }
+    this.#flush();
+    if (this.#answers && this.#isTram) this.#replies.awaitPong(TRAM_PING_HELLO, this.#options.replyMs);
+    this.#out.bytes(early);
+  }
+
+  startRam(): void {
+    const { section, blocks } = this.#file;
+    encodeSectionStart(this.#out, QEMU_VM_SECTION_START, section);
+    encodeBlockTable(this.#out, blocks);
+    this.#endSection();
+    encodeSectionPart(this.#out, QEMU_VM_SECTION_PART, section.id);
+    this.#flush();
+  }
+
+  #endSection(): void {
+    if (this.#context.channels?.flushes) this.#out.size(RAM_SAVE_FLAG_MULTIFD_FLUSH);
+    encodeEndOfSection(this.#out);
+    encodeFooter(this.#out, this.#file.section.id);
+  }
+
+  /** All of a block in ascending order: pages with content, and one short record for each that is zero. */
+  pages(block: StoredBlock): void {
+    const { present } = block;
+    const { journal } = this.#log;
+    let named = false;
+    for (let page = 0; page < present.pages; ) {
+      let at = 0;
+      let contents = 0;
+      const end = Math.min(page + BATCH_PAGES, present.pages);
+      const first = page;
+      for (; page < end; page++) {
+        const isPresent = present.has(page);
+        if (isPresent && this.#context.channels) continue;
+        const flag = isPresent ? RAM_SAVE_FLAG_PAGE : RAM_SAVE_FLAG_ZERO;
+        at = named ? this.#word(at, page, flag) : this.#firstWord(at, page, flag, block.name);
+        named = true;
+        if (isPresent) {
+          this.#index[contents] = page;
+          this.#offset[contents++] = at;
+          at += PAGE_BYTES;
+        } else this.#buffer[at++] = 0; // the fill byte
+      }
+      if (contents) this.#file.readPages(block, this.#buffer, this.#index, this.#offset, contents);
+      if (at) this.#send(this.#buffer, at);
+      journal.sentPages += contents;
+      journal.zeroPages += page - first - contents;
+      journal.remainingPages -= page - first;
+    }
+  }
+
+  #word(at: number, page: number, flag: number): number {
+    this.#view.setUint32(at, page >>> 20);
+    this.#view.setUint32(at + 4, ((page << 12) | flag | RAM_SAVE_FLAG_CONTINUE) >>> 0);
+    return at + 8;
+  }
+
+  #firstWord(at: number, page: number, flag: number, block: string): number {
+    const word = new ByteWriter();
+    encodeFirstPage(word, flag, page, block);
+    this.#buffer.set(word.done(), at);
+    return at + word.length;
+  }
+
+  endRam(): void {
+    this.#endSection();
+    for (const { command, bytes } of this.#file.between)
+      if (this.#options.verbatim || command !== MIG_CMD_SWITCHOVER_START) this.#out.bytes(bytes);
+    encodeSectionPart(this.#out, QEMU_VM_SECTION_END, this.#file.section.id);
+    this.#endSection();
+    this.#flush();
+  }
+
+  /** The devices, as they were kept; then the end, and the target's word that it has the guest. */
+  tail(): void {
+    const { tailBytes, tailOffset, tail } = this.#file;
+    const eof = tail.eofOffset - tailOffset;
+    this.#send(tailBytes, eof);
+    if (this.#answers) {
+      // The answer comes when the target has loaded every device: from here on only the end is missing.
+      const value = this.#isTram ? TRAM_PING_READY : QEMU_PING_READY;
+      encodePing(this.#out, value);
+      this.#flush();
+      this.#replies.awaitPong(value, this.#options.replyMs);
+    }
+    this.#log.setPhase("handover");
+    this.#log.journal.owner = "unconfirmed";
+    this.#send(tailBytes.subarray(eof), tailBytes.length - eof);
+    if (!this.#answers) return;
+    if (!tail.description) this.#transport.endWriting?.(); // the target looks for one until the stream ends
+    const status = this.#awaitShut();
+    if (status !== 0) throw targetFailed(status);
+    this.#log.journal.owner = "target";
+  }
+
+  #awaitShut(): number {
+    try {
+      return this.#replies.awaitShut(this.#options.replyMs);
+    } catch (error) {
+      throw new TramError(
+        "E_HANDOVER_UNKNOWN",
+        "the target was told to run the guest, and did not confirm that it does",
+        {
+          expected: "SHUT 0 from the target",
+          found: (error as Error).message,
+          next: "look at the target: if the guest does not run there, send it again; the file is as it was",
+        },
+      );
+    }
+  }
+}
+
+/** The target read everything, and says that it did not take it. */
+function targetFailed(status: number): TramError {
+  return new TramError("E_REFUSED", "the target did not take the guest", {
+    expected: "SHUT 0",
+    found: `SHUT ${status}`,
+    next: "its own output says why; the file is as it was",
+  });
+}

@@ -1,0 +1,153 @@
+// A file with fixed offsets, opened: everything of it but the pages, which are read when they are wanted.
+import { TramError } from "../errors.ts";
+import { Bitmap } from "../memory/bitmap.ts";
+import { pageFile } from "../native/file.ts";
+import { PAGE_BYTES } from "../native/ram.ts";
+import { ByteWriter, badStream } from "../stream/bytes.ts";
+import { readTail, type Tail } from "../stream/description.ts";
+import { DEVICE_TABLES } from "../stream/devices/index.ts";
+import { MACHINE_NAME } from "../stream/devices/machine.ts";
+import { bitmapBytes, type MappedBlock } from "../stream/mapped.ts";
+import type { Configuration, SectionHeader } from "../stream/section.ts";
+import { loadState } from "../stream/vmstate.ts";
+import { QEMU_VM_SECTION_END, TAIL_BYTES_MAX } from "../stream/wire.ts";
+import type { FileTransport } from "../transport/file.ts";
+import { MainChannel, type MainRecord } from "./main-channel.ts";
+import { TransportSource } from "./source.ts";
+
+/** One block, and which of its pages have content in the file. */
+export interface StoredBlock extends MappedBlock {
+  present: Bitmap;
+}
+
+/** A whole record that is no section of RAM; `command`: its number, if it is one. */
+export interface KeptRecord {
+  command: number | null;
+  bytes: Uint8Array;
+}
+
+export class MappedFile {
+  readonly file: FileTransport;
+  readonly configuration: Configuration;
+  readonly section: SectionHeader;
+  readonly blocks: readonly StoredBlock[];
+  /** Whole sections before the RAM, records between its sections, everything behind it: as they stand in the file. */
+  readonly early: Uint8Array;
+  readonly between: readonly KeptRecord[];
+  readonly tailBytes: Uint8Array;
+  readonly tailOffset: number;
+  readonly tail: Tail;
+
+  /** Reads and checks everything but the pages. The stream begins at `offset`. */
+  constructor(file: FileTransport, offset = 0) {
+    this.file = file;
+    file.seek(offset);
+    const source = new TransportSource(file, offset);
+    const main = new MainChannel(source);
+    const raw = new ByteWriter();
+    const early = new ByteWriter();
+    const between: KeptRecord[] = [];
+    const blocks: StoredBlock[] = [];
+    let section: SectionHeader | null = null;
+    let earlyDevices = 0;
+    main.onMapped = (block) => blocks.push(this.#stored(block));
+    source.tap = raw;
+    for (let ended = false; !ended; ) {
+      raw.reset();
+      const record = main.next();
+      const before = section === null;
+      if (record.kind === "configuration" && !main.isMapped) throw notMapped(file.name);
+      if (record.kind === "blocks") section = record.section;
+      if (record.kind === "pages" || record.kind === "flush")
+        throw badStream("a file with fixed offsets has page records", record.at, "bitmaps and page areas", record.kind);
+      if (record.kind === "device") {
+        skipDevice(main, record);
+        earlyDevices++;
+      }
+      if (record.kind === "command" || record.kind === "dirty-bitmaps" || record.kind === "device") {
+        if (before) early.bytes(raw.done());
+        else
+          between.push({
+            command: record.kind === "command" ? record.command.command : null,
+            bytes: raw.done().slice(),
+          });
+      }
+      ended = record.kind === "ram-end" && record.type === QEMU_VM_SECTION_END;
+      if (record.kind === "end")
+        throw badStream("the stream ends before its RAM does", record.at, "section 'ram' and its END", "the end");
+    }
+    this.configuration = main.configuration as Configuration;
+    this.section = section as unknown as SectionHeader;
+    this.blocks = blocks;
+    this.early = early.done();
+    this.between = between;
+    this.tailOffset = source.offset;
+    this.tailBytes = this.#tailBytes();
+    this.tail = readTail(this.tailBytes, this.tailOffset, earlyDevices);
+  }
+
+  #stored(block: MappedBlock): StoredBlock {
+    const { bytes: fileBytes } = this.file;
+    const present = new Bitmap(block.bytes / PAGE_BYTES);
+    const size = bitmapBytes(block.bytes);
+    const end = Math.max(block.bitmapOffset + size, block.pagesOffset + block.bytes);
+    if (end > fileBytes)
+      throw new TramError("E_STREAM_TRUNCATED", `the file is cut short: block '${block.name}' lies beyond its end`, {
+        where: this.file.name,
+        expected: `at least ${end} bytes`,
+        found: `${fileBytes} bytes`,
+      });
+    const words = new Uint8Array(present.words.buffer);
+    if (this.file.readAt(words, block.bitmapOffset) !== size)
+      throw new TramError("E_FILE", `cannot read the bitmap of block '${block.name}'`);
+    const beyond = present.countFrom(present.pages);
+    if (beyond)
+      throw badStream(
+        `the bitmap of block '${block.name}' has pages the block has not`,
+        block.bitmapOffset,
+        `${present.pages} pages`,
+        `${beyond} more`,
+      );
+    return { ...block, present };
+  }
+
+  #tailBytes(): Uint8Array {
+    const bytes = this.file.bytes - this.tailOffset;
+    if (bytes > TAIL_BYTES_MAX)
+      throw badStream("the device state is too large", this.tailOffset, `at most ${TAIL_BYTES_MAX} bytes`, `${bytes}`);
+    const out = new Uint8Array(Math.max(0, bytes));
+    for (let done = 0; done < out.length; ) {
+      const count = this.file.readAt(out.subarray(done), this.tailOffset + done);
+      if (count === 0) break;
+      done += count;
+    }
+    return out;
+  }
+
+  /** Pages index[0, count) of a block to `buffer` at `offset`. */
+  readPages(block: MappedBlock, buffer: Uint8Array, index: Uint32Array, offset: Uint32Array, count: number): void {
+    const area = { fd: this.file.fd, pagesOffset: block.pagesOffset, pages: block.bytes / PAGE_BYTES };
+    pageFile.read(area, buffer, index, offset, count);
+  }
+}
+
+function skipDevice(main: MainChannel, { at, section }: Extract<MainRecord, { kind: "device" }>): void {
+  const table = main.configuration?.machine === MACHINE_NAME ? DEVICE_TABLES.get(section.name) : undefined;
+  if (!table || table.version !== section.version)
+    throw badStream(
+      `section '${section.name}' stands before the RAM, and only its device knows where it ends`,
+      at,
+      "section 'ram' first",
+      `'${section.name}' version ${section.version}`,
+    );
+  loadState(table, main.source);
+  main.endDevice(section);
+}
+
+const notMapped = (name: string): TramError =>
+  new TramError("E_STREAM", "the file has no fixed offsets: it is a plain stream", {
+    where: name,
+    expected: "capability mapped-ram",
+    found: "none",
+    next: `tram convert ${name} FILE makes one of it`,
+  });

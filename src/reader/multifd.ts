@@ -1,0 +1,129 @@
+// One multifd channel's reader: packets in, their pages to the blocks' sinks, a pause at each barrier.
+import { TramError } from "../errors.ts";
+import { Inflater } from "../native/inflate.ts";
+import { PAGE_BYTES } from "../native/ram.ts";
+import { badStream } from "../stream/bytes.ts";
+import {
+  decodeInit,
+  decodePacket,
+  INIT_BYTES,
+  type Method,
+  type MultifdInit,
+  PACKET_BYTES,
+  PAYLOAD_BYTES_MAX,
+  type Packet,
+} from "../stream/multifd.ts";
+import { MULTIFD_PACKET_PAGES_MAX } from "../stream/wire.ts";
+import type { Transport } from "../transport/transport.ts";
+import { type BlockSink, blockOf, PagePlacer } from "./pages.ts";
+
+export interface MultifdCounts {
+  packets: number;
+  pages: number;
+  zeroPages: number;
+  bytes: number;
+}
+
+export class MultifdReader {
+  readonly counts: MultifdCounts = { packets: 0, pages: 0, zeroPages: 0, bytes: 0 };
+  readonly #transport: Transport;
+  readonly #name: string;
+  readonly #header = new Uint8Array(PACKET_BYTES);
+  readonly #view = new DataView(this.#header.buffer);
+  readonly #payload = new Uint8Array(PAYLOAD_BYTES_MAX);
+  #inflated: Uint8Array | null = null;
+  readonly #index = new Uint32Array(MULTIFD_PACKET_PAGES_MAX);
+  readonly #placer = new PagePlacer();
+  #method: Method = "none";
+  #inflater: Inflater | null = null;
+  #offset = 0;
+
+  /** `name`: the channel, for errors. */
+  constructor(transport: Transport, name: string) {
+    this.#transport = transport;
+    this.#name = name;
+  }
+
+  init(): MultifdInit {
+    const bytes = new Uint8Array(INIT_BYTES);
+    this.#exactly(bytes, INIT_BYTES);
+    return this.#located(() => decodeInit(bytes));
+  }
+
+  /** The next packet, its pages placed; null at the channel's end, which is between two packets. */
+  next(blocks: ReadonlyMap<string, BlockSink>): Packet | null {
+    const at = this.#offset;
+    if (!this.#exactly(this.#header, PACKET_BYTES, true)) return null;
+    const packet = this.#located(() => decodePacket(this.#view, this.#index, at));
+    if (packet.normal + packet.zero > 0) {
+      this.#placer.choose(this.#located(() => blockOf(blocks, packet.block, at)));
+      if (packet.normal > 0) this.#located(() => this.#pages(packet, at));
+      this.#located(() => this.#zeros(packet, at));
+    }
+    this.counts.packets++;
+    this.counts.pages += packet.normal;
+    this.counts.zeroPages += packet.zero;
+    this.counts.bytes = this.#offset;
+    return packet;
+  }
+
+  #pages(packet: Packet, at: number): void {
+    this.#exactly(this.#payload, packet.payloadBytes);
+    const pages = packet.method === "none" ? this.#payload : this.#inflate(packet, packet.method, at);
+    for (let i = 0; i < packet.normal; i++) this.#placer.add(this.#index[i], i * PAGE_BYTES, at);
+    this.#placer.place(pages);
+  }
+
+  #zeros({ normal, zero }: Packet, at: number): void {
+    for (let i = normal; i < normal + zero; i++)
+      if (this.#placer.noteZero(this.#index[i], at)) this.#placer.addZero(this.#index[i]);
+    this.#placer.place(this.#payload);
+  }
+
+  #inflate({ normal, payloadBytes }: Packet, method: "zlib" | "zstd", at: number): Uint8Array {
+    if (this.#method !== method) {
+      if (this.#method !== "none") throw badStream("the channel changes its compression", at, this.#method, method);
+      this.#method = method;
+      this.#inflater = new Inflater(method);
+      this.#inflated = new Uint8Array(MULTIFD_PACKET_PAGES_MAX * PAGE_BYTES);
+    }
+    const out = this.#inflated as Uint8Array;
+    if (!(this.#inflater as Inflater).next(this.#payload, payloadBytes, out, normal * PAGE_BYTES))
+      throw badStream(`the packet's ${method} data is broken`, at, `${normal} pages`, "something else");
+    return out;
+  }
+
+  /** Fills `out[0, bytes)`. False at the end, where it may be. */
+  #exactly(out: Uint8Array, bytes: number, mayEnd = false): boolean {
+    for (let done = 0; done < bytes; ) {
+      const count = this.#transport.read(out.subarray(done, bytes));
+      if (count === 0) {
+        if (done === 0 && mayEnd) return false;
+        throw new TramError("E_CHANNEL_CLOSED", `${this.#name} was closed in the middle of a packet`, {
+          where: `byte ${this.#offset + done} of ${this.#name}`,
+          expected: `${bytes - done} more bytes`,
+          found: "its end",
+        });
+      }
+      done += count;
+    }
+    this.#offset += bytes;
+    return true;
+  }
+
+  /** A decoder knows the byte; which channel it is in, only we know. */
+  #located<T>(decode: () => T): T {
+    try {
+      return decode();
+    } catch (error) {
+      if (!(error instanceof TramError) || !error.details.where?.endsWith("of the stream")) throw error;
+      const where = error.details.where.replace("of the stream", `of ${this.#name}`);
+      throw new TramError(error.code, error.message, { ...error.details, where });
+    }
+  }
+
+  close(): void {
+    this.#inflater?.close();
+    this.#transport.close();
+  }
+}

@@ -1,0 +1,155 @@
+// A multifd channel: one init message, then packets. Big-endian throughout.
+//
+//   init     be32 magic  be32 version 1  uuid[16]  u8 channel  39 zero bytes                                     64 bytes
+//   packet   be32 magic  be32 version 1  be32 flags  be32 allocated  be32 normal  be32 payload bytes
+//            be64 number  be32 zero  28 zero bytes  char block[256]  be64 offset[128]                          1344 bytes
+//            payload, if normal > 0: its pages in the order of their offsets, as they are or compressed
+//
+// The first `normal` offsets are pages with content, the next `zero` ones zero pages. QEMU 7.2 leaves the payload size, the
+// name and the other offsets of earlier packets where a packet has no pages: they mean nothing then.
+import { ByteWriter, badStream, hex } from "./bytes.ts";
+import {
+  MULTIFD_CHANNELS_MAX,
+  MULTIFD_FLAG_COMPRESSION_MASK,
+  MULTIFD_FLAG_DEVICE_STATE,
+  MULTIFD_FLAG_SYNC,
+  MULTIFD_FLAG_ZLIB,
+  MULTIFD_FLAG_ZSTD,
+  MULTIFD_MAGIC,
+  MULTIFD_PACKET_PAGES_MAX,
+  MULTIFD_VERSION,
+  TARGET_PAGE_BYTES,
+} from "./wire.ts";
+
+export const INIT_BYTES = 64;
+export const PACKET_BYTES = 1344;
+const UUID_BYTES = 16;
+const NAME_AT = 64;
+const NAME_BYTES = 256;
+const OFFSETS_AT = NAME_AT + NAME_BYTES;
+/** What a receiver's buffer holds; compressed pages may be larger than plain ones, but not much. */
+export const PAYLOAD_BYTES_MAX = 1 << 20;
+
+export interface MultifdInit {
+  uuid: Uint8Array;
+  channel: number;
+}
+
+export function encodeInit({ uuid, channel }: MultifdInit): Uint8Array {
+  const out = new ByteWriter(INIT_BYTES).u32(MULTIFD_MAGIC).u32(MULTIFD_VERSION).bytes(uuid).u8(channel);
+  return out.bytes(new Uint8Array(INIT_BYTES - out.length)).done();
+}
+
+export function decodeInit(bytes: Uint8Array): MultifdInit {
+  const view = new DataView(bytes.buffer, bytes.byteOffset, INIT_BYTES);
+  checkMagic(view, 0, "channel");
+  const channel = view.getUint8(24);
+  if (channel >= MULTIFD_CHANNELS_MAX)
+    throw badStream("a channel has an impossible number", 24, `below ${MULTIFD_CHANNELS_MAX}`, `${channel}`);
+  return { uuid: bytes.slice(8, 8 + UUID_BYTES), channel };
+}
+
+export type Method = "none" | "zlib" | "zstd";
+
+export interface Packet {
+  sync: boolean;
+  method: Method;
+  /** Pages with content and zero pages: so many of the index, in this order. */
+  normal: number;
+  zero: number;
+  payloadBytes: number;
+  number: number;
+  /** Empty where the packet has no pages. */
+  block: string;
+}
+
+/** The header of a packet with uncompressed pages `index[0, normal)`. */
+export function encodePacket(view: DataView, packet: Omit<Packet, "method">, index: Uint32Array): void {
+  const header = new ByteWriter(PACKET_BYTES)
+    .u32(MULTIFD_MAGIC)
+    .u32(MULTIFD_VERSION)
+    .u32(packet.sync ? MULTIFD_FLAG_SYNC : 0)
+    .u32(packet.sync ? 0 : MULTIFD_PACKET_PAGES_MAX)
+    .u32(packet.normal)
+    .u32(packet.payloadBytes)
+    .size(packet.number)
+    .u32(packet.zero);
+  header.bytes(new Uint8Array(NAME_AT - header.length)).bytes(new TextEncoder().encode(packet.block));
+  header.bytes(new Uint8Array(PACKET_BYTES - header.length));
+  new Uint8Array(view.buffer, view.byteOffset, PACKET_BYTES).set(header.done());
+  for (let i = 0, at = OFFSETS_AT; i < packet.normal + packet.zero; i++, at += 8) {
+    view.setUint32(at, index[i] >>> 20);
+    view.setUint32(at + 4, (index[i] << 12) >>> 0);
+  }
+}
+
+/** A packet's header; its pages' numbers go into `index`. `offset` is where it lies in the channel. */
+export function decodePacket(view: DataView, index: Uint32Array, offset: number): Packet {
+  checkMagic(view, offset, "packet");
+  const flags = view.getUint32(8);
+  if (flags & MULTIFD_FLAG_DEVICE_STATE)
+    throw badStream("a packet carries a device's state (VFIO), which cannot be kept", offset + 8, "pages", hex(flags));
+  const allocated = view.getUint32(12);
+  const normal = view.getUint32(16);
+  const zero = view.getUint32(32);
+  const pages = normal + zero;
+  if (allocated > MULTIFD_PACKET_PAGES_MAX || (pages > 0 && pages > allocated))
+    throw badStream(
+      "a packet has too many pages",
+      offset + 12,
+      `at most ${MULTIFD_PACKET_PAGES_MAX}`,
+      `${normal} pages and ${zero} zero pages of ${allocated}`,
+    );
+  const packet: Packet = {
+    sync: (flags & MULTIFD_FLAG_SYNC) !== 0,
+    method: normal > 0 ? methodOf(flags, offset) : "none",
+    normal,
+    zero,
+    payloadBytes: normal > 0 ? view.getUint32(20) : 0,
+    number: Number(view.getBigUint64(24)),
+    block: pages > 0 ? blockName(view, offset) : "",
+  };
+  if (packet.method === "none") packet.payloadBytes = normal * TARGET_PAGE_BYTES;
+  if (packet.payloadBytes > PAYLOAD_BYTES_MAX)
+    throw badStream("a packet is too large", offset + 20, `at most ${PAYLOAD_BYTES_MAX}`, `${packet.payloadBytes}`);
+  for (let i = 0, at = OFFSETS_AT; i < pages; i++, at += 8) {
+    const high = view.getUint32(at);
+    const low = view.getUint32(at + 4);
+    if (high >>> 20 || low & 0xfff)
+      throw badStream(
+        "a page lies at an odd offset",
+        offset + at,
+        "a multiple of 4096 below 2^52",
+        hex(high, 8) + hex(low, 8).slice(2),
+      );
+    index[i] = high * 0x100000 + (low >>> 12);
+  }
+  return packet;
+}
+
+function checkMagic(view: DataView, offset: number, what: string): void {
+  const magic = view.getUint32(0);
+  const version = view.getUint32(4);
+  if (magic !== MULTIFD_MAGIC || version !== MULTIFD_VERSION)
+    throw badStream(
+      `this is no multifd ${what}`,
+      offset,
+      `${hex(MULTIFD_MAGIC, 8)} version ${MULTIFD_VERSION}`,
+      `${hex(magic, 8)} version ${version}`,
+    );
+}
+
+function methodOf(flags: number, offset: number): Method {
+  const bits = flags & MULTIFD_FLAG_COMPRESSION_MASK;
+  if (bits === 0) return "none";
+  if (bits === MULTIFD_FLAG_ZLIB) return "zlib";
+  if (bits === MULTIFD_FLAG_ZSTD) return "zstd";
+  throw badStream("a packet is compressed in an unknown way", offset + 8, "none, zlib or zstd", `flags ${hex(flags)}`);
+}
+
+function blockName(view: DataView, offset: number): string {
+  const bytes = new Uint8Array(view.buffer, view.byteOffset + NAME_AT, NAME_BYTES);
+  const end = bytes.indexOf(0);
+  if (end < 1) throw badStream("a packet's block has no name", offset + NAME_AT, "a name and its end", "none");
+  return Buffer.from(bytes.subarray(0, end)).toString("latin1");
+}

@@ -1,0 +1,89 @@
+// Who comes to a listening socket. A source opens its main channel and perhaps others, in any order; others only look whether
+// somebody listens. The first four bytes tell them apart.
+import { TramError } from "../errors.ts";
+import { net, POLL, type StopWord } from "../native/net.ts";
+
+const SLICE_MS = 20;
+const WAITING_MAX = 512;
+
+export type Kind = "main" | "channel";
+
+export class Arrivals {
+  readonly #listenFd: number;
+  readonly #stop: StopWord;
+  readonly #kindOf: (first: number) => Kind;
+  /** Connections that have not said enough yet. */
+  readonly #silent: number[] = [];
+  readonly #channels: number[] = [];
+  #main: number | null = null;
+
+  /** `kindOf`: what the first four bytes of a connection, big-endian, make it. */
+  constructor(listenFd: number, stop: StopWord, kindOf: (first: number) => Kind) {
+    this.#listenFd = listenFd;
+    this.#stop = stop;
+    this.#kindOf = kindOf;
+  }
+
+  /** The main channel's socket, as long as it takes. */
+  awaitMain(): number {
+    while (this.#main === null) this.#look(SLICE_MS);
+    return this.#main;
+  }
+
+  /** All other channels that are there now. */
+  channels(): readonly number[] {
+    this.#look(0);
+    return this.#channels;
+  }
+
+  /** All other channels, those included that are connected and about to speak. */
+  gather(timeoutMs: number): readonly number[] {
+    const end = performance.now() + timeoutMs;
+    this.#look(0);
+    while (this.#silent.length && performance.now() < end) this.#look(SLICE_MS);
+    return this.#channels;
+  }
+
+  /** Waits until there are `count` other channels; false: not within `timeoutMs`. */
+  awaitChannels(count: number, timeoutMs: number): boolean {
+    const end = performance.now() + timeoutMs;
+    while (this.#channels.length < count) {
+      if (performance.now() > end) return false;
+      this.#look(SLICE_MS);
+    }
+    return true;
+  }
+
+  /** One look at the door and at those who wait behind it. */
+  #look(timeoutMs: number): void {
+    if (this.#stop[0] !== 0) throw new TramError("E_CANCELLED", "cancelled");
+    const watched = [this.#listenFd, ...this.#silent].map((fd) => ({ fd, events: POLL.in }));
+    const ready = net.poll(watched, timeoutMs);
+    if (!ready) return;
+    // Those who spoke first, then the newcomers: a connection is looked at once it has something to say.
+    for (let i = watched.length - 1; i > 0; i--) if (ready[i]) this.#listenTo(this.#silent.splice(i - 1, 1)[0]);
+    if (ready[0])
+      for (let fd = net.tryAccept(this.#listenFd); fd >= 0; fd = net.tryAccept(this.#listenFd)) {
+        this.#silent.push(fd);
+        if (this.#silent.length > WAITING_MAX) net.close(this.#silent.shift() as number);
+      }
+  }
+
+  #listenTo(fd: number): void {
+    const first = new Uint8Array(4);
+    const count = net.peek(fd, first);
+    if (count === 0 || (count < 0 && count !== -11)) net.close(fd);
+    else if (count < 4) {
+      this.#silent.push(fd);
+      Bun.sleepSync(1); // poll would call it ready at once, again and again
+    } else if (this.#kindOf(new DataView(first.buffer).getUint32(0)) === "channel") this.#channels.push(fd);
+    else if (this.#main === null) this.#main = fd;
+    else net.close(fd); // a second source: there is one already
+  }
+
+  /** Closes those who never became anything. */
+  close(): void {
+    for (const fd of this.#silent) net.close(fd);
+    this.#silent.length = 0;
+  }
+}

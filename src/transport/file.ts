@@ -1,0 +1,62 @@
+// A regular file that is read from anywhere: where a stream lies that was kept.
+import { closeSync, fstatSync, openSync, readSync } from "node:fs";
+import { TramError } from "../errors.ts";
+import type { Transport } from "./transport.ts";
+
+export class FileTransport implements Transport {
+  readonly name: string;
+  readonly twoWay = false;
+  readonly fd: number;
+  #at: number;
+
+  /** Takes the descriptor over. The caller's own position in it does not move. */
+  constructor(fd: number, name: string, offset = 0) {
+    this.fd = fd;
+    this.name = name;
+    this.#at = offset;
+  }
+
+  static open(path: string, offset = 0): FileTransport {
+    try {
+      return new FileTransport(openSync(path, "r"), path, offset);
+    } catch (error) {
+      throw new TramError("E_FILE", `cannot read ${path}: ${(error as Error).message}`);
+    }
+  }
+
+  /** Bytes in the file. */
+  get bytes(): number {
+    return fstatSync(this.fd).size;
+  }
+
+  seek(offset: number): void {
+    this.#at = offset;
+  }
+
+  read(out: Uint8Array): number {
+    const count = this.readAt(out, this.#at);
+    this.#at += count;
+    return count;
+  }
+
+  /** As many bytes as there are from `offset` on, at most `out.length`. */
+  readAt(out: Uint8Array, offset: number): number {
+    try {
+      return readSync(this.fd, out, 0, out.length, offset);
+    } catch (error) {
+      throw new TramError("E_FILE", `cannot read ${this.name}: ${(error as Error).message}`);
+    }
+  }
+
+  write(): void {
+    throw new TramError("E_INTERNAL", `${this.name} is only read`);
+  }
+
+  drain(): boolean {
+    return true;
+  }
+
+  close(): void {
+    closeSync(this.fd);
+  }
+}

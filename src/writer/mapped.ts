@@ -1,0 +1,136 @@
+// A file with fixed offsets, as QEMU's mapped-ram writes it: headers first, pages each at its place in any order and as often
+// as they come, bitmaps and device state last.
+import { ftruncateSync } from "node:fs";
+import { Bitmap, SharedBitmap } from "../memory/bitmap.ts";
+import { type PageArea, pageFile } from "../native/file.ts";
+import { PAGE_BYTES } from "../native/ram.ts";
+import { ByteWriter } from "../stream/bytes.ts";
+import { encodeMappedBlock, endOfBlock, layOutBlocks, type MappedBlock } from "../stream/mapped.ts";
+import { type BlockEntry, encodeEndOfSection } from "../stream/ram.ts";
+import {
+  type Configuration,
+  encodeFooter,
+  encodeHeader,
+  encodeSectionPart,
+  encodeSectionStart,
+  type SectionHeader,
+} from "../stream/section.ts";
+import {
+  CAPABILITY_MAPPED_RAM,
+  QEMU_VM_SECTION_END,
+  QEMU_VM_SECTION_PART,
+  QEMU_VM_SECTION_START,
+  RAM_SAVE_FLAG_MEM_SIZE,
+} from "../stream/wire.ts";
+
+/** One block's pages in the file, and which of them it has. Plain data, for the threads that write to it. */
+export interface MappedTarget {
+  block: MappedBlock;
+  present: SharedArrayBuffer;
+  told: SharedArrayBuffer;
+}
+
+/** The pages of one block in the file: what a reader's pages go to. */
+export class MappedSink {
+  readonly name: string;
+  readonly pages: number;
+  readonly sink = this;
+  readonly present: Bitmap;
+  readonly told: Bitmap;
+  readonly #area: PageArea;
+
+  constructor(fd: number, { block, present, told }: MappedTarget) {
+    this.name = block.name;
+    this.pages = block.bytes / PAGE_BYTES;
+    this.present = new SharedBitmap(this.pages, present);
+    this.told = new SharedBitmap(this.pages, told);
+    this.#area = { fd, pagesOffset: block.pagesOffset, pages: this.pages };
+  }
+
+  scatter(buffer: Uint8Array, index: Uint32Array, offset: Uint32Array, count: number): void {
+    pageFile.write(this.#area, buffer, index, offset, count);
+  }
+  clear(index: Uint32Array, count: number): void {
+    pageFile.punch(this.#area, index, count);
+  }
+  read(offset: number, bytes: number): Uint8Array {
+    return pageFile.readPage(this.#area, offset, bytes);
+  }
+}
+
+export class MappedWriter {
+  readonly #fd: number;
+  readonly #base: number;
+  #section: SectionHeader | null = null;
+  #targets: MappedTarget[] = [];
+  #end = 0;
+
+  /** The stream begins at `base`; everything from there on is replaced. */
+  constructor(fd: number, base: number) {
+    this.#fd = fd;
+    this.#base = base;
+    ftruncateSync(fd, base);
+  }
+
+  get targets(): readonly MappedTarget[] {
+    return this.#targets;
+  }
+
+  /** What the file's pages could come to, holes counted. */
+  get bytes(): number {
+    return this.#end;
+  }
+
+  /** Everything up to the blocks. `early`: whole sections that stand before the RAM. */
+  begin(configuration: Configuration, early: Uint8Array, section: SectionHeader, blocks: readonly BlockEntry[]): void {
+    this.#section = section;
+    const out = new ByteWriter();
+    const capabilities = [
+      ...configuration.capabilities.filter((one) => one !== CAPABILITY_MAPPED_RAM),
+      CAPABILITY_MAPPED_RAM,
+    ];
+    encodeHeader(out, { ...configuration, capabilities });
+    out.bytes(early);
+    encodeSectionStart(out, QEMU_VM_SECTION_START, section);
+    out.size(blocks.reduce((sum, { bytes }) => sum + bytes, 0) + RAM_SAVE_FLAG_MEM_SIZE);
+    const start = this.#base + out.length;
+    pageFile.writeAt(this.#fd, out.done(), this.#base);
+    let at = start;
+    for (const block of layOutBlocks(blocks, start)) {
+      pageFile.writeAt(this.#fd, encodedBlock(block), at);
+      at = endOfBlock(block);
+      const bytes = Bitmap.bytesFor(block.bytes / PAGE_BYTES);
+      this.#targets.push({ block, present: new SharedArrayBuffer(bytes), told: new SharedArrayBuffer(bytes) });
+    }
+    this.#end = at;
+  }
+
+  /**
+   * Everything behind the blocks, and their bitmaps, which until now were empty. `between`: records that stood between the
+   * RAM's sections. `tail`: all that came behind them.
+   */
+  finish(between: Uint8Array, tail: Uint8Array): void {
+    const { id } = this.#section as SectionHeader;
+    const out = new ByteWriter();
+    encodeEndOfSection(out);
+    encodeFooter(out, id);
+    encodeSectionPart(out, QEMU_VM_SECTION_PART, id);
+    encodeEndOfSection(out);
+    encodeFooter(out, id);
+    out.bytes(between);
+    encodeSectionPart(out, QEMU_VM_SECTION_END, id);
+    encodeEndOfSection(out);
+    encodeFooter(out, id);
+    pageFile.writeAt(this.#fd, out.done(), this.#end);
+    pageFile.writeAt(this.#fd, tail, this.#end + out.length);
+    for (const { block, present } of this.#targets)
+      pageFile.writeAt(this.#fd, new Uint8Array(present), block.bitmapOffset);
+    this.#end += out.length + tail.length;
+  }
+}
+
+function encodedBlock(block: MappedBlock): Uint8Array {
+  const out = new ByteWriter();
+  encodeMappedBlock(out, block);
+  return out.done();
+}

@@ -1,0 +1,73 @@
+// What the target answers on the return path.
+import { TramError } from "../errors.ts";
+import { ByteReader, badStream, hex } from "../stream/bytes.ts";
+import { decodeReturnMessage, describeMessage, type ReturnMessage } from "../stream/return-path.ts";
+import { RP_MESSAGE_BYTES_MAX } from "../stream/wire.ts";
+import type { Transport } from "../transport/transport.ts";
+
+/** The target's messages, one at a time, from a channel that may deliver them in pieces. */
+export class Replies {
+  readonly #transport: Transport;
+  #held = new Uint8Array(0);
+  #offset = 0;
+
+  constructor(transport: Transport) {
+    this.#transport = transport;
+  }
+
+  /** The next one. A refusal is thrown. */
+  next(timeoutMs: number): ReturnMessage {
+    const piece = new Uint8Array(4096);
+    for (;;) {
+      const message = this.#decode();
+      if (message?.type === "refuse") throw refused(message.reason);
+      if (message) return message;
+      const count = this.#transport.read(piece, timeoutMs);
+      if (count === 0)
+        throw new TramError("E_CHANNEL_CLOSED", `${this.#transport.name}: the target closed the connection`, {
+          next: "the target's own output says why",
+        });
+      const held = new Uint8Array(this.#held.length + count);
+      held.set(this.#held);
+      held.set(piece.subarray(0, count), this.#held.length);
+      if (held.length > 2 * RP_MESSAGE_BYTES_MAX)
+        throw badStream("the target sends too much", this.#offset, "one message", "more");
+      this.#held = held;
+    }
+  }
+
+  /** The answer to a PING of `value`. A greeting that comes first has been answered by being there. */
+  awaitPong(value: number, timeoutMs: number): void {
+    let message = this.next(timeoutMs);
+    while (message.type === "hello" || (message.type === "pong" && message.value !== value))
+      message = this.next(timeoutMs);
+    if (message.type !== "pong") throw unexpected(message, `PONG ${hex(value)}`);
+  }
+
+  /** The last word: 0 is success. */
+  awaitShut(timeoutMs: number): number {
+    let message = this.next(timeoutMs);
+    while (message.type !== "shut") message = this.next(timeoutMs);
+    return message.status;
+  }
+
+  #decode(): ReturnMessage | null {
+    if (this.#held.length < 4) return null;
+    const length = 4 + ((this.#held[2] << 8) | this.#held[3]);
+    if (this.#held.length < length) return null;
+    const reader = new ByteReader(this.#held.subarray(0, length), this.#offset);
+    this.#held = this.#held.slice(length);
+    this.#offset += length;
+    return decodeReturnMessage(reader);
+  }
+}
+
+function refused(reason: string): TramError {
+  return new TramError("E_REFUSED", `the target refuses the guest: ${reason}`, {
+    next: "the target's own output has the details",
+  });
+}
+
+export function unexpected(message: ReturnMessage, expected: string): TramError {
+  return badStream("the target answers out of turn", 0, expected, describeMessage(message));
+}
