@@ -61,7 +61,8 @@ export class MoveLog {
   readonly journal: Journal;
   readonly #sink: JournalSink;
   readonly #clock: () => number;
-  readonly startedMs: number;
+  /** Of the move itself: waiting for a peer is not part of it. */
+  startedMs: number;
   #publishedMs = Number.NEGATIVE_INFINITY;
 
   constructor(direction: Journal["direction"], peer: string, sink: JournalSink, clock: () => number) {
@@ -98,6 +99,7 @@ export class MoveLog {
     const legal: readonly Phase[] = PHASES[this.journal.phase];
     if (!legal.includes(phase)) throw new Error(`no move goes from '${this.journal.phase}' to '${phase}'`);
     this.journal.phase = phase;
+    if (phase === "setup") this.startedMs = this.now();
     this.publish();
   }
 

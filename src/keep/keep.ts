@@ -111,6 +111,10 @@ class Keeping {
         this.#flushes = true;
         this.#context.barrier(true);
         return null;
+      case "eos":
+        this.#count();
+        if (!this.#flushes) this.#context.barrier(false);
+        return null;
       case "ram-end":
         this.#ramEnd(record.type);
         return null;
@@ -179,9 +183,7 @@ class Keeping {
   }
 
   #ramEnd(type: number): void {
-    this.#count();
     this.#ramSections++;
-    if (!this.#flushes) this.#context.barrier(false);
     if (type !== QEMU_VM_SECTION_END) return;
     this.#enterTail();
   }

@@ -45,13 +45,24 @@ export type MainRecord =
   | { kind: "pages"; at: number }
   /** Multifd: the channels' pages so far belong before what follows. */
   | { kind: "flush"; at: number }
-  /** A section of "ram" ends; its footer was read. */
+  /** A section of "ram" ends. Its footer is still to come: a source may hold it back until the channels have met here. */
+  | { kind: "eos"; at: number }
+  /** Its footer was read. */
   | { kind: "ram-end"; at: number; type: number }
   /** A section of dirty bitmaps, footer included. */
   | { kind: "dirty-bitmaps"; at: number; type: number }
   /** A device's section. Its body, which only its device or the description can read, is the caller's next. */
   | { kind: "device"; at: number; section: SectionHeader }
   | { kind: "end"; at: number };
+
+/** The section of "ram" that is being read. */
+interface RamSection {
+  id: number;
+  type: number;
+  /** Of a START: there is a block table. */
+  header: SectionHeader | null;
+  ended: boolean;
+}
 
 export class MainChannel {
   readonly source: TransportSource;
@@ -62,7 +73,7 @@ export class MainChannel {
   readonly #sectionsMax: number;
   readonly #sections = new Map<number, string>();
   #tableSeen = false;
-  #ram: { id: number; type: number; header: SectionHeader | null } | null = null;
+  #ram: RamSection | null = null;
 
   /** `sectionsMax`: how many sections a stream may have. */
   constructor(source: TransportSource, sectionsMax = 4096) {
@@ -86,6 +97,7 @@ export class MainChannel {
       this.configuration = decodeHeader(source);
       return { kind: "configuration", at, configuration: this.configuration };
     }
+    if (this.#ram?.ended) return this.#ramFooter(at, this.#ram);
     if (this.#ram) return this.#ramBody(this.#ram);
     const type = source.u8();
     switch (type) {
@@ -135,7 +147,7 @@ export class MainChannel {
         `'${RAM_SECTION_NAME}' version ${RAM_SECTION_VERSION}, or '${DIRTY_BITMAP_SECTION}' version 1`,
         `'${header.name}' version ${header.version}`,
       );
-    this.#ram = { id: header.id, type: QEMU_VM_SECTION_START, header };
+    this.#ram = { id: header.id, type: QEMU_VM_SECTION_START, header, ended: false };
     return this.#ramBody(this.#ram);
   }
 
@@ -145,7 +157,7 @@ export class MainChannel {
     if (name === DIRTY_BITMAP_SECTION) return this.#dirtyBitmaps(at, type, id);
     if (name !== RAM_SECTION_NAME)
       throw badStream("a part of an unknown section", at, `section '${RAM_SECTION_NAME}'`, `section id ${id}`);
-    this.#ram = { id, type, header: null };
+    this.#ram = { id, type, header: null, ended: false };
     return this.#ramBody(this.#ram);
   }
 
@@ -155,12 +167,13 @@ export class MainChannel {
     return { kind: "dirty-bitmaps", at, type };
   }
 
-  #ramBody({ id, type, header }: { id: number; type: number; header: SectionHeader | null }): MainRecord {
+  #ramBody(ram: RamSection): MainRecord {
     const at = this.source.offset;
     const mark = this.records.read();
     if (mark === "more") return { kind: "pages", at };
     if (mark === "flush") return { kind: "flush", at };
     if (mark === "table") {
+      const { header } = ram;
       if (!header || this.#tableSeen)
         throw badStream(
           "a second table of RAM blocks",
@@ -171,6 +184,11 @@ export class MainChannel {
       this.#tableSeen = true;
       return { kind: "blocks", at, section: header, blocks: this.#table() };
     }
+    ram.ended = true;
+    return { kind: "eos", at };
+  }
+
+  #ramFooter(at: number, { id, type }: RamSection): MainRecord {
     decodeFooter(this.source, id, RAM_SECTION_NAME);
     this.#ram = null;
     return { kind: "ram-end", at, type };

@@ -86,6 +86,7 @@ export class StreamReader implements MoveReader {
         case "blocks":
           return { kind: "blocks", blocks: record.blocks };
         case "pages":
+        case "eos":
         case "ram-end":
           return { kind: "pages" };
         case "device":
