@@ -359,6 +359,7 @@ int tram_unsent(int fd) {
 
 int tram_shutdown(int fd, int how) { return shutdown(fd, how) < 0 ? -errno : 0; }
 int tram_close(int fd) { return close(fd) < 0 ? -errno : 0; }
+int tram_socket_pair(int32_t *fds) { return socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds) < 0 ? -errno : 0; }
 int tram_pipe(int32_t *fds) { return pipe2(fds, O_CLOEXEC) < 0 ? -errno : 0; }
 
 int tram_fd_type(int fd) {

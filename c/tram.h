@@ -93,6 +93,7 @@ TRAM_API int64_t tram_send_message(int fd, const void *data, uint64_t bytes, int
 TRAM_API int tram_unsent(int fd);                          /* bytes the peer's kernel has not acknowledged */
 TRAM_API int tram_shutdown(int fd, int how);
 TRAM_API int tram_close(int fd);
+TRAM_API int tram_socket_pair(int32_t *fds);
 TRAM_API int tram_pipe(int32_t *fds);
 TRAM_API int tram_fd_type(int fd); /* 1 socket, 2 pipe, 3 regular file, 4 other */
 TRAM_API int tram_duplicate(int fd);

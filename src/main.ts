@@ -7,6 +7,7 @@ import { doctor } from "./cli/doctor.ts";
 import { migrate } from "./cli/migrate.ts";
 import { receive } from "./cli/receive.ts";
 import { run } from "./cli/run.ts";
+import { save } from "./cli/save.ts";
 import { send } from "./cli/send.ts";
 import { checkGuest, pause, ps, quit, resume, status } from "./cli/steer.ts";
 import { EXIT, formatError, TramError, toErrorData } from "./errors.ts";
@@ -16,6 +17,7 @@ import { VERSION } from "./version.ts";
 export const COMMANDS: readonly TramCommand[] = [
   run,
   migrate,
+  save,
   receive,
   send,
   ps,

@@ -98,8 +98,8 @@ export class MoveLog {
   setPhase(phase: Phase): void {
     const legal: readonly Phase[] = PHASES[this.journal.phase];
     if (!legal.includes(phase)) throw new Error(`no move goes from '${this.journal.phase}' to '${phase}'`);
+    if (this.journal.phase === "waiting") this.startedMs = this.now();
     this.journal.phase = phase;
-    if (phase === "setup") this.startedMs = this.now();
     this.publish();
   }
 

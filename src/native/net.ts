@@ -142,6 +142,13 @@ export const net = {
     symbols.tram_shutdown(fd, what === "writing" ? 1 : 2),
   close: (fd: number): number => symbols.tram_close(fd),
 
+  /** Two ends of one connection. */
+  socketPair(): [number, number] {
+    const fds = new Int32Array(2);
+    check(symbols.tram_socket_pair(fds), "E_CHANNEL", "make a pair of sockets");
+    return [fds[0], fds[1]];
+  },
+
   pipe(): { read: number; write: number } {
     const fds = new Int32Array(2);
     check(symbols.tram_pipe(fds), "E_CHANNEL", "make a pipe");

@@ -60,6 +60,7 @@ const SIGNATURES = {
   tram_unsent: { args: ["i32"], returns: "i32" },
   tram_shutdown: { args: ["i32", "i32"], returns: "i32" },
   tram_close: { args: ["i32"], returns: "i32" },
+  tram_socket_pair: { args: ["ptr"], returns: "i32" },
   tram_pipe: { args: ["ptr"], returns: "i32" },
   tram_fd_type: { args: ["i32"], returns: "i32" },
   tram_duplicate: { args: ["i32"], returns: "i32" },

@@ -1,0 +1,293 @@
+// tram save: takes a running guest, QEMU's or tram's, into a file.
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { DEFAULT_MAX_DOWNTIME_MS, DEFAULT_REPLY_MS } from "../control/send.ts";
+import { TramError, toErrorData } from "../errors.ts";
+import { net } from "../native/net.ts";
+import { QmpClient } from "../qmp/client.ts";
+import { DOWNTIME_MS_MAX, type MigrateInfo, QemuMigration } from "../qmp/migration.ts";
+import { MULTIFD_CHANNELS_MAX } from "../stream/wire.ts";
+import { type Listener, listen } from "../transport/index.ts";
+import { command } from "./command.ts";
+import { fileTarget } from "./file-target.ts";
+import { cancelOnSignal, type KeepReport, type KeepResult, KeepView, keepReport, startKeeping } from "./keeping.ts";
+import { openJson } from "./report.ts";
+import { findSocket } from "./runtime.ts";
+import { parseCount, parseDuration, parseRate } from "./units.ts";
+
+const AFTER = ["quit", "pause", "resume"] as const;
+type After = (typeof AFTER)[number];
+const POLL_MS = 50;
+/** From the moment the file is durable: QEMU has only to hear it. */
+const ENDING_MS = 10_000;
+
+export const save = command({
+  name: "save",
+  summary: "takes a running guest, QEMU's or tram's, into a file",
+  args: {
+    vm: { type: "positional", description: "the guest: its name, or unix:PATH of its QMP socket", required: true },
+    file: {
+      type: "positional",
+      description: "the file: PATH, file:PATH,offset=N or fd:N (a regular file)",
+      required: true,
+    },
+    after: {
+      type: "string",
+      description: "what becomes of the guest then: quit, pause or resume (default quit)",
+      valueHint: "WHAT",
+    },
+    disks: {
+      type: "string",
+      description: "none: resume the guest though its disks go on without the file",
+      valueHint: "none",
+    },
+    channels: {
+      type: "string",
+      description: "multifd channels beside the main one (default 0; QEMU only)",
+      valueHint: "N",
+    },
+    maxDowntime: {
+      type: "string",
+      description: "how long the guest may stand still (default: no limit; with --after resume 300ms)",
+      valueHint: "TIME",
+    },
+    maxBandwidth: { type: "string", description: "the most to take (default no limit)", valueHint: "RATE" },
+    timeout: { type: "string", description: "the longest it may take (default none)", valueHint: "TIME" },
+    json: { type: "string", description: "events as JSON, one a line; the last is the report", valueHint: "PATH|fd:N" },
+  },
+  examples: [
+    "tram save unix:/run/vm.qmp vm.tram                       # QEMU ends when the file is on disk",
+    "tram save unix:/run/vm.qmp vm.tram --after pause --channels 4",
+    "tram save unix:/run/vm.qmp vm.tram --after resume --disks none --max-downtime 50ms",
+  ],
+  async run(args) {
+    const after = oneOf(args.after ?? "quit");
+    if (args.disks !== undefined && args.disks !== "none")
+      throw new TramError("E_USAGE", `--disks: '${args.disks}' is not known`, { expected: "none" });
+    const channels = args.channels === undefined ? 0 : parseCount(args.channels, "--channels", 0, MULTIFD_CHANNELS_MAX);
+    const settings = {
+      channels,
+      maxBandwidthBytesPerSec: args.maxBandwidth === undefined ? 0 : parseRate(args.maxBandwidth, "--max-bandwidth"),
+      maxDowntimeMs:
+        args.maxDowntime !== undefined
+          ? parseDuration(args.maxDowntime, "--max-downtime")
+          : after === "resume"
+            ? DEFAULT_MAX_DOWNTIME_MS
+            : DOWNTIME_MS_MAX,
+    };
+    const timeoutMs = args.timeout === undefined ? 0 : parseDuration(args.timeout, "--timeout");
+    const target = fileTarget(args.file);
+    const json = openJson(args.json, false);
+    const view = new KeepView(args.file, json);
+    const client = await QmpClient.connect(findSocket(args.vm), args.vm);
+    try {
+      const saving = new Saving(args.vm, client, after, timeoutMs);
+      await saving.check(args.disks === "none");
+      const report = await saving.run(args.file, target, settings, view);
+      return view.finish(report);
+    } finally {
+      client.close();
+    }
+  },
+});
+
+function oneOf(text: string): After {
+  const found = AFTER.find((one) => one === text);
+  if (found) return found;
+  throw new TramError("E_USAGE", `--after: '${text}' is not known`, { expected: AFTER.join(", ") });
+}
+
+/** How the guest's process is told to send: our end, and its address. */
+interface Way {
+  listener: Listener;
+  uri: string;
+  passFd: number;
+  remove(): void;
+}
+
+class Saving {
+  readonly #vm: string;
+  readonly #client: QmpClient;
+  readonly #migration: QemuMigration;
+  readonly #after: After;
+  readonly #timeoutMs: number;
+  #wasRunning = false;
+
+  constructor(vm: string, client: QmpClient, after: After, timeoutMs: number) {
+    this.#vm = vm;
+    this.#client = client;
+    this.#migration = new QemuMigration(client);
+    this.#after = after;
+    this.#timeoutMs = timeoutMs;
+  }
+
+  /** Everything that can be refused, before anything is changed. */
+  async check(disksAreMeant: boolean): Promise<void> {
+    if (!(await this.#migration.isQemu()))
+      throw new TramError("E_USAGE", `'${this.#vm}' is a tram guest`, {
+        next: `tram receive unix:PATH FILE keeps it: tram migrate ${this.#vm} unix:PATH`,
+      });
+    this.#wasRunning = (await this.#migration.checkIdle()) === "running";
+    if (this.#after !== "resume" || disksAreMeant) return;
+    const disks = await this.#migration.writableDisks();
+    if (disks.length)
+      throw new TramError("E_REFUSED", "the guest would go on writing to disks that belong to the saved state", {
+        expected: "no writable disk, with --after resume",
+        found: disks.join(", "),
+        next: "--after pause, and copy or snapshot the disks before you resume it; or --disks none, if the file is not to be used with them",
+      });
+  }
+
+  async run(
+    file: string,
+    target: Parameters<typeof startKeeping>[0]["target"],
+    settings: Parameters<QemuMigration["prepare"]>[0],
+    view: KeepView,
+  ): Promise<KeepReport> {
+    const way = settings.channels > 0 ? socketWay() : passedWay();
+    let info: MigrateInfo = {};
+    let keeping: ReturnType<typeof startKeeping> | null = null;
+    const signals = cancelOnSignal(() => undefined);
+    try {
+      await this.#migration.prepare(settings);
+      keeping = startKeeping(
+        { listener: way.listener, target, channels: settings.channels, silenceMs: DEFAULT_REPLY_MS },
+        (journal) => view.update(journal),
+      );
+      if (way.passFd >= 0) {
+        await this.#client.execute("getfd", { fdname: "tram" }, way.passFd);
+        net.close(way.passFd);
+        way.passFd = -1;
+      }
+      await this.#migration.start(way.uri);
+      const result = await this.#follow(keeping, signals.signal);
+      info = await this.#end(result);
+      const report = keepReport(file, result);
+      this.#explain(report, info, signals.signal());
+      if (report.outcome === "completed") await this.#leave(report);
+      else await this.#migration.restore();
+      return { ...report, downtimeMs: info.downtime ?? null } as KeepReport;
+    } catch (error) {
+      keeping?.cancel();
+      await this.#migration.restore().catch(() => undefined); // the guest may be gone: the first error says so
+      throw error;
+    } finally {
+      signals.remove();
+      if (way.passFd >= 0) net.close(way.passFd);
+      way.remove();
+    }
+  }
+
+  /** Until our side is over. A source that fails by itself closes the channel, and so ends it too. */
+  async #follow(keeping: ReturnType<typeof startKeeping>, signal: () => string | null): Promise<KeepResult> {
+    const endMs = this.#timeoutMs ? performance.now() + this.#timeoutMs : Number.POSITIVE_INFINITY;
+    let over: KeepResult | null = null;
+    let failure: unknown = null;
+    keeping.finished.then(
+      (result) => (over = result),
+      (error) => (failure = error),
+    );
+    for (let cancelled = false; over === null; await Bun.sleep(POLL_MS)) {
+      if (failure) throw failure;
+      const timedOut = performance.now() > endMs;
+      if (cancelled || (!timedOut && !signal())) continue;
+      cancelled = true;
+      this.#timedOut = timedOut;
+      await this.#migration.cancel();
+      keeping.cancel();
+    }
+    return over;
+  }
+
+  #timedOut = false;
+
+  /** QEMU's own end of it. */
+  async #end({ journal }: KeepResult): Promise<MigrateInfo> {
+    const endMs = performance.now() + ENDING_MS;
+    for (;;) {
+      const info = await this.#migration.info();
+      if (["completed", "failed", "cancelled"].includes(info.status ?? "")) return info;
+      if (journal.phase !== "completed" && info.status !== "cancelling" && info.status !== undefined)
+        await this.#migration.cancel();
+      if (performance.now() > endMs)
+        throw new TramError("E_QMP", "the guest's migration does not end", {
+          found: `query-migrate says '${info.status}'`,
+          next: "migrate_cancel in its monitor",
+        });
+      await Bun.sleep(POLL_MS);
+    }
+  }
+
+  /** What went wrong, from whoever knows best. */
+  #explain(report: KeepReport, info: MigrateInfo, signal: string | null): void {
+    if (report.outcome === "completed") {
+      if (info.status === "completed") return;
+      report.outcome = "failed";
+      report.owner = "source";
+      report.error = toErrorData(
+        new TramError("E_QMP", "the file is complete, but the guest did not hear so, and goes on", {
+          found: info["error-desc"] ?? `'${info.status}'`,
+          next: "use the file only if the guest is stopped; else save it again",
+        }),
+      );
+      return;
+    }
+    report.owner = "source";
+    if (signal)
+      report.error = toErrorData(
+        new TramError("E_INTERRUPTED", `interrupted by ${signal}: the guest goes on, and nothing was kept`),
+      );
+    else if (this.#timedOut)
+      report.error = toErrorData(
+        new TramError("E_TIMED_OUT", `it took longer than --timeout: the guest goes on, and nothing was kept`, {
+          next: "allow more --timeout or more --max-downtime",
+        }),
+      );
+    else if (report.error?.code === "E_CHANNEL_CLOSED" && info["error-desc"])
+      report.error = toErrorData(
+        new TramError("E_QMP", `the guest's migration failed: ${info["error-desc"]}`, {
+          next: "the guest goes on; its own output may say more",
+        }),
+      );
+  }
+
+  async #leave(report: KeepReport): Promise<void> {
+    if (this.#after === "quit") {
+      await this.#client.execute("quit").catch(ignoreEnd);
+      return;
+    }
+    await this.#migration.restore();
+    if (this.#after === "pause") return;
+    if (this.#wasRunning) await this.#client.execute("cont");
+    report.owner = "source";
+  }
+}
+
+/** A monitor that was told to end may go before it answers. */
+function ignoreEnd(error: unknown): void {
+  if (!(error instanceof TramError) || error.code !== "E_QMP") throw error;
+}
+
+/** One connection, of which the guest's process is handed its end. */
+function passedWay(): Way {
+  const [ours, its] = net.socketPair();
+  return {
+    listener: { endpoint: { scheme: "passed", fd: ours, name: "the guest" }, fd: -1 },
+    uri: "fd:tram",
+    passFd: its,
+    remove: () => undefined,
+  };
+}
+
+/** More than one channel: the guest's process must be able to connect as often as it needs. */
+function socketWay(): Way {
+  const folder = mkdtempSync(join(tmpdir(), "tram-save-"));
+  const path = join(folder, "in.sock");
+  return {
+    listener: listen({ scheme: "unix", path }),
+    uri: `unix:${path}`,
+    passFd: -1,
+    remove: () => rmSync(folder, { recursive: true, force: true }),
+  };
+}
