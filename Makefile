@@ -100,8 +100,20 @@ build/asan/c-test: $(C_SRC) $(wildcard test/c/*.c test/c/*.h) c/tram.h c/guest/w
 asan: build/asan/c-test ## C tests under AddressSanitizer and UBSan
 	$(Q)./build/asan/c-test
 
+# The Linux guest that QEMU runs in tests, and what it runs.
+build/test/init: test/support/guest/init.c | build/.host
+	@mkdir -p $(@D)
+	$(Q)$(CC) -std=gnu11 -O2 -Wall -Wextra -Wshadow -Werror -static -s -o $@ $<
+
+build/test/initramfs.cpio: build/test/init test/support/guest/initramfs.ts node_modules/.installed
+	$(Q)$(BUN) test/support/guest/initramfs.ts $< $@
+
+.PHONY: peers
+peers: ## fetches QEMU 10.0 and a kernel for tests, into ~/.cache/tram-test
+	$(Q)test/support/fetch-peers.sh
+
 .PHONY: test
-test: check asan build/tram ## everything: types, lint, C, unit, contract, KVM, compiled binary
+test: check asan build/tram build/test/initramfs.cpio ## everything: types, lint, C, unit, contract, KVM, compiled binary
 	$(Q)$(BUN) test/run.ts
 
 .PHONY: test-unit

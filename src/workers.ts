@@ -4,6 +4,7 @@ import { Worker } from "node:worker_threads";
 import type { ChannelInit } from "./keep/channel-worker.ts";
 import type { KeeperInit } from "./keep/keeper-worker.ts";
 import type { PlayerInit } from "./keep/player-worker.ts";
+import type { SenderInit } from "./keep/sender-worker.ts";
 import type { MoverInit } from "./machine/mover-worker.ts";
 import type { VcpuInit } from "./machine/vcpu-worker.ts";
 import { LIBRARY_PATH } from "./native/symbols.ts";
@@ -28,3 +29,6 @@ export const startChannel = (init: Omit<ChannelInit, "library">): Worker =>
 
 export const startPlayer = (init: Omit<PlayerInit, "library">): Worker =>
   start("./keep/player-worker.ts", "player", init);
+
+export const startSender = (init: Omit<SenderInit, "library">): Worker =>
+  start("./keep/sender-worker.ts", init.name, init);

@@ -5,16 +5,17 @@ import { DEFAULT_REPLY_MS } from "../control/send.ts";
 import { type ErrorData, EXIT, formatError, fromErrorData, TramError, toErrorData } from "../errors.ts";
 import type { PlayerInit, PlayerMessage } from "../keep/player-worker.ts";
 import { net } from "../native/net.ts";
+import { MULTIFD_CHANNELS_MAX } from "../stream/wire.ts";
 import { parseAddress } from "../transport/address.ts";
 import type { Endpoint } from "../transport/index.ts";
-import { startPlayer } from "../workers.ts";
+import { startPlayer, startSender } from "../workers.ts";
 import { command } from "./command.ts";
 import { say, writeAll } from "./console.ts";
 import { startConsumer } from "./consumer.ts";
 import { parseFile } from "./file-target.ts";
 import { cancelOnSignal } from "./keeping.ts";
 import { JSON_SCHEMA, openJson } from "./report.ts";
-import { formatBytes, formatCount, formatMs, formatRate, parseDuration, parseRate } from "./units.ts";
+import { formatBytes, formatCount, formatMs, formatRate, parseCount, parseDuration, parseRate } from "./units.ts";
 
 export const send = command({
   name: "send",
@@ -35,6 +36,17 @@ export const send = command({
       description: "the most to send, headers included (default no limit)",
       valueHint: "RATE",
     },
+    channels: {
+      type: "string",
+      description: "multifd channels beside the main one, as the target is set (default 0)",
+      valueHint: "N",
+    },
+    qemu: {
+      type: "string",
+      description: "with --channels: the version of the QEMU that waits (default: as the guest's machine says)",
+      valueHint: "X.Y",
+    },
+    uuid: { type: "string", description: "with --channels: the guest's -uuid at the target", valueHint: "UUID" },
     timeout: { type: "string", description: "longest silence of the target (default 60s)", valueHint: "TIME" },
     json: { type: "string", description: "events as JSON, one a line; the last is the report", valueHint: "PATH|fd:N" },
   },
@@ -53,10 +65,15 @@ export const send = command({
     const maxBandwidthBytesPerSec =
       args.maxBandwidth === undefined ? 0 : parseRate(args.maxBandwidth, "--max-bandwidth");
     const json = openJson(args.json, args.uri === "-");
+    const channels = args.channels === undefined ? 0 : parseCount(args.channels, "--channels", 0, MULTIFD_CHANNELS_MAX);
+    const qemuVersion = args.qemu ?? null;
+    if (qemuVersion !== null && !/^\d+\.\d+/.test(qemuVersion))
+      throw new TramError("E_USAGE", `--qemu: '${qemuVersion}' is no version`, { expected: "for example 7.2 or 10.0" });
+    const uuid = args.uuid === undefined ? null : parseUuid(args.uuid);
     const { endpoint, consumer } = outgoing(args.uri);
     const options = { maxBandwidthBytesPerSec, replyMs, verbatim: false };
     const started = startPlaying(
-      { path: resolve(path), offset: offset ?? 0, endpoint, options },
+      { path: resolve(path), offset: offset ?? 0, endpoint, channels, qemuVersion, uuid, options },
       progress(json === null),
     );
     const signals = cancelOnSignal(started.cancel);
@@ -140,7 +157,8 @@ export function startPlaying(
   player.on("error", (error) => over.reject(error));
   player.on("message", (message: PlayerMessage) => {
     if (message.event === "journal") onJournal(message.journal);
-    else over.resolve(message.journal);
+    else if (message.event === "over") over.resolve(message.journal);
+    else for (const one of message.inits) startSender(one).on("error", (error) => over.reject(error));
   });
   return { cancel: () => void Atomics.store(new Int32Array(stop), 0, 1), finished: over.promise };
 }
@@ -182,4 +200,10 @@ function outgoing(uri: string): { endpoint: Endpoint; consumer: ReturnType<typeo
         next: `tram convert FILE ${address.path} writes the plain stream`,
       });
   }
+}
+
+function parseUuid(text: string): Uint8Array {
+  const digits = text.replaceAll("-", "");
+  if (!/^[0-9a-f]{32}$/i.test(digits)) throw new TramError("E_USAGE", `--uuid: '${text}' is no UUID`);
+  return Buffer.from(digits, "hex");
 }

@@ -98,6 +98,20 @@ export class Barrier {
     this.#wake();
   }
 
+  /** Waits until every channel has done its part. */
+  awaitLeft(checkStop: () => void): void {
+    this.#until(() => {
+      checkStop();
+      let running = false;
+      for (let channel = 0; channel < this.channels; channel++) {
+        const state = Atomics.load(this.#words, this.#at(channel, STATE));
+        if (state === FAILED) throw this.#errorOf(channel);
+        running ||= state !== ENDED;
+      }
+      return !running;
+    });
+  }
+
   #errorOf(channel: number): TramError {
     const length = Atomics.load(this.#words, this.#at(channel, ERROR_LENGTH));
     const text = new TextDecoder().decode(this.#errors.slice(channel * ERROR_BYTES, channel * ERROR_BYTES + length));
@@ -119,6 +133,11 @@ export class Barrier {
     this.#wake();
     this.#until(() => Atomics.load(this.#words, RELEASED) >= count || this.#words[STOP] !== 0);
     return Atomics.load(this.#words, RELEASED) >= count;
+  }
+
+  /** Waits until everybody ends. */
+  awaitEnd(): void {
+    this.#until(() => Atomics.load(this.#words, STOP) !== 0);
   }
 
   count(channel: number, counts: ChannelCounts): void {

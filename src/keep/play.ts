@@ -44,7 +44,14 @@ export interface PlayContext {
   checkCancelled(): void;
   sleep(ms: number): void;
   /** The pages with content go over other channels, which do so by themselves; null: over this one. */
-  channels: { flushes: boolean } | null;
+  channels: PlayChannels | null;
+}
+
+export interface PlayChannels {
+  /** The target meets them where the stream says so, and not at each end of a section. */
+  flushes: boolean;
+  /** Waits until they have sent everything. */
+  awaitSent(): void;
 }
 
 const BATCH_PAGES = 1024;
@@ -161,6 +168,7 @@ class Player {
     for (let page = 0; page < present.pages; ) {
       let at = 0;
       let contents = 0;
+      let zeros = 0;
       const end = Math.min(page + BATCH_PAGES, present.pages);
       const first = page;
       for (; page < end; page++) {
@@ -173,12 +181,15 @@ class Player {
           this.#index[contents] = page;
           this.#offset[contents++] = at;
           at += PAGE_BYTES;
-        } else this.#buffer[at++] = 0; // the fill byte
+        } else {
+          this.#buffer[at++] = 0; // the fill byte
+          zeros++;
+        }
       }
       if (contents) this.#file.readPages(block, this.#buffer, this.#index, this.#offset, contents);
       if (at) this.#send(this.#buffer, at);
       journal.sentPages += contents;
-      journal.zeroPages += page - first - contents;
+      journal.zeroPages += zeros;
       journal.remainingPages -= page - first;
     }
   }
@@ -210,6 +221,7 @@ class Player {
     const { tailBytes, tailOffset, tail } = this.#file;
     const eof = tail.eofOffset - tailOffset;
     this.#send(tailBytes, eof);
+    this.#context.channels?.awaitSent();
     if (this.#answers) {
       // The answer comes when the target has loaded every device: from here on only the end is missing.
       const value = this.#isTram ? TRAM_PING_READY : QEMU_PING_READY;

@@ -4,21 +4,35 @@ import { parentPort, workerData } from "node:worker_threads";
 import { type Journal, MoveLog } from "../control/journal.ts";
 import { TramError, toErrorData } from "../errors.ts";
 import { MappedFile } from "../reader/mapped.ts";
+import { MACHINE_NAME } from "../stream/devices/machine.ts";
+import { channelsFlush } from "../stream/multifd.ts";
+import { MIG_CMD_SWITCHOVER_START } from "../stream/wire.ts";
 import { FileTransport } from "../transport/file.ts";
 import { type Endpoint, endpointName, open } from "../transport/index.ts";
 import { Replies } from "../writer/replies.ts";
-import { type PlayOptions, play } from "./play.ts";
+import { Barrier } from "./barrier.ts";
+import { type PlayChannels, type PlayOptions, play } from "./play.ts";
+import type { SenderInit } from "./sender-worker.ts";
 
 export interface PlayerInit {
   library: string;
   path: string;
   offset: number;
   endpoint: Endpoint;
+  /** Multifd channels beside the main one; 0: none. */
+  channels: number;
+  /** The version of the QEMU that waits, where the user knows it: "7.2". */
+  qemuVersion: string | null;
+  /** The guest's UUID at the target; null: as the file has it, or none. */
+  uuid: Uint8Array | null;
   options: PlayOptions;
   stop: SharedArrayBuffer;
 }
 
-export type PlayerMessage = { event: "journal"; journal: Journal } | { event: "over"; journal: Journal };
+export type PlayerMessage =
+  | { event: "journal"; journal: Journal }
+  | { event: "channels"; inits: Omit<SenderInit, "library">[] }
+  | { event: "over"; journal: Journal };
 
 const init = workerData as PlayerInit;
 const stop = new Int32Array(init.stop);
@@ -26,6 +40,61 @@ const tell = (message: PlayerMessage): void => parentPort?.postMessage(message);
 
 function checkCancelled(): void {
   if (stop[0] !== 0) throw new TramError("E_CANCELLED", "cancelled");
+}
+
+let barrier = new Barrier(0);
+
+/** Connects them behind the main channel, whose connection the target takes for it because it was the first. */
+function openChannels(file: MappedFile, log: MoveLog): PlayChannels {
+  if (file.configuration.machine === MACHINE_NAME)
+    throw new TramError("E_USAGE", "--channels is for QEMU guests: a tram target takes one channel");
+  if (init.endpoint.scheme === "passed")
+    throw new TramError("E_USAGE", "--channels needs an address that can be connected to more than once", {
+      expected: "tcp: or unix:",
+      found: init.endpoint.name,
+    });
+  const { channels, options } = init;
+  const flushes = channelsFlush(file.configuration.machine, init.qemuVersion, writtenByNewQemu(file));
+  barrier = new Barrier(channels);
+  const blocks = file.blocks.map(({ name, bytes, bitmapOffset, pagesOffset, present }) => {
+    const shared = new SharedArrayBuffer(present.words.byteLength);
+    new Uint32Array(shared).set(present.words);
+    return { block: { name, bytes, bitmapOffset, pagesOffset }, present: shared };
+  });
+  const shared = {
+    barrier: barrier.shared,
+    channels,
+    silenceMs: options.replyMs,
+    uuid: init.uuid ?? file.configuration.uuid ?? new Uint8Array(16),
+    fileFd: file.file.fd,
+    blocks,
+    next: new SharedArrayBuffer(4),
+    barriers: BARRIERS,
+  };
+  const inits = Array.from({ length: channels }, (_, channel) => {
+    const { fd } = open(init.endpoint, { stop, silenceMs: options.replyMs });
+    return { ...shared, channel, name: `channel ${channel}`, fd };
+  });
+  tell({ event: "channels", inits });
+  return {
+    flushes,
+    awaitSent() {
+      barrier.awaitLeft(checkCancelled);
+      for (const { pages, bytes } of barrier.counts()) {
+        log.journal.sentPages += pages;
+        log.journal.bytes += bytes;
+      }
+    },
+  };
+}
+
+/** START, one PART, END: the target meets the channels behind each. */
+const BARRIERS = 3;
+
+/** What QEMU 10 puts into a stream, and 7.2 does not. */
+function writtenByNewQemu({ between, tail }: MappedFile): boolean {
+  const switches = between.some(({ command }) => command === MIG_CMD_SWITCHOVER_START);
+  return switches || (tail.description?.startsWith('{"configuration"') ?? false);
 }
 
 function work(): void {
@@ -41,10 +110,12 @@ function work(): void {
     const file = new MappedFile(FileTransport.open(init.path), init.offset);
     const transport = open(init.endpoint, { stop, silenceMs: init.options.replyMs });
     try {
-      const context = { checkCancelled, sleep: (ms: number) => void Atomics.wait(stop, 0, 0, ms), channels: null };
+      const channels = init.channels > 0 ? openChannels(file, log) : null;
+      const context = { checkCancelled, sleep: (ms: number) => void Atomics.wait(stop, 0, 0, ms), channels };
       play(file, transport, new Replies(transport), init.options, context, log);
       transport.drain(init.options.replyMs);
     } finally {
+      barrier.end();
       transport.close();
       file.file.close();
     }

@@ -59,6 +59,20 @@ export class Bitmap {
     for (let i = 0; i < this.words.length; i++) this.words[i] |= other.words[i];
   }
 
+  /** Like take, and leaves them in the set. */
+  find(from: number, end: number, into: Uint32Array): { count: number; next: number } {
+    const limit = Math.min(end, this.pages);
+    let count = 0;
+    for (let page = from; page < limit; page++) {
+      if ((page & 31) === 0 && this.words[page >>> 5] === 0) page += 31;
+      else if (this.has(page)) {
+        into[count++] = page;
+        if (count === into.length) return { count, next: page + 1 };
+      }
+    }
+    return { count, next: limit };
+  }
+
   /**
    * Takes pages out of the set, ascending, from `from` on and below `end`: their indexes into `into`, until it is full.
    * Returns how many, and where to go on.

@@ -153,3 +153,19 @@ function blockName(view: DataView, offset: number): string {
   if (end < 1) throw badStream("a packet's block has no name", offset + NAME_AT, "a name and its end", "none");
   return Buffer.from(bytes.subarray(0, end)).toString("latin1");
 }
+
+/**
+ * Where the target meets the channels: true, at each MULTIFD_FLUSH word, as QEMU 8.1 and later do for machine types from 8.1
+ * on; false, at each end of a section of RAM. Nothing in the stream agrees on it: the machine's version tells, and for
+ * machines without one the version of the QEMU that waits, or else of the one that wrote the stream.
+ */
+export function channelsFlush(machine: string, qemuVersion: string | null, writtenByNewQemu: boolean): boolean {
+  const [ofMachine, ofQemu] = [machine.replace(/^.*-/, ""), qemuVersion ?? ""].map(flushesSince);
+  if (ofQemu === false) return false;
+  return ofMachine ?? ofQemu ?? writtenByNewQemu;
+}
+
+function flushesSince(version: string): boolean | null {
+  const match = /^(\d+)\.(\d+)/.exec(version);
+  return match ? Number(match[1]) > 8 || (Number(match[1]) === 8 && Number(match[2]) >= 1) : null;
+}

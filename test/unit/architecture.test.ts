@@ -34,7 +34,7 @@ const ALLOWED: Record<string, string[]> = {
   control: ["errors.ts", "stream", "memory", "type:native"],
   writer: ["errors.ts", "stream", "memory", "native", "type:transport", "type:control"],
   reader: ["errors.ts", "stream", "memory", "native", "type:transport", "type:control"],
-  keep: ["errors.ts", "native", "stream", "transport", "control", "reader", "writer"],
+  keep: ["errors.ts", "native", "stream", "memory", "transport", "control", "reader", "writer"],
   machine: ["errors.ts", "stream", "memory", "native", "transport", "control", "writer", "reader"],
   qmp: ["errors.ts", "memory", "native", "transport", "control", "machine"],
   "workers.ts": ["native", "type:keep", "type:machine", "type:qmp"],

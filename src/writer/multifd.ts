@@ -1,0 +1,53 @@
+// One multifd channel's writer: pages of a file with fixed offsets, in packets that QEMU reads.
+import { pageFile } from "../native/file.ts";
+import { PAGE_BYTES } from "../native/ram.ts";
+import type { MappedBlock } from "../stream/mapped.ts";
+import { encodeInit, encodePacket, type MultifdInit, PACKET_BYTES } from "../stream/multifd.ts";
+import { MULTIFD_PACKET_PAGES_MAX } from "../stream/wire.ts";
+import type { Transport } from "../transport/transport.ts";
+
+export class MultifdWriter {
+  pages = 0;
+  packets = 0;
+  bytes = 0;
+  readonly #transport: Transport;
+  readonly #fileFd: number;
+  /** A packet's header and its pages, as they leave. */
+  readonly #packet = new Uint8Array(PACKET_BYTES + MULTIFD_PACKET_PAGES_MAX * PAGE_BYTES);
+  readonly #view = new DataView(this.#packet.buffer, 0, PACKET_BYTES);
+  readonly #offset = Uint32Array.from({ length: MULTIFD_PACKET_PAGES_MAX }, (_, i) => PACKET_BYTES + i * PAGE_BYTES);
+
+  constructor(transport: Transport, fileFd: number) {
+    this.#transport = transport;
+    this.#fileFd = fileFd;
+  }
+
+  begin(init: MultifdInit): void {
+    this.#write(encodeInit(init));
+  }
+
+  /** Nothing that is sent before it may come after what is sent behind it. */
+  sync(): void {
+    this.#header(0, "", new Uint32Array(0), true);
+    this.#write(this.#packet, PACKET_BYTES);
+  }
+
+  /** Pages `index[0, count)`, at most MULTIFD_PACKET_PAGES_MAX, of one block. */
+  write(block: MappedBlock, index: Uint32Array, count: number): void {
+    const area = { fd: this.#fileFd, pagesOffset: block.pagesOffset, pages: block.bytes / PAGE_BYTES };
+    pageFile.read(area, this.#packet, index, this.#offset, count);
+    this.#header(count, block.name, index, false);
+    this.#write(this.#packet, PACKET_BYTES + count * PAGE_BYTES);
+    this.pages += count;
+  }
+
+  #header(normal: number, block: string, index: Uint32Array, sync: boolean): void {
+    const payloadBytes = normal * PAGE_BYTES;
+    encodePacket(this.#view, { sync, normal, zero: 0, payloadBytes, number: this.packets++, block }, index);
+  }
+
+  #write(bytes: Uint8Array, count = bytes.length): void {
+    this.#transport.write(bytes, count);
+    this.bytes += count;
+  }
+}

@@ -1,0 +1,75 @@
+#!/usr/bin/env bash
+# Fetches what tests move real guests between, next to the distribution's QEMU 7.2 and without installing anything:
+#   CACHE/qemu-10.0   Debian's backported QEMU 10.0, unpacked
+#   CACHE/linux-6.1   vmlinuz, Debian's kernel for clouds
+# where CACHE is ${XDG_CACHE_HOME:-~/.cache}/tram-test. What is there already is left alone. Needs no root.
+set -euo pipefail
+
+cache=${XDG_CACHE_HOME:-$HOME/.cache}/tram-test
+qemu=$cache/qemu-10.0
+linux=$cache/linux-6.1
+keyring=/usr/share/keyrings/debian-archive-keyring.gpg
+
+[[ -d $qemu && -d $linux ]] && exit
+
+fail() {
+  echo "fetch-peers: $*" >&2
+  exit 1
+}
+
+for tool in apt-get dpkg-deb flock; do
+  command -v $tool >/dev/null || fail "$tool is missing: QEMU 10.0 and the kernel come as Debian packages"
+done
+[[ -r $keyring ]] || fail "$keyring is missing: apt-get install debian-archive-keyring"
+
+# Everything is made in a folder of its own and moved into place whole: whoever is killed leaves nothing that looks done.
+mkdir -p "$cache"
+exec 9>"$cache/.lock"
+flock 9
+rm -rf "$cache"/.new-* # of one that was killed
+new=$(mktemp -d "$cache/.new-XXXXXX")
+trap 'rm -rf "$new"' EXIT
+cd "$new"
+
+# apt with lists, cache and sources of its own: the host's are neither read nor changed.
+mirror=$(apt-get indextargets --format '$(RELEASE) $(REPO_URI)' 2>/dev/null | sed -n 's/^bookworm //p' | head -n 1 || true)
+mirror=${mirror:-http://deb.debian.org/debian}
+mkdir -p lists/partial archives/partial
+for suite in bookworm bookworm-backports; do
+  echo "deb [arch=amd64 signed-by=$keyring] $mirror $suite main"
+done >sources.list
+apt=(
+  -o Dir::Etc::SourceList="$new/sources.list" -o Dir::Etc::SourceParts=/dev/null
+  -o Dir::State::Lists="$new/lists" -o Dir::State::Status=/dev/null -o Dir::Cache="$new"
+  -o APT::Architecture=amd64 -o APT::Sandbox::User=root -o APT::Update::Error-Mode=any
+  -o Acquire::Languages=none -o Acquire::Retries=2 -o Acquire::http::Timeout=20
+)
+
+# One line for what went wrong, of the many that apt writes.
+run() {
+  local what=$1
+  shift
+  "$@" >log 2>&1 || fail "$what: $(grep -m 1 '^E: ' log || tail -n 1 log)"
+}
+
+run "cannot read the package lists of $mirror" apt-get "${apt[@]}" update -qq
+
+if [[ ! -d $qemu ]]; then
+  packages=(qemu-system-x86 qemu-system-common qemu-system-data seabios)
+  run "cannot download QEMU from $mirror" apt-get "${apt[@]}" download -qq "${packages[@]/%//bookworm-backports}"
+  [[ -e $(echo qemu-system-x86_*10.0.*.deb) ]] || fail "bookworm-backports has no QEMU 10.0: $(echo qemu-system-x86_*.deb)"
+  mkdir qemu
+  for package in ./*.deb; do run "cannot unpack $package" dpkg-deb -x "$package" qemu; done
+  mv -T qemu "$qemu"
+  rm -f ./*.deb
+fi
+
+if [[ ! -d $linux ]]; then
+  image=$(apt-cache "${apt[@]}" depends linux-image-cloud-amd64 | sed -n 's/^ *Depends: \(linux-image-6\.1\..*\)$/\1/p')
+  [[ -n $image ]] || fail "bookworm has no kernel 6.1 for clouds"
+  run "cannot download $image from $mirror" apt-get "${apt[@]}" download -qq "$image"
+  mkdir linux
+  dpkg-deb --fsys-tarfile linux-image-*.deb | tar -x -C linux --strip-components=2 --wildcards './boot/vmlinuz-*' './boot/config-*'
+  mv linux/vmlinuz-* linux/vmlinuz
+  mv -T linux "$linux"
+fi
