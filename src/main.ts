@@ -1,11 +1,17 @@
 // tram: find the command, run it, and turn whatever comes out into text and an exit code. The one place that does.
 import { runCommand } from "citty";
+import { check } from "./cli/check.ts";
 import { checkArguments, nearest, type TramCommand, usage } from "./cli/command.ts";
 import { print, say } from "./cli/console.ts";
+import { convert } from "./cli/convert.ts";
 import { demo } from "./cli/demo.ts";
+import { diff } from "./cli/diff.ts";
 import { doctor } from "./cli/doctor.ts";
+import { extract } from "./cli/extract.ts";
+import { inspect } from "./cli/inspect.ts";
 import { migrate } from "./cli/migrate.ts";
 import { receive } from "./cli/receive.ts";
+import { restore } from "./cli/restore.ts";
 import { run } from "./cli/run.ts";
 import { save } from "./cli/save.ts";
 import { send } from "./cli/send.ts";
@@ -20,6 +26,12 @@ export const COMMANDS: readonly TramCommand[] = [
   save,
   receive,
   send,
+  restore,
+  inspect,
+  check,
+  extract,
+  convert,
+  diff,
   ps,
   status,
   pause,

@@ -3,19 +3,12 @@ import { writeSync } from "node:fs";
 import { createConsola } from "consola";
 import { EXIT } from "../errors.ts";
 
-/** Diagnostics, on stderr. consola's own default would write some of it to stdout. */
-export const log = createConsola({
-  stdout: process.stderr,
-  stderr: process.stderr,
-  formatOptions: { date: false, colors: process.stderr.isTTY && !process.env.NO_COLOR },
-});
-
 /**
  * Writes all of it, even where the descriptor is a full non-blocking pipe. False if it cannot be written: a full disk, a
  * reader that went away. What was to be told is no longer told; what goes on must not change by it.
  */
-export function writeAll(fd: number, text: string): boolean {
-  const bytes = Buffer.from(text);
+export function writeAll(fd: number, text: string | Uint8Array): boolean {
+  const bytes = typeof text === "string" ? Buffer.from(text) : text;
   for (let done = 0; done < bytes.length; ) {
     try {
       done += writeSync(fd, bytes, done);
@@ -33,5 +26,11 @@ export function print(text: string): void {
   if (!writeAll(1, `${text}\n`)) process.exitCode = EXIT.failed; // for a shell that looks; there is nowhere to say it
 }
 
+/** Diagnostics, all of them on stderr: consola's own reporters would write some to stdout, and fold what comes again. */
+const log = createConsola({
+  throttle: 0,
+  reporters: [{ log: ({ args }) => void writeAll(2, `tram: ${args.join(" ")}\n`) }],
+});
+
 /** One plain line on stderr. */
-export const say = (line: string): void => void writeAll(2, `tram: ${line}\n`);
+export const say = (line: string): void => log.log(line);

@@ -127,7 +127,7 @@ interface PlayReport {
   error: ErrorData | null;
 }
 
-function playReport(
+export function playReport(
   file: string,
   { peer, phase, owner, sentPages, zeroPages, bytes, elapsedMs, error }: Journal,
 ): PlayReport {

@@ -25,8 +25,8 @@ import type { MappedWriter } from "../writer/mapped.ts";
 
 /** What the story needs of its surroundings. */
 export interface KeepContext {
-  /** The source wants answers; throws where it cannot have them. */
-  openReturnPath(at: number): void;
+  /** The source wants answers. */
+  openReturnPath(): void;
   answerPing(value: number, at: number): void;
   /** The blocks are known: gives the sinks to the reader, and to the channels when there are some. */
   begin(): void;
@@ -151,7 +151,7 @@ class Keeping {
   #command(command: Command, at: number): void {
     switch (command.command) {
       case MIG_CMD_OPEN_RETURN_PATH:
-        this.#context.openReturnPath(at);
+        this.#context.openReturnPath();
         return;
       case MIG_CMD_PING:
         this.#context.answerPing(pingValue(command), at);

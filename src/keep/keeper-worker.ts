@@ -69,6 +69,7 @@ class Keeper {
   #barrier = new Barrier(0);
   #barriers = 0;
   #gathered = false;
+  #returnPathAsked = false;
   #returnPathOpen = false;
 
   constructor(log: MoveLog) {
@@ -120,14 +121,16 @@ class Keeper {
     this.#main?.into(this.#sinks);
   }
 
-  openReturnPath(at: number): void {
-    if (!this.#transport?.twoWay)
-      throw badStream("the source wants an answer on a one-way channel", at, "no OPEN_RETURN_PATH", "one");
-    this.#returnPathOpen = true;
+  /** A capture that comes through a pipe may ask, too; there is nobody behind it who waits. */
+  openReturnPath(): void {
+    this.#returnPathOpen = this.#transport?.twoWay ?? false;
+    this.#returnPathAsked = true;
   }
 
   answerPing(value: number, at: number): void {
-    if (!this.#returnPathOpen) throw badStream("a PING before the return path is open", at, "OPEN_RETURN_PATH", "PING");
+    if (!this.#returnPathAsked)
+      throw badStream("a PING before the return path is open", at, "OPEN_RETURN_PATH", "PING");
+    if (!this.#returnPathOpen) return;
     this.#answer((out) => {
       if (value === TRAM_PING_HELLO)
         encodeHello(out, { version: HELLO_VERSION, name: "", memoryBytes: null, cpus: null, cpuid: [], keeps: true });

@@ -1,0 +1,131 @@
+// tram convert: a plain stream becomes a file with fixed offsets, and such a file a plain stream again.
+import { readSync } from "node:fs";
+import { resolve } from "node:path";
+import { EXIT, formatError, fromErrorData, TramError, toErrorData } from "../errors.ts";
+import { openInput, type StreamInput } from "../inspect/source.ts";
+import { net } from "../native/net.ts";
+import { OutputFile } from "../writer/output-file.ts";
+import { command } from "./command.ts";
+import { say } from "./console.ts";
+import { fileTarget, parseFile } from "./file-target.ts";
+import { cancelOnSignal, interrupted, KeepView, keepReport, startKeeping } from "./keeping.ts";
+import { openJson } from "./report.ts";
+import { playReport, startPlaying } from "./send.ts";
+import { formatBytes, formatCount } from "./units.ts";
+
+const REPLY_MS = 60_000;
+
+export const convert = command({
+  name: "convert",
+  summary: "gives a plain stream fixed offsets, or makes a plain stream of such a file",
+  args: {
+    in: {
+      type: "positional",
+      description: "a plain stream (file, libvirt save image, fd:N or -), or a file with fixed offsets",
+      required: true,
+    },
+    out: { type: "positional", description: "the other kind: PATH, file:PATH,offset=N, fd:N or -", required: true },
+    json: { type: "string", description: "events as JSON, one a line; the last is the report", valueHint: "PATH|fd:N" },
+  },
+  examples: [
+    "tram convert stream.bin vm.tram",
+    "tram convert vm.tram stream.bin",
+    "zstdcat stream.zst | tram convert - vm.tram",
+    "tram convert /var/lib/libvirt/qemu/save/vm.save vm.tram",
+  ],
+  async run(args) {
+    const spec = parseFile(args.in, 0);
+    const input = openInput(spec);
+    if (input.kind === "channel")
+      throw new TramError("E_STREAM", `${args.in} is a capture of one multifd channel, and has no machine`, {
+        next: "replay all channels to tram receive",
+      });
+    const json = openJson(args.json, args.out === "-");
+    if (input.file && isFixed(input))
+      return toPlain(resolve(spec.path ?? `/proc/self/fd/${spec.fd}`), input.offset, args.in, args.out, json);
+    return await toFixed(input, args.in, args.out, json);
+  },
+});
+
+/** The capability stands in the first bytes, if it is there. */
+function isFixed(input: StreamInput): boolean {
+  const first = new Uint8Array(1024);
+  const count = input.file?.readAt(first, input.offset) ?? 0;
+  return Buffer.from(first.buffer, 0, count).includes("\x0amapped-ram");
+}
+
+async function toFixed(
+  input: StreamInput,
+  from: string,
+  to: string,
+  json: ReturnType<typeof openJson>,
+): Promise<number> {
+  const fd = streamDescriptor(input);
+  const view = new KeepView(to, json);
+  const keeping = startKeeping(
+    {
+      listener: { endpoint: { scheme: "passed", fd, name: from }, fd: -1 },
+      target: fileTarget(to),
+      channels: 0,
+      silenceMs: REPLY_MS,
+    },
+    (journal) => view.update(journal),
+  );
+  const signals = cancelOnSignal(() => keeping.cancel());
+  const report = keepReport(to, await keeping.finished);
+  signals.remove();
+  interrupted(report, signals.signal());
+  return view.finish(report);
+}
+
+/** A descriptor whose next byte is the stream's first. A pipe that was looked into is read on through one of ours. */
+function streamDescriptor(input: StreamInput): number {
+  if (!input.file)
+    throw new TramError("E_USAGE", `${input.name}: a pipe is kept by tram receive`, { next: "tram receive - FILE" });
+  const fd = net.duplicate(input.file.fd);
+  for (let left = input.offset; left > 0; ) {
+    const skipped = readSync(fd, new Uint8Array(Math.min(left, 1 << 20)), 0, Math.min(left, 1 << 20), null);
+    if (skipped === 0) break;
+    left -= skipped;
+  }
+  return fd;
+}
+
+async function toPlain(
+  path: string,
+  offset: number,
+  from: string,
+  to: string,
+  json: ReturnType<typeof openJson>,
+): Promise<number> {
+  const out = parseFile(to, 1);
+  const output =
+    out.path === null
+      ? null
+      : new OutputFile(out.offset === null ? { path: out.path } : { path: out.path, offset: out.offset });
+  const endpoint = { scheme: "passed", fd: net.duplicate(output?.fd ?? (out.fd as number)), name: to } as const;
+  const options = { maxBandwidthBytesPerSec: 0, replyMs: REPLY_MS, verbatim: true };
+  const playing = startPlaying(
+    { path, offset, endpoint, channels: 0, qemuVersion: null, uuid: null, options },
+    () => undefined,
+  );
+  const signals = cancelOnSignal(playing.cancel);
+  const report = playReport(from, await playing.finished);
+  signals.remove();
+  if (report.outcome === "completed") output?.commit();
+  else output?.discard();
+  if (signals.signal() && report.error)
+    report.error = toErrorData(
+      new TramError("E_INTERRUPTED", `interrupted by ${signals.signal()}: nothing was written`),
+    );
+  json?.(report);
+  if (report.error) {
+    say(formatError(report.error));
+    return fromErrorData(report.error).exitCode;
+  }
+  if (!json)
+    say(
+      `${to}: a plain stream of ${formatBytes(report.bytes)}, ${formatCount(report.sentPages)} pages with content, ${formatCount(report.zeroPages)} zero`,
+    );
+  return EXIT.done;
+}
