@@ -49,7 +49,8 @@ export const save = command({
     },
     maxDowntime: {
       type: "string",
-      description: "how long the guest may stand still (default: no limit; with --after resume 300ms)",
+      description:
+        "how long the guest may stand still (default: no limit; 300ms with --after resume or --max-bandwidth)",
       valueHint: "TIME",
     },
     maxBandwidth: { type: "string", description: "the most to take (default no limit)", valueHint: "RATE" },
@@ -72,7 +73,7 @@ export const save = command({
       maxDowntimeMs:
         args.maxDowntime !== undefined
           ? parseDuration(args.maxDowntime, "--max-downtime")
-          : after === "resume"
+          : after === "resume" || args.maxBandwidth !== undefined // QEMU does not slow down a guest that stands still
             ? DEFAULT_MAX_DOWNTIME_MS
             : DOWNTIME_MS_MAX,
     };

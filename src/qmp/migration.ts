@@ -127,6 +127,11 @@ export class QemuMigration {
         found: `query-migrate says '${migration}'`,
         next: "wait for its end, or cancel it: migrate_cancel",
       });
+    if (status === "postmigrate")
+      throw new TramError("E_STATE", "the guest was saved or moved already, and has not run since", {
+        found: "state 'postmigrate'",
+        next: "QEMU does not send it again before it has run: tram resume it first",
+      });
     if (status === "inmigrate")
       throw new TramError("E_STATE", "the guest has not arrived yet", { found: `state '${status}'` });
     return status;

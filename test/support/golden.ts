@@ -11,12 +11,12 @@ import { TransportSource } from "../../src/reader/source.ts";
 import { TARGET_PAGE_BYTES } from "../../src/stream/wire.ts";
 import type { Transport } from "../../src/transport/transport.ts";
 import { MappedSink, MappedWriter } from "../../src/writer/mapped.ts";
-import { OutputFile } from "../../src/writer/output-file.ts";
+import { type FileTarget, OutputFile } from "../../src/writer/output-file.ts";
 
 const FOLDER = join(import.meta.dir, "../golden");
 
 /** One of the files, decompressed. */
-export const golden = (name: string): Uint8Array =>
+export const golden = (name: string): Buffer =>
   Bun.zstdDecompressSync(readFileSync(join(FOLDER, name.endsWith(".zst") ? name : `${name}.zst`)));
 
 export interface Capture {
@@ -116,8 +116,12 @@ export const quietLog = (direction: "incoming" | "outgoing" = "incoming"): MoveL
  * What the keeper's thread and the channels' threads do, one after the other: at each barrier every channel is read up to its
  * next SYNC. The file is there when this returns, and not there when it throws.
  */
-export function keepCapture(path: string, { main, channels }: Omit<Capture, "name">, pieceBytes = 1 << 20): Kept {
-  const output = new OutputFile({ path });
+export function keepCapture(
+  target: string | FileTarget,
+  { main, channels }: Omit<Capture, "name">,
+  pieceBytes = 1 << 20,
+): Kept {
+  const output = new OutputFile(typeof target === "string" ? { path: target } : target);
   const readers: MultifdReader[] = [];
   try {
     const file = new MappedWriter(output.fd, output.offset);

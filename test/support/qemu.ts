@@ -3,6 +3,7 @@
 import { existsSync, readFileSync, rmSync } from "node:fs";
 import { homedir } from "node:os";
 import { join, resolve } from "node:path";
+import { QmpClient as TramQmpClient } from "../../src/qmp/client.ts";
 import { type Bed, Running } from "./bed.ts";
 import { QmpClient } from "./qmp-client.ts";
 
@@ -259,6 +260,16 @@ export class QemuPeer {
       return readFileSync(filename);
     } finally {
       rmSync(filename, { force: true });
+    }
+  }
+
+  /** Gives QEMU a descriptor of this process for file:/dev/fdset/SET. */
+  async addFd(set: number, fd: number): Promise<void> {
+    const client = await TramQmpClient.connect(this.qmpPath, this.name);
+    try {
+      await client.execute("add-fd", { "fdset-id": set }, fd);
+    } finally {
+      client.close();
     }
   }
 

@@ -1,0 +1,162 @@
+// tram save against real monitors: what becomes of the guest, what is refused, and that a failure leaves it as it was.
+import { describe, expect, test } from "bun:test";
+import { existsSync, mkdirSync, readdirSync } from "node:fs";
+import { Bed } from "../support/bed.ts";
+import { type PeerOptions, QemuPeer, type QemuVersion, whyNoQemu } from "../support/qemu.ts";
+
+const VERSIONS: QemuVersion[] = ["7.2", "10.0"];
+const whyNot = whyNoQemu("7.2") ?? whyNoQemu("10.0");
+
+async function withGuest(
+  options: Partial<PeerOptions>,
+  action: (bed: Bed, guest: QemuPeer, vm: string) => Promise<void>,
+): Promise<void> {
+  const bed = new Bed();
+  const guest = await QemuPeer.start(bed, { version: "7.2", machine: "pc", ...options });
+  try {
+    await guest.goesOn(3);
+    await action(bed, guest, `unix:${guest.qmpPath}`);
+  } finally {
+    await guest.dispose();
+    await bed.dispose();
+  }
+}
+
+/** All that a migration's settings are: what tram changes for its own, it puts back. */
+async function settings(guest: QemuPeer): Promise<string> {
+  const [capabilities, parameters] = [
+    await guest.execute("query-migrate-capabilities"),
+    await guest.execute("query-migrate-parameters"),
+  ];
+  return JSON.stringify({ capabilities, parameters });
+}
+
+const nothingKept = (bed: Bed): string[] => readdirSync(bed.folder).filter((name) => name.includes("k.tram"));
+
+describe.skipIf(whyNot !== null)(`tram save${whyNot ? ` (skipped: ${whyNot})` : ""}`, () => {
+  test.each(VERSIONS)(
+    "leaves a QEMU %s as asked: gone, paused, or running with its settings as they were",
+    (version) =>
+      withGuest({ version }, async (bed, guest, vm) => {
+        await guest.setParameters({ "max-bandwidth": 12345678 });
+        const before = await settings(guest);
+        await bed.expectDone("save", vm, bed.path("a.tram"), "--after", "resume");
+        expect(await settings(guest)).toBe(before);
+        expect(await guest.status()).toBe("running");
+        await guest.goesOn(3);
+
+        await bed.expectDone("save", vm, bed.path("b.tram"), "--after", "pause", "--channels", "2");
+        expect(await guest.status()).toBe("postmigrate");
+        expect(await settings(guest)).toBe(before);
+        const again = await bed.tram("save", vm, bed.path("c.tram"));
+        expect(again.code).toBe(1);
+        expect(again.stderr).toContain("tram resume");
+        await bed.expectDone("resume", vm);
+        await guest.goesOn(3);
+
+        await bed.expectDone("save", vm, bed.path("c.tram"));
+        await bed.until(async () => guest.running.hasEnded, "QEMU ends");
+      }),
+    60_000,
+  );
+
+  test("with --after resume refuses a writable disk, and takes it when that is meant", async () => {
+    const bed = new Bed();
+    await Bun.write(bed.path("disk.img"), new Uint8Array(1 << 20));
+    const drive = [
+      "-drive",
+      `file=${bed.path("disk.img")},if=none,id=d0,format=raw`,
+      "-device",
+      "virtio-blk-pci,drive=d0",
+    ];
+    try {
+      await withGuest({ extraArgs: drive }, async (own, guest, vm) => {
+        const { code, stderr } = await own.tram("save", vm, own.path("k.tram"), "--after", "resume");
+        expect(code).toBe(7);
+        expect(stderr).toContain("disk.img");
+        expect(stderr).toContain("--disks none");
+        expect(await guest.migration()).toEqual({} as never); // nothing was begun
+        await own.expectDone("save", vm, own.path("k.tram"), "--after", "resume", "--disks", "none");
+        await guest.goesOn(3);
+      });
+    } finally {
+      await bed.dispose();
+    }
+  }, 60_000);
+
+  test.each(["SIGINT", "SIGKILL"] as const)(
+    "ended by %s in the middle leaves the guest running, and no file",
+    (signal) =>
+      withGuest({}, async (bed, guest, vm) => {
+        const saving = bed.start(["save", vm, bed.path("k.tram"), "--max-bandwidth", "4MiB/s"]);
+        await bed.until(async () => (await guest.migration()).status === "active", "the migration runs", saving);
+        saving.kill(signal);
+        const code = await saving.code;
+        await guest.migrationEnds();
+        await guest.goesOn(3);
+        expect(await guest.status()).toBe("running");
+        expect(existsSync(bed.path("k.tram"))).toBe(false);
+        if (signal === "SIGKILL") return; // what is left of it has another name, and check tells of it
+        expect(code).toBe(130);
+        expect(nothingKept(bed)).toEqual([]);
+        expect(
+          (await guest.execute<{ state: boolean; capability: string }[]>("query-migrate-capabilities")).find(
+            ({ capability }) => capability === "return-path",
+          )?.state,
+        ).toBe(false);
+      }),
+    60_000,
+  );
+
+  test(
+    "that takes longer than its limit ends, and the guest goes on",
+    () =>
+      withGuest({}, async (bed, guest, vm) => {
+        const { code } = await bed.tram("save", vm, bed.path("k.tram"), "--max-bandwidth", "4MiB/s", "--timeout", "1s");
+        expect(code).toBe(6);
+        await guest.goesOn(3);
+        expect(nothingKept(bed)).toEqual([]);
+      }),
+    60_000,
+  );
+
+  test(
+    "to a full disk fails, QEMU hears so, and the guest goes on",
+    () =>
+      withGuest({}, async (bed, guest, vm) => {
+        mkdirSync(bed.path("small"));
+        if ((await bed.exec(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", bed.path("small")])).code !== 0) return; // needs root
+        try {
+          const { code, stderr } = await bed.tram("save", vm, bed.path("small/k.tram"));
+          expect(code).toBe(1);
+          expect(stderr).toContain("ENOSPC");
+          expect((await guest.migration()).status).toBe("failed");
+          expect(readdirSync(bed.path("small"))).toEqual([]);
+          await guest.goesOn(3);
+        } finally {
+          await bed.exec(["umount", bed.path("small")]);
+        }
+      }),
+    60_000,
+  );
+
+  test(
+    "is refused while the monitor is somebody else's, while a migration runs, and before a guest has arrived",
+    () =>
+      withGuest({}, async (bed, guest, vm) => {
+        await guest.setParameters({ "max-bandwidth": 4 << 20 });
+        await guest.startMigrate(`exec:cat > ${bed.path("slow")}`);
+        const busy = await bed.tram("save", vm, bed.path("k.tram"));
+        expect(busy.code).toBe(1);
+        expect(busy.stderr).toContain("being migrated already");
+        await guest.execute("migrate_cancel");
+        const waiting = await QemuPeer.start(bed, { version: "7.2", machine: "pc", incoming: "defer" });
+        const early = await bed.tram("save", `unix:${waiting.qmpPath}`, bed.path("k.tram"));
+        expect(early.code).toBe(1);
+        expect(early.stderr).toContain("has not arrived");
+        await waiting.dispose();
+        expect(nothingKept(bed)).toEqual([]);
+      }),
+    60_000,
+  );
+});
