@@ -3,13 +3,41 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
 #include "internal.h"
 #include "tram.h"
 
-enum { RUN_PAGES_MAX = 1024 }; /* IOV_MAX */
+/* Runs of at least DIRECT_BYTES_MIN go to the disk directly, where that can be: copied into memory that is aligned for it
+ * they cost a tenth of what the page cache costs, and there is nothing left to sync. Shorter ones would each wait for the
+ * disk; the page cache gathers them. */
+enum { RUN_PAGES_MAX = 1024 /* IOV_MAX */, DIRECT_BYTES_MIN = 16 << 10, STAGING_BYTES = 1 << 20 };
+
+struct tram_file {
+  int fd, direct_fd; /* direct_fd: the same file opened with O_DIRECT, or -1 */
+  uint8_t *staging;
+};
+
+int64_t tram_file_attach(int fd, int direct_fd) {
+  struct tram_file *file = calloc(1, sizeof *file);
+  if (!file) return -ENOMEM;
+  file->fd = fd;
+  file->direct_fd = direct_fd;
+  if (direct_fd >= 0 && !(file->staging = aligned_alloc(PAGE_BYTES, STAGING_BYTES))) {
+    free(file);
+    return -ENOMEM;
+  }
+  return (int64_t)(uintptr_t)file;
+}
+
+int tram_file_detach(struct tram_file *file) {
+  free(file->staging);
+  free(file);
+  return 0;
+}
 
 /* pwritev or preadv of one run, continued after partial ones. The array is consumed. */
 static int move_run(int fd, int writing, struct iovec *iov, unsigned count, uint64_t at) {
@@ -28,9 +56,42 @@ static int move_run(int fd, int writing, struct iovec *iov, unsigned count, uint
   return 0;
 }
 
-static int move_pages(int fd, int writing, uint64_t pages_offset, uint64_t pages, uint8_t *buffer, uint64_t buffer_bytes,
-                      const uint32_t *index, const uint32_t *offset, uint32_t count) {
+static int is_aligned(const struct iovec *iov, unsigned count) {
+  for (unsigned i = 0; i < count; i++)
+    if ((uintptr_t)iov[i].iov_base % PAGE_BYTES) return 0;
+  return 1;
+}
+
+/* 1: written directly. 0: it cannot be, and is not to be tried again. */
+static int write_direct(struct tram_file *file, const struct iovec *iov, unsigned count, uint64_t bytes, uint64_t at) {
+  struct iovec run[RUN_PAGES_MAX];
+  if (is_aligned(iov, count)) {
+    memcpy(run, iov, count * sizeof *run);
+  } else {
+    uint64_t used = 0;
+    for (unsigned i = 0; i < count; used += iov[i++].iov_len) memcpy(file->staging + used, iov[i].iov_base, iov[i].iov_len);
+    run[0] = (struct iovec){.iov_base = file->staging, .iov_len = bytes};
+    count = 1;
+  }
+  int result = move_run(file->direct_fd, 1, run, count, at);
+  if (result != -EINVAL && result != -EOPNOTSUPP) return result < 0 ? result : 1;
+  file->direct_fd = -1;
+  return 0;
+}
+
+/* The bytes of it that were written directly, or -errno. */
+static int64_t write_run(struct tram_file *file, struct iovec *iov, unsigned count, uint64_t bytes, uint64_t at) {
+  if (file->direct_fd >= 0 && bytes >= DIRECT_BYTES_MIN && bytes <= STAGING_BYTES) {
+    int result = write_direct(file, iov, count, bytes, at);
+    if (result) return result < 0 ? result : (int64_t)bytes;
+  }
+  return move_run(file->fd, 1, iov, count, at);
+}
+
+static int64_t move_pages(struct tram_file *file, int writing, uint64_t pages_offset, uint64_t pages, uint8_t *buffer,
+                          uint64_t buffer_bytes, const uint32_t *index, const uint32_t *offset, uint32_t count) {
   struct iovec iov[RUN_PAGES_MAX];
+  int64_t direct = 0;
   for (uint32_t i = 0; i < count; i++)
     if (index[i] >= pages || (uint64_t)offset[i] + PAGE_BYTES > buffer_bytes) return -ERANGE;
   for (uint32_t i = 0; i < count;) {
@@ -45,30 +106,32 @@ static int move_pages(int fd, int writing, uint64_t pages_offset, uint64_t pages
         iov[used++] = (struct iovec){.iov_base = at, .iov_len = PAGE_BYTES};
       i++;
     } while (i < count && index[i] == index[i - 1] + 1 && used < RUN_PAGES_MAX);
-    int result = move_run(fd, writing, iov, used, pages_offset + (uint64_t)index[first] * PAGE_BYTES);
+    uint64_t at = pages_offset + (uint64_t)index[first] * PAGE_BYTES, bytes = (uint64_t)(i - first) * PAGE_BYTES;
+    int64_t result = writing ? write_run(file, iov, used, bytes, at) : move_run(file->fd, 0, iov, used, at);
     if (result < 0) return result;
+    direct += result;
   }
-  return 0;
+  return direct;
 }
 
-int tram_file_write_pages(int fd, uint64_t pages_offset, uint64_t pages, const uint8_t *buffer, uint64_t buffer_bytes,
-                          const uint32_t *index, const uint32_t *offset, uint32_t count) {
-  return move_pages(fd, 1, pages_offset, pages, (uint8_t *)(uintptr_t)buffer, buffer_bytes, index, offset, count);
+int64_t tram_file_write_pages(struct tram_file *file, uint64_t pages_offset, uint64_t pages, const uint8_t *buffer,
+                              uint64_t buffer_bytes, const uint32_t *index, const uint32_t *offset, uint32_t count) {
+  return move_pages(file, 1, pages_offset, pages, (uint8_t *)(uintptr_t)buffer, buffer_bytes, index, offset, count);
 }
 
-int tram_file_read_pages(int fd, uint64_t pages_offset, uint64_t pages, uint8_t *buffer, uint64_t buffer_bytes,
-                         const uint32_t *index, const uint32_t *offset, uint32_t count) {
-  return move_pages(fd, 0, pages_offset, pages, buffer, buffer_bytes, index, offset, count);
+int tram_file_read_pages(struct tram_file *file, uint64_t pages_offset, uint64_t pages, uint8_t *buffer,
+                         uint64_t buffer_bytes, const uint32_t *index, const uint32_t *offset, uint32_t count) {
+  return (int)move_pages(file, 0, pages_offset, pages, buffer, buffer_bytes, index, offset, count);
 }
 
-int tram_file_punch_pages(int fd, uint64_t pages_offset, uint64_t pages, const uint32_t *index, uint32_t count) {
+int tram_file_punch_pages(struct tram_file *file, uint64_t pages_offset, uint64_t pages, const uint32_t *index, uint32_t count) {
   for (uint32_t i = 0; i < count; i++)
     if (index[i] >= pages) return -ERANGE;
   for (uint32_t i = 0; i < count;) {
     uint32_t first = i++;
     while (i < count && index[i] == index[i - 1] + 1) i++;
     uint64_t at = pages_offset + (uint64_t)index[first] * PAGE_BYTES, bytes = (uint64_t)(i - first) * PAGE_BYTES;
-    while (fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)at, (off_t)bytes) < 0)
+    while (fallocate(file->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)at, (off_t)bytes) < 0)
       if (errno != EINTR) return -errno;
   }
   return 0;

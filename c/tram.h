@@ -37,14 +37,21 @@ TRAM_API int64_t tram_pages_gather(const struct tram_ram *ram, const uint8_t *he
                                    uint64_t out_bytes);
 
 /* file.c: pages in a file where each has its place, at pages_offset + 4096 * its index, which is below `pages`. */
-/* Page i from buffer + offset[i] to page index[i]; neighbours by one call. All are checked before the first is written. */
-TRAM_API int tram_file_write_pages(int fd, uint64_t pages_offset, uint64_t pages, const uint8_t *buffer,
-                                   uint64_t buffer_bytes, const uint32_t *index, const uint32_t *offset, uint32_t count);
+struct tram_file;
+/* The handle, for one thread. `direct_fd`: the same file with O_DIRECT, for long runs; -1: none. Neither is closed. */
+TRAM_API int64_t tram_file_attach(int fd, int direct_fd);
+TRAM_API int tram_file_detach(struct tram_file *file);
+/* Page i from buffer + offset[i] to page index[i]; neighbours by one call. All are checked before the first is written.
+ * Returns the bytes that were written directly. */
+TRAM_API int64_t tram_file_write_pages(struct tram_file *file, uint64_t pages_offset, uint64_t pages,
+                                       const uint8_t *buffer, uint64_t buffer_bytes, const uint32_t *index,
+                                       const uint32_t *offset, uint32_t count);
 /* The mirror: page index[i] to buffer + offset[i]; -ENODATA where the file ends before them. */
-TRAM_API int tram_file_read_pages(int fd, uint64_t pages_offset, uint64_t pages, uint8_t *buffer, uint64_t buffer_bytes,
-                                  const uint32_t *index, const uint32_t *offset, uint32_t count);
+TRAM_API int tram_file_read_pages(struct tram_file *file, uint64_t pages_offset, uint64_t pages, uint8_t *buffer,
+                                  uint64_t buffer_bytes, const uint32_t *index, const uint32_t *offset, uint32_t count);
 /* Makes pages holes. */
-TRAM_API int tram_file_punch_pages(int fd, uint64_t pages_offset, uint64_t pages, const uint32_t *index, uint32_t count);
+TRAM_API int tram_file_punch_pages(struct tram_file *file, uint64_t pages_offset, uint64_t pages, const uint32_t *index,
+                                   uint32_t count);
 
 /* inflate.c: a multifd channel's compressed pages, one zlib or zstd stream for the whole channel. */
 struct tram_inflate;

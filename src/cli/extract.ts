@@ -9,7 +9,7 @@ import { openInput } from "../inspect/source.ts";
 import { survey } from "../inspect/survey.ts";
 import { fieldValues } from "../inspect/values.ts";
 import { keepTemporarily } from "../keep/temporary.ts";
-import { pageFile } from "../native/file.ts";
+import { writeAt } from "../native/file.ts";
 import { MappedFile, type StoredBlock } from "../reader/mapped.ts";
 import { OutputFile } from "../writer/output-file.ts";
 import { command } from "./command.ts";
@@ -122,7 +122,7 @@ function extractCore(file: MappedFile, out: string): number {
     .filter((one) => one !== null);
   const core = layOutCore(ranges, registers);
   written(out, (fd, at) => {
-    pageFile.writeAt(fd, core.head, at);
+    writeAt(fd, core.head, at);
     for (const { offset, bytes, fileOffset } of core.placed) copyRange(file, block, offset, bytes, fd, at + fileOffset);
     return core.bytes;
   });
@@ -140,7 +140,7 @@ function extractState(source: string, out: string, section: string | null): numb
     return EXIT.done;
   }
   written(out, (fd, at) => {
-    pageFile.writeAt(fd, bytes, at);
+    writeAt(fd, bytes, at);
     return bytes.length;
   });
   return EXIT.done;

@@ -1,6 +1,6 @@
 // The pages of a file with fixed offsets, read in runs: copied elsewhere, or compared.
 
-import { pageFile } from "../native/file.ts";
+import { PageFile } from "../native/file.ts";
 import { PAGE_BYTES } from "../native/ram.ts";
 import type { MappedFile, StoredBlock } from "../reader/mapped.ts";
 
@@ -38,15 +38,17 @@ export function copyRange(
 ): number {
   const first = offset / PAGE_BYTES;
   const pages = bytes / PAGE_BYTES;
-  const area = { fd, pagesOffset: at, pages };
+  const out = new PageFile(fd);
+  const area = { pagesOffset: at, pages };
   const places = Uint32Array.from({ length: CHUNK_PAGES }, (_, i) => i * PAGE_BYTES);
   const to = new Uint32Array(CHUNK_PAGES);
   let copied = 0;
   forPages(file, block, first, first + pages, (index, count, buffer) => {
     for (let i = 0; i < count; i++) to[i] = index[i] - first;
-    pageFile.write(area, buffer, to, places, count);
+    out.write(area, buffer, to, places, count);
     copied += count;
   });
+  out.close();
   return copied;
 }
 

@@ -26,8 +26,10 @@ export interface ChannelCounts {
   pages: number;
   zeroPages: number;
   bytes: number;
+  /** Written to the disk past the page cache. */
+  directBytes: number;
 }
-const COUNTS = ["packets", "pages", "zeroPages", "bytes"] as const;
+const COUNTS = ["packets", "pages", "zeroPages", "bytes", "directBytes"] as const;
 
 export class Barrier {
   readonly shared: SharedArrayBuffer;
@@ -86,6 +88,7 @@ export class Barrier {
         if (Atomics.load(this.#words, this.#at(channel, SYNCS)) >= count) continue;
         if (state === ENDED)
           throw new TramError("E_CHANNEL_CLOSED", `channel ${channel} was closed before the move was over`, {
+            where: `channel ${channel}, behind its barrier ${Atomics.load(this.#words, this.#at(channel, SYNCS))}`,
             expected: `its barrier ${count}`,
             found: `${Atomics.load(this.#words, this.#at(channel, SYNCS))} barriers, then its end`,
             next: "the source's own output says why it ended",

@@ -1,6 +1,7 @@
 // One multifd channel of a move that is kept: reads it into the file until it ends or everybody does.
 import { parentPort, workerData } from "node:worker_threads";
 import { TramError, toErrorData } from "../errors.ts";
+import { PageFile } from "../native/file.ts";
 import { MultifdReader } from "../reader/multifd.ts";
 import type { BlockSink } from "../reader/pages.ts";
 import { FdTransport } from "../transport/fd.ts";
@@ -17,23 +18,22 @@ export interface ChannelInit {
   /** The connected socket, behind its init message; taken over. */
   fd: number;
   silenceMs: number;
-  /** The file's descriptor, which is not. */
+  /** The file's descriptors, which are not. */
   fileFd: number;
+  directFd: number;
   targets: readonly MappedTarget[];
 }
 
 const init = workerData as ChannelInit;
+const file = new PageFile(init.fileFd, init.directFd);
 const barrier = new Barrier(init.channels, init.barrier);
-const sinks = init.targets.map((target): [string, BlockSink] => [
-  target.block.name,
-  new MappedSink(init.fileFd, target),
-]);
+const sinks = init.targets.map((target): [string, BlockSink] => [target.block.name, new MappedSink(file, target)]);
 const transport = new FdTransport(init.fd, { name: init.name, stop: barrier.stop, silenceMs: init.silenceMs });
 const reader = new MultifdReader(transport, init.name);
 try {
   const blocks = new Map(sinks);
   for (let packet = reader.next(blocks); packet; packet = reader.next(blocks)) {
-    barrier.count(init.channel, reader.counts);
+    barrier.count(init.channel, { ...reader.counts, directBytes: file.directBytes });
     if (packet.sync && !barrier.arrive(init.channel)) break;
   }
   barrier.leave(init.channel, null);

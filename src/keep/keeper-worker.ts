@@ -3,6 +3,7 @@
 import { parentPort, workerData } from "node:worker_threads";
 import { type Journal, MoveLog } from "../control/journal.ts";
 import { TramError, toErrorData } from "../errors.ts";
+import { openDirect, PageFile } from "../native/file.ts";
 import { net } from "../native/net.ts";
 import { MainChannel } from "../reader/main-channel.ts";
 import { TransportSource } from "../reader/source.ts";
@@ -38,7 +39,8 @@ export interface KeptSummary {
   described: boolean;
   channels: ChannelCounts[];
   fileBytes: number;
-  allocatedBytes: number;
+  /** Of the pages' bytes, those that were written past the page cache. */
+  directBytes: number;
 }
 
 export type KeeperMessage =
@@ -62,6 +64,8 @@ function checkCancelled(): void {
 class Keeper {
   readonly #log: MoveLog;
   readonly #output: OutputFile;
+  readonly #directFd: number;
+  readonly #pages: PageFile;
   readonly #file: MappedWriter;
   #arrivals: Arrivals | null = null;
   #transport: FdTransport | null = null;
@@ -75,6 +79,8 @@ class Keeper {
   constructor(log: MoveLog) {
     this.#log = log;
     this.#output = new OutputFile(init.target);
+    this.#directFd = openDirect(this.#output.fd);
+    this.#pages = new PageFile(this.#output.fd, this.#directFd);
     this.#file = new MappedWriter(this.#output.fd, this.#output.offset);
   }
 
@@ -98,7 +104,7 @@ class Keeper {
       described: tail.description !== null,
       channels: this.#barrier.counts(),
       fileBytes: this.#file.bytes,
-      allocatedBytes: 0,
+      directBytes: this.#barrier.counts().reduce((sum, { directBytes }) => sum + directBytes, this.#pages.directBytes),
     };
     this.#output.commit();
     this.#log.journal.owner = "file";
@@ -117,7 +123,7 @@ class Keeper {
   }
 
   begin(): void {
-    this.#sinks = this.#file.targets.map((target) => new MappedSink(this.#output.fd, target));
+    this.#sinks = this.#file.targets.map((target) => new MappedSink(this.#pages, target));
     this.#main?.into(this.#sinks);
   }
 
@@ -196,6 +202,7 @@ class Keeper {
       channels: fds.length,
       silenceMs: init.silenceMs,
       fileFd,
+      directFd: this.#directFd,
       targets: this.#file.targets,
     };
     tell({
@@ -241,6 +248,7 @@ class Keeper {
   }
 
   close(): void {
+    if (this.#directFd >= 0) net.close(this.#directFd);
     this.#arrivals?.close();
     this.#transport?.close();
     unlisten(init.listener);

@@ -2,6 +2,7 @@
 import { parentPort, workerData } from "node:worker_threads";
 import { TramError, toErrorData } from "../errors.ts";
 import { Bitmap } from "../memory/bitmap.ts";
+import { PageFile } from "../native/file.ts";
 import { PAGE_BYTES } from "../native/ram.ts";
 import type { MappedBlock } from "../stream/mapped.ts";
 import { MULTIFD_PACKET_PAGES_MAX } from "../stream/wire.ts";
@@ -35,7 +36,7 @@ const init = workerData as SenderInit;
 const barrier = new Barrier(init.channels, init.barrier);
 const next = new Int32Array(init.next);
 const transport = new FdTransport(init.fd, { name: init.name, stop: barrier.stop, silenceMs: init.silenceMs });
-const writer = new MultifdWriter(transport, init.fileFd);
+const writer = new MultifdWriter(transport, new PageFile(init.fileFd));
 
 /** Chunks count through all blocks. */
 function send(): void {
@@ -58,7 +59,13 @@ function sendChunk(block: MappedBlock, present: Bitmap, chunk: number, index: Ui
     if (count) writer.write(block, index, count);
     from = after;
   }
-  barrier.count(init.channel, { packets: writer.packets, pages: writer.pages, zeroPages: 0, bytes: writer.bytes });
+  barrier.count(init.channel, {
+    packets: writer.packets,
+    pages: writer.pages,
+    zeroPages: 0,
+    bytes: writer.bytes,
+    directBytes: 0,
+  });
 }
 
 try {

@@ -3,6 +3,7 @@ import { closeSync, openSync, unlinkSync } from "node:fs";
 import { join } from "node:path";
 import { MoveLog } from "../control/journal.ts";
 import { TramError } from "../errors.ts";
+import { PageFile } from "../native/file.ts";
 import { MainChannel } from "../reader/main-channel.ts";
 import { MappedFile } from "../reader/mapped.ts";
 import { TransportSource } from "../reader/source.ts";
@@ -24,12 +25,13 @@ export function keepTemporarily(transport: Transport, offset: number, folder: st
     });
   }
   try {
+    const pages = new PageFile(fd);
     const file = new MappedWriter(fd, 0);
     const main = new MainChannel(new TransportSource(transport, offset));
     const context = {
       openReturnPath: () => undefined,
       answerPing: () => undefined,
-      begin: () => main.into(file.targets.map((target) => new MappedSink(fd, target))),
+      begin: () => main.into(file.targets.map((target) => new MappedSink(pages, target))),
       barrier: (flush: boolean) => {
         if (flush)
           throw new TramError("E_STREAM", "the stream's pages came over other channels", {

@@ -1,7 +1,7 @@
 // A file with fixed offsets, opened: everything of it but the pages, which are read when they are wanted.
 import { TramError } from "../errors.ts";
 import { Bitmap } from "../memory/bitmap.ts";
-import { pageFile } from "../native/file.ts";
+import { PageFile } from "../native/file.ts";
 import { PAGE_BYTES } from "../native/ram.ts";
 import { ByteWriter, badStream } from "../stream/bytes.ts";
 import { readTail, type Tail } from "../stream/description.ts";
@@ -37,10 +37,12 @@ export class MappedFile {
   readonly tailBytes: Uint8Array;
   readonly tailOffset: number;
   readonly tail: Tail;
+  readonly #pages: PageFile;
 
   /** Reads and checks everything but the pages. The stream begins at `offset`. */
   constructor(file: FileTransport, offset = 0) {
     this.file = file;
+    this.#pages = new PageFile(file.fd);
     file.seek(offset);
     const source = new TransportSource(file, offset);
     const main = new MainChannel(source);
@@ -126,8 +128,8 @@ export class MappedFile {
 
   /** Pages index[0, count) of a block to `buffer` at `offset`. */
   readPages(block: MappedBlock, buffer: Uint8Array, index: Uint32Array, offset: Uint32Array, count: number): void {
-    const area = { fd: this.file.fd, pagesOffset: block.pagesOffset, pages: block.bytes / PAGE_BYTES };
-    pageFile.read(area, buffer, index, offset, count);
+    const area = { pagesOffset: block.pagesOffset, pages: block.bytes / PAGE_BYTES };
+    this.#pages.read(area, buffer, index, offset, count);
   }
 }
 

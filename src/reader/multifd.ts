@@ -1,5 +1,6 @@
 // One multifd channel's reader: packets in, their pages to the blocks' sinks, a pause at each barrier.
 import { TramError } from "../errors.ts";
+import { alignedBuffer } from "../native/file.ts";
 import { Inflater } from "../native/inflate.ts";
 import { PAGE_BYTES } from "../native/ram.ts";
 import { badStream } from "../stream/bytes.ts";
@@ -30,7 +31,7 @@ export class MultifdReader {
   readonly #name: string;
   readonly #header = new Uint8Array(PACKET_BYTES);
   readonly #view = new DataView(this.#header.buffer);
-  readonly #payload = new Uint8Array(PAYLOAD_BYTES_MAX);
+  readonly #payload = alignedBuffer(PAYLOAD_BYTES_MAX);
   #inflated: Uint8Array | null = null;
   readonly #index = new Uint32Array(MULTIFD_PACKET_PAGES_MAX);
   readonly #placer = new PagePlacer();
@@ -85,7 +86,7 @@ export class MultifdReader {
       if (this.#method !== "none") throw badStream("the channel changes its compression", at, this.#method, method);
       this.#method = method;
       this.#inflater = new Inflater(method);
-      this.#inflated = new Uint8Array(MULTIFD_PACKET_PAGES_MAX * PAGE_BYTES);
+      this.#inflated = alignedBuffer(MULTIFD_PACKET_PAGES_MAX * PAGE_BYTES);
     }
     const out = this.#inflated as Uint8Array;
     if (!(this.#inflater as Inflater).next(this.#payload, payloadBytes, out, normal * PAGE_BYTES))

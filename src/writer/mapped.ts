@@ -2,7 +2,7 @@
 // as they come, bitmaps and device state last.
 import { ftruncateSync } from "node:fs";
 import { Bitmap, SharedBitmap } from "../memory/bitmap.ts";
-import { type PageArea, pageFile } from "../native/file.ts";
+import { type PageArea, type PageFile, writeAt } from "../native/file.ts";
 import { PAGE_BYTES } from "../native/ram.ts";
 import { ByteWriter } from "../stream/bytes.ts";
 import { encodeMappedBlock, endOfBlock, layOutBlocks, type MappedBlock } from "../stream/mapped.ts";
@@ -37,24 +37,26 @@ export class MappedSink {
   readonly sink = this;
   readonly present: Bitmap;
   readonly told: Bitmap;
+  readonly #file: PageFile;
   readonly #area: PageArea;
 
-  constructor(fd: number, { block, present, told }: MappedTarget) {
+  constructor(file: PageFile, { block, present, told }: MappedTarget) {
     this.name = block.name;
     this.pages = block.bytes / PAGE_BYTES;
     this.present = new SharedBitmap(this.pages, present);
     this.told = new SharedBitmap(this.pages, told);
-    this.#area = { fd, pagesOffset: block.pagesOffset, pages: this.pages };
+    this.#file = file;
+    this.#area = { pagesOffset: block.pagesOffset, pages: this.pages };
   }
 
   scatter(buffer: Uint8Array, index: Uint32Array, offset: Uint32Array, count: number): void {
-    pageFile.write(this.#area, buffer, index, offset, count);
+    this.#file.write(this.#area, buffer, index, offset, count);
   }
   clear(index: Uint32Array, count: number): void {
-    pageFile.punch(this.#area, index, count);
+    this.#file.punch(this.#area, index, count);
   }
   read(offset: number, bytes: number): Uint8Array {
-    return pageFile.readPage(this.#area, offset, bytes);
+    return this.#file.readBytes(this.#area, offset, bytes);
   }
 }
 
@@ -94,15 +96,16 @@ export class MappedWriter {
     encodeSectionStart(out, QEMU_VM_SECTION_START, section);
     out.size(blocks.reduce((sum, { bytes }) => sum + bytes, 0) + RAM_SAVE_FLAG_MEM_SIZE);
     const start = this.#base + out.length;
-    pageFile.writeAt(this.#fd, out.done(), this.#base);
+    writeAt(this.#fd, out.done(), this.#base);
     let at = start;
     for (const block of layOutBlocks(blocks, start)) {
-      pageFile.writeAt(this.#fd, encodedBlock(block), at);
+      writeAt(this.#fd, encodedBlock(block), at);
       at = endOfBlock(block);
       const bytes = Bitmap.bytesFor(block.bytes / PAGE_BYTES);
       this.#targets.push({ block, present: new SharedArrayBuffer(bytes), told: new SharedArrayBuffer(bytes) });
     }
     this.#end = at;
+    ftruncateSync(this.#fd, at); // pages come in any order, and none of them makes the file longer
   }
 
   /**
@@ -121,10 +124,9 @@ export class MappedWriter {
     encodeSectionPart(out, QEMU_VM_SECTION_END, id);
     encodeEndOfSection(out);
     encodeFooter(out, id);
-    pageFile.writeAt(this.#fd, out.done(), this.#end);
-    pageFile.writeAt(this.#fd, tail, this.#end + out.length);
-    for (const { block, present } of this.#targets)
-      pageFile.writeAt(this.#fd, new Uint8Array(present), block.bitmapOffset);
+    writeAt(this.#fd, out.done(), this.#end);
+    writeAt(this.#fd, tail, this.#end + out.length);
+    for (const { block, present } of this.#targets) writeAt(this.#fd, new Uint8Array(present), block.bitmapOffset);
     this.#end += out.length + tail.length;
   }
 }

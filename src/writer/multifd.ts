@@ -1,5 +1,5 @@
 // One multifd channel's writer: pages of a file with fixed offsets, in packets that QEMU reads.
-import { pageFile } from "../native/file.ts";
+import type { PageFile } from "../native/file.ts";
 import { PAGE_BYTES } from "../native/ram.ts";
 import type { MappedBlock } from "../stream/mapped.ts";
 import { encodeInit, encodePacket, type MultifdInit, PACKET_BYTES } from "../stream/multifd.ts";
@@ -11,15 +11,15 @@ export class MultifdWriter {
   packets = 0;
   bytes = 0;
   readonly #transport: Transport;
-  readonly #fileFd: number;
+  readonly #file: PageFile;
   /** A packet's header and its pages, as they leave. */
   readonly #packet = new Uint8Array(PACKET_BYTES + MULTIFD_PACKET_PAGES_MAX * PAGE_BYTES);
   readonly #view = new DataView(this.#packet.buffer, 0, PACKET_BYTES);
   readonly #offset = Uint32Array.from({ length: MULTIFD_PACKET_PAGES_MAX }, (_, i) => PACKET_BYTES + i * PAGE_BYTES);
 
-  constructor(transport: Transport, fileFd: number) {
+  constructor(transport: Transport, file: PageFile) {
     this.#transport = transport;
-    this.#fileFd = fileFd;
+    this.#file = file;
   }
 
   begin(init: MultifdInit): void {
@@ -34,8 +34,8 @@ export class MultifdWriter {
 
   /** Pages `index[0, count)`, at most MULTIFD_PACKET_PAGES_MAX, of one block. */
   write(block: MappedBlock, index: Uint32Array, count: number): void {
-    const area = { fd: this.#fileFd, pagesOffset: block.pagesOffset, pages: block.bytes / PAGE_BYTES };
-    pageFile.read(area, this.#packet, index, this.#offset, count);
+    const area = { pagesOffset: block.pagesOffset, pages: block.bytes / PAGE_BYTES };
+    this.#file.read(area, this.#packet, index, this.#offset, count);
     this.#header(count, block.name, index, false);
     this.#write(this.#packet, PACKET_BYTES + count * PAGE_BYTES);
     this.pages += count;
