@@ -51,7 +51,7 @@ const WORD = {
   cpu: 16, // from here CPU_WORDS for each vCPU
 } as const;
 const CPU_WORDS = 4;
-const CPU_WORD = { thread: 0, answered: 1, exits: 2 } as const; // each written by its vCPU
+const CPU_WORD = { thread: 0, answered: 1 } as const; // each written by its vCPU
 
 const RUN_POINTERS_AT = 4 * (WORD.cpu + BOARD_CPUS_MAX * CPU_WORDS);
 const JOURNAL_AT = RUN_POINTERS_AT + 8 * BOARD_CPUS_MAX;
@@ -210,15 +210,6 @@ export class Board {
   /** Sleeps until the generation changes; true if it did. */
   waitForCommand(generation: number, timeoutMs = Number.POSITIVE_INFINITY): boolean {
     return Atomics.wait(this.#words, WORD.generation, generation, timeoutMs) !== "timed-out";
-  }
-
-  countExit(cpu: number): void {
-    this.#words[this.#cpuWord(cpu, CPU_WORD.exits)]++;
-  }
-
-  /** Exits handled by vCPU `cpu` so far, modulo 2^32. */
-  exits(cpu: number): number {
-    return this.#words[this.#cpuWord(cpu, CPU_WORD.exits)] >>> 0;
   }
 
   /** A vCPU that cannot go on. It answers commands still, but never runs again. */

@@ -10,7 +10,9 @@ import { net } from "../native/net.ts";
 import { Ram, type RamHandle } from "../native/ram.ts";
 import { StreamReader } from "../reader/stream.ts";
 import { HELLO_VERSION } from "../stream/return-path.ts";
-import { accept, type Endpoint, endpointName, type Listener, open, unlisten } from "../transport/index.ts";
+import { Arrivals } from "../transport/arrivals.ts";
+import { FdTransport } from "../transport/fd.ts";
+import { type Endpoint, endpointName, type Listener, open, unlisten } from "../transport/index.ts";
 import { WriteOnly } from "../transport/write-only.ts";
 import { StreamWriter } from "../writer/stream.ts";
 import { Board, type MachineHandles } from "./board.ts";
@@ -129,24 +131,14 @@ function runReceive(job: Extract<Job, { kind: "receive" }>): void {
 
 /** The first peer that says something: one that only connects (a port scan, a health check) is no source. */
 function awaitSource(listener: Listener, silenceMs: number): StreamReader {
+  const options = { name: endpointName(listener.endpoint), stop: board.moverStop, silenceMs };
+  if (listener.endpoint.scheme === "passed") return new StreamReader(new FdTransport(listener.endpoint.fd, options));
+  const arrivals = new Arrivals(listener.fd, board.moverStop, () => "main");
   try {
-    for (;;) {
-      const transport = accept(listener, { stop: board.moverStop, silenceMs });
-      const reader = new StreamReader(transport);
-      if (listener.fd < 0 || hasBegun(reader)) return reader;
-      reader.close();
-    }
+    return new StreamReader(new FdTransport(arrivals.awaitMain(), options));
   } finally {
+    arrivals.close();
     unlisten(listener);
-  }
-}
-
-function hasBegun(reader: StreamReader): boolean {
-  try {
-    return reader.hasBegun();
-  } catch (error) {
-    if (error instanceof TramError && error.code === "E_CANCELLED") throw error;
-    return false; // it was silent, or went away with a reset
   }
 }
 

@@ -119,7 +119,6 @@ function handleMmio(): void {
 /** False: the guest cannot go on. */
 function handleExit(): boolean {
   const reason = run.getUint32(RUN.exitReason, true);
-  board.countExit(cpu);
   switch (reason) {
     case EXIT_REASON.IO:
       handleIo();

@@ -47,18 +47,6 @@ export class Bitmap {
     return sum;
   }
 
-  /** Pages that are in both sets. */
-  countCommon(other: Bitmap): number {
-    let sum = 0;
-    for (let i = 0; i < this.words.length; i++)
-      if (this.words[i] & other.words[i]) sum += popcount(this.words[i] & other.words[i]);
-    return sum;
-  }
-
-  addAll(other: Bitmap): void {
-    for (let i = 0; i < this.words.length; i++) this.words[i] |= other.words[i];
-  }
-
   /** Like take, and leaves them in the set. */
   find(from: number, end: number, into: Uint32Array): { count: number; next: number } {
     const limit = Math.min(end, this.pages);

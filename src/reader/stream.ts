@@ -56,11 +56,6 @@ export class StreamReader implements MoveReader {
     return this.#main.records.counts;
   }
 
-  /** Waits for the first byte; false: the peer only looked whether somebody listens. */
-  hasBegun(): boolean {
-    return this.#source.tryFill(1);
-  }
-
   into(guest: Guest): void {
     const { pages } = guest.ram;
     const block = { name: RAM_BLOCK_NAME, sink: guest.ram, present: new Bitmap(pages), told: new Bitmap(pages) };

@@ -57,13 +57,6 @@ export function listen(endpoint: Endpoint): Listener {
   return { endpoint, fd: net.listenUnix(endpoint.path) };
 }
 
-/** Waits, as long as it takes, for a peer. The caller ends the listening. */
-export function accept(listener: Listener, options: OpenOptions): FdTransport {
-  if (listener.fd < 0) return open(listener.endpoint, options);
-  const fd = net.accept(listener.fd, -1, options.stop);
-  return new FdTransport(fd, { ...options, name: endpointName(listener.endpoint) });
-}
-
 export function unlisten(listener: Listener): void {
   if (listener.fd < 0) return;
   net.close(listener.fd);

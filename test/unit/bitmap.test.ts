@@ -59,16 +59,15 @@ describe("Bitmap", () => {
     },
   );
 
-  test.each([1, 2, 3, 4, 5])("has and counts what was added, alone and together with another, seed %d", (seed) => {
+  test.each([1, 2, 3, 4, 5])("has and counts what was added, and not what was removed, seed %d", (seed) => {
     const random = seeded(seed);
     const pages = 1 + random(400);
     const a = randomSet(pages, random);
     const b = randomSet(pages, random);
     expect(members(a.bitmap)).toEqual(sorted(a.naive.pages));
     expect(a.bitmap.count()).toBe(a.naive.pages.size);
-    expect(a.bitmap.countCommon(b.bitmap)).toBe([...a.naive.pages].filter((page) => b.naive.pages.has(page)).length);
-    a.bitmap.addAll(b.bitmap);
-    expect(members(a.bitmap)).toEqual(sorted(new Set([...a.naive.pages, ...b.naive.pages])));
+    for (const page of b.naive.pages) a.bitmap.remove(page);
+    expect(members(a.bitmap)).toEqual(sorted(new Set([...a.naive.pages].filter((page) => !b.naive.pages.has(page)))));
   });
 
   test("adds a page once", () => {
