@@ -2,8 +2,9 @@
 import { readSync } from "node:fs";
 import { resolve } from "node:path";
 import { EXIT, formatError, fromErrorData, TramError, toErrorData } from "../errors.ts";
-import { openInput, type StreamInput } from "../inspect/source.ts";
+import { openInput } from "../inspect/source.ts";
 import { net } from "../native/net.ts";
+import type { FileTransport } from "../transport/file.ts";
 import { OutputFile } from "../writer/output-file.ts";
 import { command } from "./command.ts";
 import { say } from "./console.ts";
@@ -35,32 +36,30 @@ export const convert = command({
   ],
   async run(args) {
     const spec = parseFile(args.in, 0);
+    const json = openJson(args.json, args.out === "-");
+    // What comes through a pipe cannot be looked at first: it is a plain stream, or the reader says what else it is.
+    if (spec.fd !== null && net.fdType(spec.fd) !== "file")
+      return await toFixed(net.duplicate(spec.fd), args.in, args.out, json);
     const input = openInput(spec);
     if (input.kind === "channel")
       throw new TramError("E_STREAM", `${args.in} is a capture of one multifd channel, and has no machine`, {
         next: "replay all channels to tram receive",
       });
-    const json = openJson(args.json, args.out === "-");
-    if (input.file && isFixed(input))
+    const file = input.file as FileTransport;
+    if (isFixed(file, input.offset))
       return toPlain(resolve(spec.path ?? `/proc/self/fd/${spec.fd}`), input.offset, args.in, args.out, json);
-    return await toFixed(input, args.in, args.out, json);
+    return await toFixed(streamDescriptor(file, input.offset), args.in, args.out, json);
   },
 });
 
 /** The capability stands in the first bytes, if it is there. */
-function isFixed(input: StreamInput): boolean {
+function isFixed(file: FileTransport, offset: number): boolean {
   const first = new Uint8Array(1024);
-  const count = input.file?.readAt(first, input.offset) ?? 0;
+  const count = file.readAt(first, offset);
   return Buffer.from(first.buffer, 0, count).includes("\x0amapped-ram");
 }
 
-async function toFixed(
-  input: StreamInput,
-  from: string,
-  to: string,
-  json: ReturnType<typeof openJson>,
-): Promise<number> {
-  const fd = streamDescriptor(input);
+async function toFixed(fd: number, from: string, to: string, json: ReturnType<typeof openJson>): Promise<number> {
   const view = new KeepView(to, json);
   const keeping = startKeeping(
     {
@@ -78,12 +77,10 @@ async function toFixed(
   return view.finish(report);
 }
 
-/** A descriptor whose next byte is the stream's first. A pipe that was looked into is read on through one of ours. */
-function streamDescriptor(input: StreamInput): number {
-  if (!input.file)
-    throw new TramError("E_USAGE", `${input.name}: a pipe is kept by tram receive`, { next: "tram receive - FILE" });
-  const fd = net.duplicate(input.file.fd);
-  for (let left = input.offset; left > 0; ) {
+/** A descriptor whose next byte is the stream's first. */
+function streamDescriptor(file: FileTransport, offset: number): number {
+  const fd = net.duplicate(file.fd);
+  for (let left = offset; left > 0; ) {
     const skipped = readSync(fd, new Uint8Array(Math.min(left, 1 << 20)), 0, Math.min(left, 1 << 20), null);
     if (skipped === 0) break;
     left -= skipped;

@@ -69,8 +69,7 @@ export interface KeepReport {
 
 export function keepReport(file: string, { journal, summary }: KeepResult): KeepReport {
   const channels = summary?.channels ?? [];
-  const sum = (field: "pages" | "zeroPages" | "bytes") => channels.reduce((total, one) => total + one[field], 0);
-  const bytes = journal.bytes + sum("bytes");
+  const { bytes } = journal;
   const elapsedMs = Math.round(journal.elapsedMs);
   return {
     schema: JSON_SCHEMA,
@@ -82,8 +81,8 @@ export function keepReport(file: string, { journal, summary }: KeepResult): Keep
     machine: summary?.machine ?? null,
     blocks: summary?.blocks ?? [],
     devices: summary?.devices ?? 0,
-    receivedPages: journal.sentPages + sum("pages"),
-    zeroPages: journal.zeroPages + sum("zeroPages"),
+    receivedPages: journal.sentPages,
+    zeroPages: journal.zeroPages,
     bytes,
     elapsedMs,
     bandwidthBytesPerSec: Math.round((bytes * 1000) / Math.max(1, elapsedMs)),

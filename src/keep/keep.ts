@@ -30,9 +30,18 @@ export interface KeepContext {
   answerPing(value: number, at: number): void;
   /** The blocks are known: gives the sinks to the reader, and to the channels when there are some. */
   begin(): void;
-  /** Multifd: everything that was sent before, on any channel, has come to the file. `flush`: the stream says so itself. */
-  barrier(flush: boolean): void;
+  /** Multifd: everything that was sent before, on any channel, has come to the file. `flush`: the stream says so
+   * itself. `progress` is called while it waits. */
+  barrier(flush: boolean, progress: () => void): void;
+  /** What the other channels have brought so far, added up. */
+  channelCounts(): ChannelTotals;
   checkCancelled(): void;
+}
+
+export interface ChannelTotals {
+  pages: number;
+  zeroPages: number;
+  bytes: number;
 }
 
 export interface Kept {
@@ -51,7 +60,6 @@ export function keep(main: MainChannel, file: MappedWriter, context: KeepContext
     context.checkCancelled();
     main.source.tap?.reset();
     const record = main.next();
-    log.journal.bytes = main.source.offset;
     const tail = story.take(record);
     if (!tail) continue;
     story.finish();
@@ -109,11 +117,11 @@ class Keeping {
         return null;
       case "flush":
         this.#flushes = true;
-        this.#context.barrier(true);
+        this.#context.barrier(true, () => this.#count());
         return null;
       case "eos":
         this.#count();
-        if (!this.#flushes) this.#context.barrier(false);
+        if (!this.#flushes) this.#context.barrier(false, () => this.#count());
         return null;
       case "ram-end":
         this.#ramEnd(record.type);
@@ -177,8 +185,10 @@ class Keeping {
   #count(): void {
     const { journal } = this.#log;
     const { pages, xbzrlePages, compressedPages, zeroPages } = this.#main.records.counts;
-    journal.sentPages = pages + xbzrlePages + compressedPages;
-    journal.zeroPages = zeroPages;
+    const others = this.#context.channelCounts();
+    journal.sentPages = pages + xbzrlePages + compressedPages + others.pages;
+    journal.zeroPages = zeroPages + others.zeroPages;
+    journal.bytes = this.#main.source.offset + others.bytes;
     this.#log.refresh();
   }
 
@@ -229,7 +239,6 @@ class Keeping {
       const piece = this.#nextPiece();
       if (piece === null) break;
       this.#tail.bytes(piece);
-      this.#log.journal.bytes = source.offset;
       if (this.#tail.length > TAIL_BYTES_MAX)
         throw badStream("the device state is too large", source.offset, `at most ${TAIL_BYTES_MAX} bytes`, "more");
       // The source may keep the channel open, and wait for our word: the end must be known from the bytes.
@@ -251,6 +260,7 @@ class Keeping {
 
   /** The RAM is complete, and so is everything else: writes what the pages did not. */
   finish(): void {
+    this.#count();
     this.#file.finish(this.#between.done(), this.#tail.done());
   }
 }

@@ -10,7 +10,7 @@ import { TransportSource } from "../reader/source.ts";
 import { ByteWriter, badStream } from "../stream/bytes.ts";
 import { decodeInit, INIT_BYTES } from "../stream/multifd.ts";
 import { encodeHello, encodePong, encodeRefuse, encodeShut, HELLO_VERSION } from "../stream/return-path.ts";
-import { MULTIFD_MAGIC, TRAM_PING_HELLO } from "../stream/wire.ts";
+import { MULTIFD_MAGIC, TRAM_PING_HELLO, TRAM_PING_READY } from "../stream/wire.ts";
 import { Arrivals } from "../transport/arrivals.ts";
 import { FdTransport } from "../transport/fd.ts";
 import { endpointName, type Listener, unlisten } from "../transport/index.ts";
@@ -18,7 +18,7 @@ import { MappedSink, MappedWriter } from "../writer/mapped.ts";
 import { type FileTarget, OutputFile } from "../writer/output-file.ts";
 import { Barrier, type ChannelCounts } from "./barrier.ts";
 import type { ChannelInit } from "./channel-worker.ts";
-import { keep } from "./keep.ts";
+import { type ChannelTotals, keep } from "./keep.ts";
 
 export interface KeeperInit {
   library: string;
@@ -137,6 +137,8 @@ class Keeper {
     if (!this.#returnPathAsked)
       throw badStream("a PING before the return path is open", at, "OPEN_RETURN_PATH", "PING");
     if (!this.#returnPathOpen) return;
+    // The longest part comes before a tram hands its guest over: whatever fails here, the guest is still at its source.
+    if (value === TRAM_PING_READY) net.sync(this.#output.fd);
     this.#answer((out) => {
       if (value === TRAM_PING_HELLO)
         encodeHello(out, { version: HELLO_VERSION, name: "", memoryBytes: null, cpus: null, cpuid: [], keeps: true });
@@ -151,16 +153,23 @@ class Keeper {
   }
 
   /** At the first one all channels are there: a source sends their first SYNC before it lets the main channel go on. */
-  barrier(flush: boolean): void {
+  barrier(flush: boolean, progress: () => void): void {
     if (!this.#gathered) {
       this.#gathered = true;
       this.#gather(flush);
     }
-    this.#barrier.meet(++this.#barriers, checkCancelled);
+    this.#barrier.meet(++this.#barriers, () => {
+      checkCancelled();
+      progress();
+    });
   }
 
   checkCancelled(): void {
     checkCancelled();
+  }
+
+  channelCounts(): ChannelTotals {
+    return totalsOf(this.#barrier.counts());
   }
 
   #gather(flush: boolean): void {
@@ -254,6 +263,11 @@ class Keeper {
     unlisten(init.listener);
   }
 }
+
+const totalsOf = (counts: readonly ChannelCounts[]): ChannelTotals => {
+  const sum = (field: keyof ChannelTotals) => counts.reduce((total, one) => total + one[field], 0);
+  return { pages: sum("pages"), zeroPages: sum("zeroPages"), bytes: sum("bytes") };
+};
 
 function work(): void {
   const log = new MoveLog(

@@ -39,6 +39,7 @@ export function keepTemporarily(transport: Transport, offset: number, folder: st
             next: "only tram receive sees them all",
           });
       },
+      channelCounts: () => ({ pages: 0, zeroPages: 0, bytes: 0 }),
       checkCancelled: () => undefined,
     };
     keep(

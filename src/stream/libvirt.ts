@@ -3,7 +3,8 @@
 //   char magic[16]  u32 version  u32 data bytes  u32 was running  u32 format  u32 cookie offset  u32 unused[14]
 //   data (the XML, and perhaps a cookie)   stream
 //
-// Numbers have the byte order of the host that wrote them. Formats other than raw are compressed by a program.
+// Numbers have the byte order of the host that wrote them. Formats other than raw (0) and sparse (6) are compressed by a
+// program.
 import { TramError } from "../errors.ts";
 
 export const LIBVIRT_HEADER_BYTES = 92;
@@ -11,6 +12,8 @@ const MAGIC = "LibvirtQemudSave";
 const PARTIAL = "LibvirtQemudPart";
 const VERSION_MAX = 3;
 const DATA_BYTES_MAX = 64 << 20;
+/** QEMU's own fixed offsets, counted from the beginning of the image. */
+const SPARSE = 6;
 /** By the number in the header: what undoes it. */
 const PROGRAMS = ["", "gzip -dc", "bzip2 -dc", "xz -dc", "lzop -dc", "zstd -dc"];
 
@@ -40,6 +43,11 @@ export function decodeLibvirtHeader(bytes: Uint8Array): LibvirtHeader | null {
       found: `version ${version}, ${dataBytes} bytes of XML`,
     });
   const streamOffset = LIBVIRT_HEADER_BYTES + dataBytes;
+  if (format > SPARSE)
+    throw new TramError("E_STREAM", "a libvirt image of an unknown format", {
+      expected: `format 0 to ${SPARSE}`,
+      found: `format ${format}`,
+    });
   const program = PROGRAMS[format];
   if (program)
     throw new TramError("E_STREAM", "the stream in this libvirt image is compressed", {
