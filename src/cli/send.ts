@@ -3,6 +3,7 @@ import { resolve } from "node:path";
 import type { Journal } from "../control/journal.ts";
 import { DEFAULT_REPLY_MS } from "../control/send.ts";
 import { type ErrorData, EXIT, formatError, fromErrorData, TramError, toErrorData } from "../errors.ts";
+import { openInput } from "../inspect/source.ts";
 import type { PlayerInit, PlayerMessage } from "../keep/player-worker.ts";
 import { net } from "../native/net.ts";
 import { MULTIFD_CHANNELS_MAX } from "../stream/wire.ts";
@@ -56,11 +57,7 @@ export const send = command({
     "tram send vm.tram - | ssh host2 'qemu-system-x86_64 … -incoming exec:cat'",
   ],
   async run(args) {
-    const { path, offset } = parseFile(args.file, 0);
-    if (path === null)
-      throw new TramError("E_USAGE", `${args.file}: the guest's file is read from everywhere`, {
-        expected: "PATH or file:PATH,offset=N",
-      });
+    const { path, offset } = openKept(args.file);
     const replyMs = args.timeout === undefined ? TARGET_REPLY_MS : parseDuration(args.timeout, "--timeout");
     const maxBandwidthBytesPerSec =
       args.maxBandwidth === undefined ? 0 : parseRate(args.maxBandwidth, "--max-bandwidth");
@@ -73,7 +70,7 @@ export const send = command({
     const { endpoint, consumer } = outgoing(args.uri);
     const options = { maxBandwidthBytesPerSec, replyMs, verbatim: false };
     const started = startPlaying(
-      { path: resolve(path), offset: offset ?? 0, endpoint, channels, qemuVersion, uuid, options },
+      { path, offset, endpoint, channels, qemuVersion, uuid, options },
       progress(json === null),
     );
     const signals = cancelOnSignal(started.cancel);
@@ -107,6 +104,18 @@ export const send = command({
     return EXIT.done;
   },
 });
+
+/** Where the kept guest's stream begins: in a libvirt image behind its header. */
+function openKept(text: string): { path: string; offset: number } {
+  const spec = parseFile(text, 0);
+  const { file, offset, transport } = openInput(spec);
+  transport.close();
+  if (file) return { path: spec.path === null ? `/proc/self/fd/${spec.fd}` : resolve(spec.path), offset };
+  throw new TramError("E_USAGE", `${text}: pages are read from their places in the file, so it must be a regular one`, {
+    expected: "a file with fixed offsets: PATH, file:PATH,offset=N or fd:N",
+    next: "tram receive - FILE keeps a stream that comes through a pipe",
+  });
+}
 
 /** A target that loads a large guest from a slow disk is silent for a while. */
 const TARGET_REPLY_MS = 6 * DEFAULT_REPLY_MS;

@@ -78,8 +78,9 @@ export class MappedFile {
       if (record.kind === "end")
         throw badStream("the stream ends before its RAM does", record.at, "section 'ram' and its END", "the end");
     }
+    if (!section) throw badStream("the stream has no RAM blocks", source.offset, "a block table in section 'ram'", "none");
     this.configuration = main.configuration as Configuration;
-    this.section = section as unknown as SectionHeader;
+    this.section = section;
     this.blocks = blocks;
     this.early = early.done();
     this.between = between;

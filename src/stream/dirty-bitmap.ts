@@ -1,6 +1,6 @@
 // Section "dirty-bitmap", version 1: block devices' dirty bitmaps, which tram keeps as they are. A body is a run of chunks:
 //
-//   flags (1 byte; 2 if bit 7 is set; 4 if bit 15 is, too)  [pstr node]  [pstr bitmap]  then, by the flags,
+//   flags (1 byte; a second if it has bit 7; two more if that has bit 7, too)  [pstr node]  [pstr bitmap]  then, by the flags,
 //   START  be32 granularity  u8      BITS  be64 first  be32 count  [be64 n  n bytes]      COMPLETE, EOS  nothing
 import { type ByteSource, badStream, hex } from "./bytes.ts";
 
@@ -22,7 +22,7 @@ export function skipDirtyBitmaps(source: ByteSource): void {
     const at = source.offset;
     let flags = source.u8();
     if (flags & EXTRA) flags = (flags << 8) | source.u8();
-    if (flags & (EXTRA << 8)) flags = flags * 0x10000 + source.u16();
+    if (flags > 0xff && flags & EXTRA) flags = source.u16(); // the low half has all that matters here
     const kind = flags & (EOS | START | COMPLETE | BITS);
     if (flags & DEVICE_NAME) source.pstr();
     if (flags & BITMAP_NAME) source.pstr();
