@@ -125,10 +125,15 @@ demo: build/tram ## moves a busy guest twice and verifies every page
 	$(Q)./build/tram demo
 
 .PHONY: bench
-bench: build/tram build/bench/bare ## measures against the bare limit and QEMU; writes test/bench/RESULTS.md
+bench: build/tram build/bench/bare build/bench/bare-file ## measures against the bare limit and QEMU; writes test/bench/*.md
 	$(Q)$(BUN) test/bench/run.ts
+	$(Q)$(BUN) test/bench/files.ts
 
-build/bench/bare: test/bench/bare.c | build/.host
+.PHONY: bench-files
+bench-files: build/tram build/bench/bare-file ## the half of bench that writes files, FILES.md
+	$(Q)$(BUN) test/bench/files.ts
+
+build/bench/%: test/bench/%.c | build/.host
 	@mkdir -p $(@D)
 	$(Q)$(CC) -std=gnu11 -O2 -Wall -Wextra -Werror -o $@ $<
 

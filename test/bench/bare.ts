@@ -1,5 +1,5 @@
 // The bare C loop.
-import type { Placement, Sample, Scheme } from "./measure.ts";
+import { outputOf, type Placement, type Sample, type Scheme } from "./measure.ts";
 
 const BARE = process.env.BARE ?? "build/bench/bare";
 
@@ -12,8 +12,5 @@ export interface BareOptions {
 }
 
 export async function moveBare({ scheme, placement, mib, iovMax, cold }: BareOptions): Promise<Sample> {
-  const bare = Bun.spawn([BARE, scheme, `${mib}`, `${iovMax ?? 1024}`, cold ? "cold" : "warm", placement]);
-  const text = await bare.stdout.text();
-  if ((await bare.exited) !== 0) throw new Error("bare: failed");
-  return JSON.parse(text);
+  return JSON.parse(await outputOf([BARE, scheme, `${mib}`, `${iovMax ?? 1024}`, cold ? "cold" : "warm", placement]));
 }

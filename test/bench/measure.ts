@@ -7,13 +7,15 @@ export interface Sample {
   seconds: number;
   /** With connecting and handing over, where `seconds` is without. */
   wholeSeconds?: number;
-  /** Sent on the wire. */
+  /** Sent on the wire; in files.ts, of pages that are not zero. */
   bytes: number;
   txCpuSeconds: number;
   rxCpuSeconds: number;
   /** Resident beyond guest RAM at the end of the move. */
   txExtraBytes?: number;
   rxExtraBytes?: number;
+  /** The most that the receiver was ever resident with, all of the process. */
+  peakBytes?: number;
 }
 
 export type Scheme = "unix" | "tcp";
@@ -38,11 +40,15 @@ export function cpuSeconds(pid: number): number {
   return Number(time[0]) + Number(time[1]) / 1e9;
 }
 
-export function residentBytes(pid: number): number {
-  const kib = /^VmRSS:\s+([0-9]+) kB$/m.exec(readFileSync(`/proc/${pid}/status`, "utf8"))?.[1];
+function memoryBytes(pid: number, field: "VmRSS" | "VmHWM"): number {
+  const kib = new RegExp(`^${field}:\\s+([0-9]+) kB$`, "m").exec(readFileSync(`/proc/${pid}/status`, "utf8"))?.[1];
   if (!kib) throw new Error(`process ${pid} has no memory`);
   return Number(kib) * 1024;
 }
+
+export const residentBytes = (pid: number): number => memoryBytes(pid, "VmRSS");
+/** The most that it has ever been. */
+export const peakResidentBytes = (pid: number): number => memoryBytes(pid, "VmHWM");
 
 export async function freePort(): Promise<number> {
   const server = Bun.listen({ hostname: "127.0.0.1", port: 0, socket: { data() {} } });
@@ -51,8 +57,26 @@ export async function freePort(): Promise<number> {
   return port;
 }
 
-/** What an interrupt must end. */
-export const running = new Set<Bun.Subprocess>();
+const running = new Set<Bun.Subprocess>();
+
+/** A process that an interrupt ends. */
+export function watch<T extends Bun.Subprocess>(child: T): T {
+  running.add(child);
+  child.exited.finally(() => running.delete(child));
+  return child;
+}
+
+export function endRunning(): void {
+  for (const child of running) child.kill("SIGKILL");
+}
+
+/** What a command prints; its complaints go to our standard error. */
+export async function outputOf(command: string[]): Promise<string> {
+  const child = watch(Bun.spawn(command, { stdin: "ignore", stdout: "pipe", stderr: "inherit" }));
+  const text = await child.stdout.text();
+  if ((await child.exited) !== 0) throw new Error(`${command.join(" ")}: failed`);
+  return text;
+}
 
 /** A process with a QMP socket. */
 export class Peer implements AsyncDisposable {
@@ -65,14 +89,10 @@ export class Peer implements AsyncDisposable {
   constructor(command: string[], socket: string, env: Record<string, string> = {}) {
     this.#socket = socket;
     this.#log = Bun.file(`${socket}.log`);
-    this.#process = Bun.spawn(command, {
-      stdin: "ignore",
-      stdout: "ignore",
-      stderr: this.#log,
-      env: { ...process.env, ...env },
-    });
+    this.#process = watch(
+      Bun.spawn(command, { stdin: "ignore", stdout: "ignore", stderr: this.#log, env: { ...process.env, ...env } }),
+    );
     this.pid = this.#process.pid;
-    running.add(this.#process);
   }
 
   /** A client of it, once it listens. */
@@ -94,18 +114,17 @@ export class Peer implements AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     this.#process.kill("SIGKILL");
     await this.#process.exited;
-    running.delete(this.#process);
     for (const client of this.#clients) client.close();
   }
 }
 
 /** Asks until `done` says so. */
-export async function pollUntil<T>(ask: () => Promise<T>, done: (answer: T) => boolean): Promise<T> {
+export async function pollUntil<T>(ask: () => Promise<T>, done: (answer: T) => boolean, everyMs = POLL_MS): Promise<T> {
   const end = performance.now() + READY_MS;
   for (;;) {
     const answer = await ask();
     if (done(answer)) return answer;
     if (performance.now() > end) throw new Error(`still waiting: ${JSON.stringify(answer)}`);
-    await Bun.sleep(POLL_MS);
+    await Bun.sleep(everyMs);
   }
 }

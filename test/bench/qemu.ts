@@ -1,5 +1,5 @@
-// Debian's QEMU, its plain stream: RAM in files that already hold the same mix of pages.
-import { closeSync, openSync, rmSync, writeSync } from "node:fs";
+// Debian's QEMU, from one process to another: RAM in files that already hold the same mix of pages.
+import { closeSync, ftruncateSync, openSync, rmSync, writeSync } from "node:fs";
 import { join } from "node:path";
 import {
   asSource,
@@ -12,6 +12,7 @@ import {
   type Sample,
   type Scheme,
 } from "./measure.ts";
+import type { Qmp } from "./qmp.ts";
 
 const QEMU = "qemu-system-x86_64";
 
@@ -22,23 +23,40 @@ export async function qemuVersion(): Promise<string | null> {
   return /version ([^)]*\))/.exec(text)?.[1] ?? text;
 }
 
-/** The walker's mix: random, text, random, zero. QEMU only tells zero from other pages. */
-export function fillFile(path: string, mib: number): void {
+/**
+ * What RAM holds; QEMU only tells zero from other pages. fragments: the walker's mix, four pages by four: random, text, random,
+ * zero. runs: the same four by four MiB, all random but the zero one. sparse: one MiB of fragments in 16, the others zero.
+ */
+export type Form = "fragments" | "runs" | "sparse";
+
+/** Of the pages that are not zero. */
+export const contentBytes = (form: Form, mib: number): number => mib * 2 ** 20 * (form === "sparse" ? 3 / 64 : 3 / 4);
+
+export function fillFile(path: string, mib: number, form: Form = "fragments"): void {
   const piece = new Uint8Array(1 << 20);
   const fd = openSync(path, "w");
+  ftruncateSync(fd, mib * 2 ** 20);
   for (let done = 0; done < mib; done++) {
+    if (form === "runs" ? done % 4 === 3 : form === "sparse" && done % 16 !== 0) continue;
     for (let at = 0; at < piece.length; at += 65536) crypto.getRandomValues(piece.subarray(at, at + 65536));
-    for (let at = 0; at < piece.length; at += 16384) {
+    for (let at = 0; at < piece.length && form !== "runs"; at += 16384) {
       piece.fill(0x20, at + 4096, at + 8192);
       piece.fill(0, at + 12288, at + 16384);
     }
-    writeSync(fd, piece);
+    writeSync(fd, piece, 0, piece.length, done * piece.length);
   }
   closeSync(fd);
 }
 
 /** A machine that is nothing but RAM, and never runs. */
-function machine(runner: string[], ram: string, mib: number, prealloc: boolean, qmp: string, more: string[]): Peer {
+export function machine(
+  runner: string[],
+  ram: string,
+  mib: number,
+  prealloc: boolean,
+  qmp: string,
+  more: string[],
+): Peer {
   const backend = `memory-backend-file,id=ram,size=${mib}M,mem-path=${ram},share=on,prealloc=${prealloc ? "on" : "off"}`;
   const options = ["-M", "none,memory-backend=ram", "-m", `${mib}M`, "-object", backend, "-accel", "tcg", "-S"];
   const rest = ["-nodefaults", "-display", "none", "-qmp", `unix:${qmp},server=on,wait=off`, ...more];
@@ -78,6 +96,72 @@ export async function moveQemu({ scheme, placement, mib, folder, ram, cold }: Qe
     return {
       seconds: info["total-time"] / 1000,
       bytes: info.ram.transferred,
+      txCpuSeconds: cpuSeconds(source.pid) - before[0],
+      rxCpuSeconds: cpuSeconds(target.pid) - before[1],
+    };
+  } finally {
+    rmSync(targetRam, { force: true });
+  }
+}
+
+/** For a move over multifd channels, or over the main one alone, that its target confirms and nothing slows down. */
+export async function prepareMove(client: Qmp, channels: number): Promise<void> {
+  const capabilities = [
+    { capability: "multifd", state: channels > 0 },
+    { capability: "return-path", state: true },
+  ];
+  await client.execute("migrate-set-capabilities", { capabilities });
+  await client.execute("migrate-set-parameters", {
+    "max-bandwidth": 2 ** 40,
+    "downtime-limit": 2_000_000,
+    ...(channels > 0 ? { "multifd-channels": channels } : {}),
+  });
+}
+
+/** Often: some moves take a tenth of a second. */
+const LOOK_MS = 5;
+
+/** From the command until QEMU calls it completed, in seconds. */
+export async function timeMove(client: Qmp, uri: string): Promise<number> {
+  const startedMs = performance.now();
+  await client.execute("migrate", { uri });
+  const info = await pollUntil(
+    () => client.execute("query-migrate"),
+    ({ status }) => ["completed", "failed", "cancelled"].includes(status),
+    LOOK_MS,
+  );
+  const seconds = (performance.now() - startedMs) / 1000;
+  if (info.status !== "completed") throw new Error(`QEMU: ${info.status}: ${info["error-desc"]}`);
+  return seconds;
+}
+
+export interface MultifdOptions {
+  mib: number;
+  folder: string;
+  /** The source's RAM; the target's is made anew beside it for each move. */
+  ram: string;
+  /** Of its pages that are not zero. */
+  bytes: number;
+  channels: number;
+}
+
+/** From process to process, over multifd channels and unix: sockets. */
+export async function moveMultifd({ mib, folder, ram, bytes, channels }: MultifdOptions): Promise<Sample> {
+  const uri = `unix:${join(folder, "channel-qemu")}`;
+  const targetRam = `${ram}.target`;
+  rmSync(targetRam, { force: true });
+  try {
+    await using source = machine([], ram, mib, true, join(folder, "qemu-source"), []);
+    await using target = machine([], targetRam, mib, true, join(folder, "qemu-target"), ["-incoming", "defer"]);
+    const client = await source.connect();
+    const receiver = await target.connect();
+    for (const one of [client, receiver]) await prepareMove(one, channels);
+    await receiver.execute("migrate-incoming", { uri });
+    const before = [cpuSeconds(source.pid), cpuSeconds(target.pid)];
+    const seconds = await timeMove(client, uri);
+    return {
+      seconds,
+      bytes,
       txCpuSeconds: cpuSeconds(source.pid) - before[0],
       rxCpuSeconds: cpuSeconds(target.pid) - before[1],
     };

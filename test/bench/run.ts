@@ -1,44 +1,34 @@
 // make bench: measures, prints each sample as a line of JSON, writes RESULTS.md. Aims that are missed fail nothing.
-import { mkdirSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
-import { availableParallelism, cpus, loadavg, release, tmpdir } from "node:os";
+import { mkdirSync, rmSync } from "node:fs";
+import { availableParallelism, tmpdir } from "node:os";
 import { join } from "node:path";
 import { moveBare } from "./bare.ts";
+import {
+  type Contestants,
+  contest,
+  environment,
+  GIB,
+  MIB,
+  PAIRS,
+  print,
+  rxCpu,
+  type Samples,
+  scratchFolder,
+  speeds,
+  txCpu,
+} from "./contest.ts";
 import type { Exits } from "./exits.ts";
-import { type Placement, running, type Sample, type Scheme } from "./measure.ts";
+import type { Placement, Sample, Scheme } from "./measure.ts";
 import { fillFile, moveQemu, type QemuOptions, qemuVersion } from "./qemu.ts";
 import { median, quantile, ratios, spread, table, verdict } from "./stats.ts";
-import { moveTram, startTram, TRAM } from "./tram.ts";
+import { moveTram, startTram } from "./tram.ts";
 
-const PAIRS = Number(process.env.BENCH_PAIRS ?? 5);
-const MIB = Number(process.env.BENCH_MIB ?? 2048);
 const STARTS = 20;
 const RESULTS = process.env.BENCH_RESULTS ?? join(import.meta.dir, "RESULTS.md");
 const IOVECS = [1, 16, 64, 128, 1024];
 const AIM = { speed: 0.9, cpu: 1.15, extraMib: 80, startMs: 40 };
-const GIB = 2 ** 30;
 
-type Contestants = Record<string, () => Promise<Sample>>;
-type Samples = Record<string, Sample[]>;
-
-/** Interleaved: A B C A B C … */
-async function contest(section: string, contestants: Contestants): Promise<Samples> {
-  const samples: Samples = {};
-  for (let pair = 1; pair <= PAIRS; pair++) {
-    for (const [name, move] of Object.entries(contestants)) {
-      const sample = await move();
-      samples[name] ??= [];
-      samples[name].push(sample);
-      print({ section, pair, name, ...sample });
-    }
-  }
-  return samples;
-}
-
-const print = (line: object): void => void process.stdout.write(`${JSON.stringify(line)}\n`);
-const speeds = (samples: Sample[]) => samples.map(({ bytes, seconds }) => bytes / GIB / seconds);
 const wholeSpeeds = (samples: Sample[]) => samples.map((one) => one.bytes / GIB / (one.wholeSeconds ?? one.seconds));
-const txCpu = (samples: Sample[]) => samples.map(({ bytes, txCpuSeconds }) => (txCpuSeconds * GIB) / bytes);
-const rxCpu = (samples: Sample[]) => samples.map(({ bytes, rxCpuSeconds }) => (rxCpuSeconds * GIB) / bytes);
 const bothCpu = (samples: Sample[]) => txCpu(samples).map((tx, i) => tx + rxCpu(samples)[i]);
 
 function moveTable(samples: Samples, base: string): string {
@@ -67,27 +57,6 @@ function aims(title: string, { tram, bare, copying, QEMU }: Samples): string[][]
   if (!QEMU) return [...rows, [`${title}: whole move ÷ QEMU`, "≥ 1", "QEMU is not installed", "skipped"]];
   const toQemu = median(ratios(wholeSpeeds(tram), speeds(QEMU)));
   return [...rows, [`${title}: whole move ÷ QEMU`, "≥ 1", toQemu.toFixed(2), verdict(toQemu >= 1)]];
-}
-
-async function environment(qemu: string | null): Promise<string> {
-  const caches = ["2", "3"].map((level) => {
-    const size = readFileSync(`/sys/devices/system/cpu/cpu0/cache/index${level}/size`, "utf8").trim();
-    return `L${level} ${size}`;
-  });
-  const memory = /MemTotal:\s+([0-9]+)/.exec(readFileSync("/proc/meminfo", "utf8"))?.[1] ?? "0";
-  return table(
-    ["", ""],
-    [
-      ["date", new Date().toISOString().slice(0, 10)],
-      ["CPU", `${cpus()[0].model}, ${availableParallelism()} cores, ${caches.join(", ")}`],
-      ["memory", `${Math.round(Number(memory) / 2 ** 20)} GiB`],
-      ["kernel", release()],
-      ["load average at the start", loadavg()[0].toFixed(2)],
-      ["tram", (await Bun.$`${TRAM} --version`.text()).trim()],
-      ["Bun", Bun.version],
-      ["QEMU", qemu ?? "not installed"],
-    ],
-  );
 }
 
 async function main(folder: string, ramFolder: string): Promise<void> {
@@ -230,20 +199,7 @@ ${table(
 }
 
 // The sockets' folder has a short name; QEMU's RAM lies in memory.
-const folder = mkdtempSync(join(tmpdir(), "tram-bench-"));
-const ramFolder = mkdtempSync("/dev/shm/tram-bench-");
-const removeFolders = () => {
-  for (const one of [folder, ramFolder]) rmSync(one, { recursive: true, force: true });
-};
-for (const signal of ["SIGINT", "SIGTERM"] as const)
-  process.once(signal, () => {
-    for (const child of running) child.kill("SIGKILL");
-    removeFolders();
-    process.exit(130);
-  });
-try {
-  mkdirSync(join(folder, "tram"), { mode: 0o700 });
-  await main(folder, ramFolder);
-} finally {
-  removeFolders();
-}
+const folder = scratchFolder(tmpdir());
+const ramFolder = scratchFolder("/dev/shm");
+mkdirSync(join(folder, "tram"), { mode: 0o700 });
+await main(folder, ramFolder);

@@ -1,0 +1,83 @@
+// What both halves of make bench share: rounds, figures, the table of the host, and an end that leaves nothing behind.
+import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { availableParallelism, cpus, loadavg, release } from "node:os";
+import { join } from "node:path";
+import { endRunning, type Sample } from "./measure.ts";
+import { table } from "./stats.ts";
+import { TRAM } from "./tram.ts";
+
+export const PAIRS = Number(process.env.BENCH_PAIRS ?? 5);
+export const MIB = Number(process.env.BENCH_MIB ?? 2048);
+export const GIB = 2 ** 30;
+const SAMPLE_MS = 300_000;
+
+export type Contestants = Record<string, () => Promise<Sample>>;
+export type Samples = Record<string, Sample[]>;
+
+export const print = (line: object): void => void process.stdout.write(`${JSON.stringify(line)}\n`);
+
+/** Work that takes too long has failed: what it started is ended, and with it whatever waits for that. */
+export async function bounded<T>(name: string, work: () => Promise<T>): Promise<T> {
+  const late = Promise.withResolvers<never>();
+  const timer = setTimeout(() => {
+    late.reject(new Error(`${name}: has not ended after ${SAMPLE_MS / 1000} s`));
+    endRunning();
+  }, SAMPLE_MS);
+  try {
+    return await Promise.race([late.promise, work()]);
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+/** Interleaved: A B C A B C … */
+export async function contest(section: string, contestants: Contestants): Promise<Samples> {
+  const samples: Samples = {};
+  for (let pair = 1; pair <= PAIRS; pair++) {
+    for (const [name, move] of Object.entries(contestants)) {
+      const sample = await bounded(`${section}, ${name}`, move);
+      samples[name] ??= [];
+      samples[name].push(sample);
+      print({ section, pair, name, ...sample });
+    }
+  }
+  return samples;
+}
+
+export const speeds = (samples: Sample[]) => samples.map(({ bytes, seconds }) => bytes / GIB / seconds);
+export const txCpu = (samples: Sample[]) => samples.map(({ bytes, txCpuSeconds }) => (txCpuSeconds * GIB) / bytes);
+export const rxCpu = (samples: Sample[]) => samples.map(({ bytes, rxCpuSeconds }) => (rxCpuSeconds * GIB) / bytes);
+
+export async function environment(qemu: string | null, more: string[][] = []): Promise<string> {
+  const caches = ["2", "3"].map((level) => {
+    const size = readFileSync(`/sys/devices/system/cpu/cpu0/cache/index${level}/size`, "utf8").trim();
+    return `L${level} ${size}`;
+  });
+  const memory = /MemTotal:\s+([0-9]+)/.exec(readFileSync("/proc/meminfo", "utf8"))?.[1] ?? "0";
+  return table(
+    ["", ""],
+    [
+      ["date", new Date().toISOString().slice(0, 10)],
+      ["CPU", `${cpus()[0].model}, ${availableParallelism()} cores, ${caches.join(", ")}`],
+      ["memory", `${Math.round(Number(memory) / 2 ** 20)} GiB`],
+      ["kernel", release()],
+      ["load average at the start", loadavg()[0].toFixed(2)],
+      ["tram", (await Bun.$`${TRAM} --version`.text()).trim()],
+      ["Bun", Bun.version],
+      ["QEMU", qemu ?? "not installed"],
+      ...more,
+    ],
+  );
+}
+
+/** A new folder that is gone when this process ends, whichever way; what it runs has ended before. */
+export function scratchFolder(parent: string): string {
+  const folder = mkdtempSync(join(parent, "tram-bench-"));
+  process.once("exit", () => {
+    endRunning();
+    rmSync(folder, { recursive: true, force: true, maxRetries: 10, retryDelay: 20 }); // what was just ended may still write
+  });
+  return folder;
+}
+
+for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) process.once(signal, () => process.exit(130));
