@@ -28,6 +28,10 @@ static int inflate_zstd(struct tram_inflate *one, const void *in, uint32_t in_by
     if (ZSTD_isError(ZSTD_decompressStream(one->zstd, &to, &from))) return -EBADMSG;
     if (from.pos == in_before && to.pos == out_before) return -EBADMSG; /* too little, or more than was asked for */
   }
+  /* More than was asked for may wait inside: it would come out with the next packet. */
+  uint8_t more;
+  ZSTD_outBuffer rest = {.dst = &more, .size = 1};
+  if (ZSTD_isError(ZSTD_decompressStream(one->zstd, &rest, &from)) || rest.pos) return -EBADMSG;
   return 0;
 }
 

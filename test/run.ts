@@ -5,6 +5,7 @@ import { whyNoKvm } from "./support/bed.ts";
 const SUITES: [folder: string, timeoutMs: number][] = [
   ["test/unit", 20_000],
   ["test/contract", 20_000],
+  ["test/fuzz", 90_000],
   ["test/smoke", 60_000],
   ["test/qemu", 60_000],
   ["test/kvm", 60_000],

@@ -1,11 +1,12 @@
 // tram check: everything that would make a restore fail, before anything is touched.
 import { existsSync, readdirSync } from "node:fs";
-import { basename, dirname, join, resolve } from "node:path";
+import { dirname, join, resolve } from "node:path";
 import { type ErrorData, EXIT, formatError, fromErrorData, TramError, toErrorData } from "../errors.ts";
 import { openInput } from "../inspect/source.ts";
 import { type Survey, survey } from "../inspect/survey.ts";
 import { QmpClient } from "../qmp/client.ts";
 import { MappedFile } from "../reader/mapped.ts";
+import { temporaryPrefix } from "../writer/output-file.ts";
 import { command } from "./command.ts";
 import { print, say } from "./console.ts";
 import { parseFile } from "./file-target.ts";
@@ -110,7 +111,7 @@ function look(found: Survey, problems: ErrorData[], notes: string[]): void {
 /** Files beside it that a killed tram left behind. */
 function leftovers(path: string): string[] {
   const folder = dirname(resolve(path));
-  const prefix = `.${basename(path)}.tram-`;
+  const prefix = temporaryPrefix(path);
   if (!existsSync(folder)) return [];
   return readdirSync(folder)
     .filter((name) => name.startsWith(prefix) && !existsSync(`/proc/${name.slice(prefix.length)}`))

@@ -1,4 +1,5 @@
 // Files as commands are given them: PATH, file:PATH[,offset=N], fd:N, or - for standard output.
+import { statSync } from "node:fs";
 import { TramError } from "../errors.ts";
 import { net } from "../native/net.ts";
 import type { FileTarget } from "../writer/output-file.ts";
@@ -34,7 +35,21 @@ function nonEmpty(path: string, text: string): string {
 /** Where a file with fixed offsets goes: what cannot be written at any place is refused before anything is read. */
 export function fileTarget(text: string): FileTarget {
   const { path, fd, offset } = parseFile(text, 1);
-  if (path !== null) return offset === null ? { path } : { path, offset };
+  if (path !== null) {
+    const there = statSync(path, { throwIfNoEntry: false });
+    if (there && !there.isFile())
+      throw new TramError("E_USAGE", `${path}: pages have fixed places in this file, so it must be a regular one`, {
+        expected: "a regular file, or none yet",
+        found: there.isDirectory()
+          ? "a folder"
+          : there.isFIFO()
+            ? "a pipe"
+            : there.isSocket()
+              ? "a socket"
+              : "a device",
+      });
+    return offset === null ? { path } : { path, offset };
+  }
   const type = net.fdType(fd as number);
   if (type !== "file")
     throw new TramError("E_USAGE", `${text}: pages have fixed places in this file, so it must be a regular one`, {

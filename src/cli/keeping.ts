@@ -26,19 +26,11 @@ export function startKeeping(
   const stop = new SharedArrayBuffer(4);
   const over = Promise.withResolvers<KeepResult>();
   const keeper = startKeeper({ ...init, stop });
-  const channels: Promise<void>[] = [];
   keeper.on("error", (error) => over.reject(error));
   keeper.on("message", (message: KeeperMessage) => {
     if (message.event === "journal") onJournal(message.journal);
     else if (message.event === "over") over.resolve(message);
-    else
-      for (const one of message.inits) {
-        const channel = startChannel(one);
-        const left = Promise.withResolvers<void>();
-        channel.on("message", () => left.resolve());
-        channel.on("error", (error) => over.reject(error));
-        channels.push(left.promise);
-      }
+    else for (const one of message.inits) startChannel(one).on("error", (error) => over.reject(error));
   });
   return {
     cancel: () => void Atomics.store(new Int32Array(stop), 0, 1),

@@ -13,7 +13,7 @@ const SYNCS = 0;
 const STATE = 1;
 const ERROR_LENGTH = 2;
 
-/** A channel's state; 0 while it runs. */
+const RUNNING = 0;
 const ENDED = 1;
 const FAILED = 2;
 
@@ -82,9 +82,9 @@ export class Barrier {
   meet(count: number, checkStop: () => void): void {
     this.#until(() => {
       checkStop();
+      this.#checkFailed();
       for (let channel = 0; channel < this.channels; channel++) {
         const state = Atomics.load(this.#words, this.#at(channel, STATE));
-        if (state === FAILED) throw this.#errorOf(channel);
         if (Atomics.load(this.#words, this.#at(channel, SYNCS)) >= count) continue;
         if (state === ENDED)
           throw new TramError("E_CHANNEL_CLOSED", `channel ${channel} was closed before the move was over`, {
@@ -105,14 +105,26 @@ export class Barrier {
   awaitLeft(checkStop: () => void): void {
     this.#until(() => {
       checkStop();
-      let running = false;
-      for (let channel = 0; channel < this.channels; channel++) {
-        const state = Atomics.load(this.#words, this.#at(channel, STATE));
-        if (state === FAILED) throw this.#errorOf(channel);
-        running ||= state !== ENDED;
-      }
-      return !running;
+      this.#checkFailed();
+      return this.#allHaveLeft();
     });
+  }
+
+  /** Waits until no channel does anything any more, whatever became of it. For when everybody was told to end. */
+  awaitGone(): void {
+    this.#until(() => this.#allHaveLeft());
+  }
+
+  #allHaveLeft(): boolean {
+    for (let channel = 0; channel < this.channels; channel++)
+      if (Atomics.load(this.#words, this.#at(channel, STATE)) === RUNNING) return false;
+    return true;
+  }
+
+  /** One that failed is the reason of whatever else happens. */
+  #checkFailed(): void {
+    for (let channel = 0; channel < this.channels; channel++)
+      if (Atomics.load(this.#words, this.#at(channel, STATE)) === FAILED) throw this.#errorOf(channel);
   }
 
   #errorOf(channel: number): TramError {

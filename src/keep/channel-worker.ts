@@ -4,6 +4,7 @@ import { TramError, toErrorData } from "../errors.ts";
 import { PageFile } from "../native/file.ts";
 import { MultifdReader } from "../reader/multifd.ts";
 import type { BlockSink } from "../reader/pages.ts";
+import { INIT_BYTES } from "../stream/multifd.ts";
 import { FdTransport } from "../transport/fd.ts";
 import { MappedSink, type MappedTarget } from "../writer/mapped.ts";
 import { Barrier } from "./barrier.ts";
@@ -29,7 +30,7 @@ const file = new PageFile(init.fileFd, init.directFd);
 const barrier = new Barrier(init.channels, init.barrier);
 const sinks = init.targets.map((target): [string, BlockSink] => [target.block.name, new MappedSink(file, target)]);
 const transport = new FdTransport(init.fd, { name: init.name, stop: barrier.stop, silenceMs: init.silenceMs });
-const reader = new MultifdReader(transport, init.name);
+const reader = new MultifdReader(transport, init.name, INIT_BYTES);
 try {
   const blocks = new Map(sinks);
   for (let packet = reader.next(blocks); packet; packet = reader.next(blocks)) {

@@ -193,6 +193,13 @@ class Keeping {
   }
 
   #ramEnd(type: number): void {
+    if (this.#stage === "early")
+      throw badStream(
+        "the stream has no RAM blocks",
+        this.#main.source.offset,
+        "a block table in section 'ram'",
+        "none",
+      );
     this.#ramSections++;
     if (type !== QEMU_VM_SECTION_END) return;
     this.#enterTail();
@@ -244,7 +251,9 @@ class Keeping {
       // The source may keep the channel open, and wait for our word: the end must be known from the bytes.
       if (findDescription(this.#tail.done())) break;
     }
-    return readTail(this.#tail.done(), this.#tailBase, this.#earlyDevices);
+    const bytes = this.#tail.done();
+    if (!findDescription(bytes) && !endsUndescribed(bytes)) throw source.ended("the rest of the device state");
+    return readTail(bytes, this.#tailBase, this.#earlyDevices);
   }
 
   /** Null at the end: the source's, or, where it described nothing and only waits, that of its last section. */

@@ -90,7 +90,7 @@ class Keeper {
     this.#transport = transport;
     this.#main = main;
     const { configuration, tail } = keep(main, this.#file, this, this.#log);
-    this.#barrier.end();
+    this.#endChannels();
     this.#log.setPhase("handover");
     const summary = {
       machine: configuration.machine,
@@ -230,6 +230,12 @@ class Keeper {
     return bytes;
   }
 
+  /** They write to the file's descriptor: it is closed only when they do not any more. */
+  #endChannels(): void {
+    this.#barrier.end();
+    this.#barrier.awaitGone();
+  }
+
   #confirm(transport: FdTransport): void {
     try {
       if (this.#returnPathOpen) this.#answer((out) => encodeShut(out, 0));
@@ -241,7 +247,7 @@ class Keeper {
 
   /** It did not work: the source is told, and nothing is left of the file. */
   fail(error: unknown): void {
-    this.#barrier.end();
+    this.#endChannels();
     if (this.#log.journal.owner !== "file") this.#output.discard();
     if (!this.#returnPathOpen || !this.#transport) return;
     const { code, message } = toErrorData(error);
@@ -260,7 +266,6 @@ class Keeper {
     if (this.#directFd >= 0) net.close(this.#directFd);
     this.#arrivals?.close();
     this.#transport?.close();
-    unlisten(init.listener);
   }
 }
 
@@ -289,6 +294,7 @@ function work(): void {
     log.setPhase(log.journal.error.code === "E_CANCELLED" ? "cancelled" : "failed");
   } finally {
     keeper?.close();
+    unlisten(init.listener);
   }
   tell({ event: "over", journal: log.journal, summary });
 }

@@ -29,7 +29,7 @@ import {
   TRAM_PING_READY,
 } from "../stream/wire.ts";
 import type { Transport } from "../transport/transport.ts";
-import type { Replies } from "../writer/replies.ts";
+import { notTaken, type Replies } from "../writer/replies.ts";
 
 export interface PlayOptions {
   /** 0: no limit. */
@@ -55,8 +55,6 @@ export interface PlayChannels {
 }
 
 const BATCH_PAGES = 1024;
-const QEMU_PING = 1;
-const QEMU_PING_READY = 2;
 
 /** Plays it. Returns when the target has it, or, one-way, when every byte was accepted. */
 export function play(
@@ -88,6 +86,8 @@ class Player {
   readonly #out = new ByteWriter();
   readonly #bucket: TokenBucket | null;
   readonly #isTram: boolean;
+  /** The target keeps the guest in a file. */
+  #keeps = false;
   readonly #buffer = new Uint8Array(BATCH_PAGES * (PAGE_BYTES + 8) + 512);
   readonly #view = new DataView(this.#buffer.buffer);
   readonly #index = new Uint32Array(BATCH_PAGES);
@@ -138,10 +138,10 @@ class Player {
     encodeHeader(this.#out, { ...configuration, capabilities });
     if (this.#answers) {
       encodeOpenReturnPath(this.#out);
-      encodePing(this.#out, this.#isTram ? TRAM_PING_HELLO : QEMU_PING);
+      encodePing(this.#out, TRAM_PING_HELLO);
     }
     this.#flush();
-    if (this.#answers && this.#isTram) this.#replies.awaitPong(TRAM_PING_HELLO, this.#options.replyMs);
+    if (this.#answers) this.#keeps = this.#replies.awaitHello(this.#options.replyMs)?.keeps === true;
     this.#out.bytes(early);
   }
 
@@ -222,12 +222,12 @@ class Player {
     const eof = tail.eofOffset - tailOffset;
     this.#send(tailBytes, eof);
     this.#context.channels?.awaitSent();
-    if (this.#answers) {
-      // The answer comes when the target has loaded every device: from here on only the end is missing.
-      const value = this.#isTram ? TRAM_PING_READY : QEMU_PING_READY;
-      encodePing(this.#out, value);
+    if (this.#answers && (this.#isTram || !this.#keeps)) {
+      // The answer comes when the target has loaded every device: from here on only the end is missing. One that keeps a
+      // QEMU guest knows nothing of devices, and would not see the question among them.
+      encodePing(this.#out, TRAM_PING_READY);
       this.#flush();
-      this.#replies.awaitPong(value, this.#options.replyMs);
+      this.#replies.awaitPong(TRAM_PING_READY, this.#options.replyMs);
     }
     this.#log.setPhase("handover");
     this.#log.journal.owner = "unconfirmed";
@@ -235,7 +235,10 @@ class Player {
     if (!this.#answers) return;
     if (!tail.description) this.#transport.endWriting?.(); // the target looks for one until the stream ends
     const status = this.#awaitShut();
-    if (status !== 0) throw targetFailed(status);
+    if (status !== 0) {
+      this.#log.journal.owner = "file";
+      throw notTaken(status);
+    }
     this.#log.journal.owner = "target";
   }
 
@@ -254,13 +257,4 @@ class Player {
       );
     }
   }
-}
-
-/** The target read everything, and says that it did not take it. */
-function targetFailed(status: number): TramError {
-  return new TramError("E_REFUSED", "the target did not take the guest", {
-    expected: "SHUT 0",
-    found: `SHUT ${status}`,
-    next: "its own output says why; the file is as it was",
-  });
 }

@@ -87,9 +87,14 @@ export class PageFile {
   /** `bytes` of the area from `offset` on. */
   readBytes({ pagesOffset }: PageArea, offset: number, bytes: number): Uint8Array {
     const out = new Uint8Array(bytes);
-    if (readSync(this.fd, out, 0, bytes, pagesOffset + offset) !== bytes)
-      throw new TramError("E_FILE", "a page that was written cannot be read back");
-    return out;
+    try {
+      if (readSync(this.fd, out, 0, bytes, pagesOffset + offset) === bytes) return out;
+    } catch {
+      // falls through: the same error as for a page that is not there
+    }
+    throw new TramError("E_FILE", "a page that was written cannot be read back", {
+      next: "the stream tells what changed in pages, so the file must be readable, too: give its path",
+    });
   }
 
   close(): void {

@@ -156,7 +156,12 @@ export class MainChannel {
     const name = this.#sections.get(id);
     if (name === DIRTY_BITMAP_SECTION) return this.#dirtyBitmaps(at, type, id);
     if (name !== RAM_SECTION_NAME)
-      throw badStream("a part of an unknown section", at, `section '${RAM_SECTION_NAME}'`, `section id ${id}`);
+      throw badStream(
+        "a part of a section that is not open",
+        at,
+        `section '${RAM_SECTION_NAME}'`,
+        `id ${id}: ${name ?? "unknown"}`,
+      );
     this.#ram = { id, type, header: null, ended: false };
     return this.#ramBody(this.#ram);
   }
@@ -191,6 +196,7 @@ export class MainChannel {
   #ramFooter(at: number, { id, type }: RamSection): MainRecord {
     decodeFooter(this.source, id, RAM_SECTION_NAME);
     this.#ram = null;
+    if (type === QEMU_VM_SECTION_END) this.#sections.set(id, `${RAM_SECTION_NAME}, which has ended`);
     return { kind: "ram-end", at, type };
   }
 

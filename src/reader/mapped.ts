@@ -78,7 +78,8 @@ export class MappedFile {
       if (record.kind === "end")
         throw badStream("the stream ends before its RAM does", record.at, "section 'ram' and its END", "the end");
     }
-    if (!section) throw badStream("the stream has no RAM blocks", source.offset, "a block table in section 'ram'", "none");
+    if (!section)
+      throw badStream("the stream has no RAM blocks", source.offset, "a block table in section 'ram'", "none");
     this.configuration = main.configuration as Configuration;
     this.section = section;
     this.blocks = blocks;

@@ -37,10 +37,11 @@ export class MultifdReader {
   readonly #placer = new PagePlacer();
   #method: Method = "none";
   #inflater: Inflater | null = null;
-  #offset = 0;
+  #offset: number;
 
-  /** `name`: the channel, for errors. */
-  constructor(transport: Transport, name: string) {
+  /** `name`: the channel, for errors. `offset`: what was read of it before. */
+  constructor(transport: Transport, name: string, offset = 0) {
+    this.#offset = offset;
     this.#transport = transport;
     this.#name = name;
   }

@@ -100,15 +100,20 @@ export class TransportSource extends BufferSource {
   }
 
   fill(count: number): void {
-    if (this.tryFill(count)) return;
+    if (!this.tryFill(count)) throw this.ended(`${count - this.ready} more bytes`);
+  }
+
+  /** The stream ended where it may not: a peer that went away, or a file that was cut short. */
+  ended(expected: string): TramError {
+    const end = this.#base + this.#end;
     if (this.#transport.twoWay)
-      throw new TramError("E_CHANNEL_CLOSED", "the source closed the connection without handing the guest over", {
-        where: `byte ${this.#base + this.#end} from ${this.#transport.name}`,
+      return new TramError("E_CHANNEL_CLOSED", "the source closed the connection without handing the guest over", {
+        where: `byte ${end} from ${this.#transport.name}`,
         next: "the guest is at the source, whose own output says why",
       });
-    throw new TramError("E_STREAM_TRUNCATED", `${this.#transport.name}: the stream ends too early`, {
-      where: `byte ${this.#base + this.#end} of the stream`,
-      expected: `${count - this.ready} more bytes`,
+    return new TramError("E_STREAM_TRUNCATED", `${this.#transport.name}: the stream ends too early`, {
+      where: `byte ${end} of the stream`,
+      expected,
       found: "its end",
       next: "if something still writes it, its own output says why it stopped; otherwise the file was cut short",
     });

@@ -58,8 +58,10 @@ interface Layout {
   version: number;
 }
 
+const END_AND_DESCRIPTION = Buffer.from([QEMU_VM_EOF, QEMU_VM_VMDESCRIPTION]);
+const TRIES_MAX = 8;
 const DEPTH_MAX = 32;
-const FIELDS_MAX = 2_000_000;
+const FIELDS_MAX = 1_000_000;
 
 /**
  * Where `bytes`, the tail of a stream from the end of its RAM on, are complete: the stream's last byte is there, and it is
@@ -68,12 +70,21 @@ const FIELDS_MAX = 2_000_000;
 export function findDescription(bytes: Uint8Array): { eofAt: number; json: string } | null {
   if (bytes.at(-1) !== 0x7d /* } */) return null;
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.length);
-  const first = Math.max(1, bytes.length - VMDESC_BYTES_MAX - 5);
-  for (let at = bytes.length - 7; at >= first; at--) {
-    if (bytes[at] !== QEMU_VM_VMDESCRIPTION || bytes[at - 1] !== QEMU_VM_EOF || bytes[at + 5] !== 0x7b) continue;
-    if (view.getUint32(at + 1) !== bytes.length - at - 5) continue;
-    const json = new TextDecoder("latin1").decode(bytes.subarray(at + 5));
-    if (parseDescription(json)) return { eofAt: at - 1, json };
+  const haystack = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length);
+  const first = Math.max(0, bytes.length - VMDESC_BYTES_MAX - 6);
+  let tries = 0;
+  for (
+    let at = haystack.lastIndexOf(END_AND_DESCRIPTION);
+    at >= first;
+    at = haystack.lastIndexOf(END_AND_DESCRIPTION, at - 1)
+  ) {
+    const text = at + 6;
+    if (text < bytes.length && bytes[text] === 0x7b && view.getUint32(at + 2) === bytes.length - text) {
+      const json = new TextDecoder("latin1").decode(bytes.subarray(text));
+      if (parseDescription(json)) return { eofAt: at, json };
+      if (++tries === TRIES_MAX) return null; // no stream has so many that look like one: somebody wants us to be busy
+    }
+    if (at === 0) break;
   }
   return null;
 }
@@ -150,7 +161,7 @@ function walkByFields(
         throw badStream(
           "the description has another device here",
           offset,
-          `'${String(description.name)}' instance ${String(description.instance_id)}`,
+          `'${textOf(description.name)}' instance ${textOf(description.instance_id)}`,
           `'${header.name}' instance ${header.instance}`,
         );
       const bodyOffset = source.offset;
@@ -204,15 +215,14 @@ class FieldWalk {
 
   #field(field: Record<string, unknown>, depth: number): DeviceField[] {
     const source = this.#source;
-    const name = String(field.name ?? "");
-    const type = String(field.type ?? "");
+    const name = textOf(field.name);
+    const type = textOf(field.type);
     const size = countOf(field.size, source.offset);
     if (field.array_len === undefined) return [this.#element(field, name, type, size, depth)];
     const length = countOf(field.array_len, source.offset);
     const { offset } = source;
-    this.#count += length;
-    if (length > source.left || this.#count > FIELDS_MAX)
-      throw badStream("the description has too many fields", offset, `at most ${FIELDS_MAX}`, `${length} more`);
+    if (length > source.left)
+      throw badStream("the description has too many fields", offset, `at most ${source.left}`, `${length}`);
     if (type !== "struct") {
       source.skip(size * length);
       return [{ name, type: `${type}[${length}]`, offset, bytes: size * length }];
@@ -224,7 +234,8 @@ class FieldWalk {
   #element(field: Record<string, unknown>, name: string, type: string, size: number, depth: number): DeviceField {
     const source = this.#source;
     const { offset } = source;
-    this.#count++;
+    if (++this.#count > FIELDS_MAX)
+      throw badStream("the description has too many fields", offset, `at most ${FIELDS_MAX}`, "more");
     const nested = field.struct as { fields?: unknown } | undefined;
     if (type === "struct" && Array.isArray(nested?.fields)) {
       const fields = this.struct(nested, depth + 1);
@@ -238,6 +249,9 @@ class FieldWalk {
   }
 }
 
+/** A peer's JSON may have anything anywhere, also what cannot be made a text. */
+const textOf = (value: unknown): string => (typeof value === "string" || typeof value === "number" ? `${value}` : "");
+
 function asObject(value: unknown, offset: number): Record<string, unknown> {
   if (typeof value === "object" && value !== null) return value as Record<string, unknown>;
   throw badStream("the description is wrong", offset, "an object", typeof value);
@@ -246,8 +260,8 @@ function asObject(value: unknown, offset: number): Record<string, unknown> {
 function layoutOf(value: unknown, offset: number): Layout {
   const { vmsd_name, version, fields, subsections } = asObject(value, offset);
   return {
-    name: String(vmsd_name ?? ""),
-    version: Number(version ?? 0),
+    name: textOf(vmsd_name),
+    version: typeof version === "number" ? version : 0,
     fields: Array.isArray(fields) ? fields : [],
     subsections: Array.isArray(subsections) ? subsections : [],
   };
@@ -255,7 +269,7 @@ function layoutOf(value: unknown, offset: number): Layout {
 
 function countOf(value: unknown, offset: number): number {
   if (typeof value === "number" && Number.isSafeInteger(value) && value >= 0) return value;
-  throw badStream("the description is wrong", offset, "a size", String(value));
+  throw badStream("the description is wrong", offset, "a size", textOf(value) || typeof value);
 }
 
 /** The borders of the devices by the next one's header, which the description names; null if one is not found. */
@@ -294,9 +308,9 @@ function walkByHeaders(
 
 /** Where  04 be32 ? pstr name be32 instance  stands at or behind `from`; -1: nowhere. */
 function nextHeader(bytes: Uint8Array, from: number, device: { name?: unknown; instance_id?: unknown } | null): number {
-  const name = Buffer.from(String(device?.name ?? ""), "latin1");
+  const name = Buffer.from(textOf(device?.name), "latin1");
   const instance = Buffer.alloc(4);
-  instance.writeUInt32BE(Number(device?.instance_id) >>> 0);
+  instance.writeUInt32BE(Number(textOf(device?.instance_id)) >>> 0);
   const pattern = Buffer.concat([Buffer.from([name.length]), name, instance]);
   const haystack = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length);
   for (let at = haystack.indexOf(pattern, from + 5); at >= 0; at = haystack.indexOf(pattern, at + 1))

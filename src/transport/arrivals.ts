@@ -60,8 +60,12 @@ export class Arrivals {
     const watched = [this.#listenFd, ...this.#silent].map((fd) => ({ fd, events: POLL.in }));
     const ready = net.poll(watched, timeoutMs);
     if (!ready) return;
-    // Those who spoke first, then the newcomers: a connection is looked at once it has something to say.
-    for (let i = watched.length - 1; i > 0; i--) if (ready[i]) this.#listenTo(this.#silent.splice(i - 1, 1)[0]);
+    // In the order in which they came; newcomers are looked at once they have something to say.
+    const speaking = this.#silent.filter((_, i) => ready[i + 1] !== 0);
+    for (const fd of speaking) {
+      this.#silent.splice(this.#silent.indexOf(fd), 1);
+      this.#listenTo(fd);
+    }
     if (ready[0])
       for (let fd = net.tryAccept(this.#listenFd); fd >= 0; fd = net.tryAccept(this.#listenFd)) {
         this.#silent.push(fd);

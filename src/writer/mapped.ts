@@ -71,7 +71,6 @@ export class MappedWriter {
   constructor(fd: number, base: number) {
     this.#fd = fd;
     this.#base = base;
-    ftruncateSync(fd, base);
   }
 
   get targets(): readonly MappedTarget[] {
@@ -95,6 +94,7 @@ export class MappedWriter {
     out.bytes(early);
     encodeSectionStart(out, QEMU_VM_SECTION_START, section);
     out.size(blocks.reduce((sum, { bytes }) => sum + bytes, 0) + RAM_SAVE_FLAG_MEM_SIZE);
+    ftruncateSync(this.#fd, this.#base);
     const start = this.#base + out.length;
     writeAt(this.#fd, out.done(), this.#base);
     let at = start;

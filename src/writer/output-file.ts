@@ -2,6 +2,7 @@
 // offset inside a file, a descriptor of the caller's) it is written in place, and what was there before is not protected.
 import {
   closeSync,
+  constants,
   existsSync,
   fsyncSync,
   lstatSync,
@@ -27,13 +28,15 @@ export class OutputFile {
   readonly #path: string;
   /** null: it is written in place. */
   readonly #temporary: string | null;
+  #isNew = false;
 
   constructor(target: FileTarget) {
     try {
       if ("fd" in target) {
         this.#path = `fd:${target.fd}`;
         this.#temporary = null;
-        this.fd = net.duplicate(target.fd);
+        refuseAppending(target.fd);
+        this.fd = readable(target.fd);
         this.offset = positionOf(target.fd);
         this.isPlain = net.fdType(this.fd) === "file";
         return;
@@ -43,10 +46,12 @@ export class OutputFile {
       this.offset = target.offset ?? 0;
       this.isPlain = !existsSync(this.#path) || lstatSync(this.#path).isFile();
       const inPlace = !this.isPlain || target.offset !== undefined;
-      this.#temporary = inPlace ? null : join(dirname(this.#path), `.${basename(this.#path)}.tram-${process.pid}`);
+      this.#temporary = inPlace ? null : join(dirname(this.#path), `${temporaryPrefix(this.#path)}${process.pid}`);
+      this.#isNew = inPlace && !existsSync(this.#path);
       const flags = this.#temporary ? "w+" : existsSync(this.#path) ? "r+" : "w+";
       this.fd = openSync(this.#temporary ?? this.#path, this.isPlain ? flags : "w", 0o600);
     } catch (error) {
+      if (error instanceof TramError) throw error;
       throw new TramError(
         "E_FILE",
         `cannot write ${"fd" in target ? `fd:${target.fd}` : target.path}: ${(error as Error).message}`,
@@ -78,7 +83,34 @@ export class OutputFile {
   /** As if it had never been begun. */
   discard(): void {
     closeSync(this.fd);
-    if (this.#temporary) rmSync(this.#temporary, { force: true });
+    const made = this.#temporary ?? (this.#isNew ? this.#path : null);
+    if (made) rmSync(made, { force: true });
+  }
+}
+
+/** What the names of files begin with that are on their way to be `path`; a process number follows. A name has 255 bytes. */
+export const temporaryPrefix = (path: string): string => `.${[...basename(path)].slice(0, 50).join("")}.tram-`;
+
+/** Linux writes behind the end of such a file, whatever place is asked for. */
+function refuseAppending(fd: number): void {
+  const info = readFileSync(`/proc/self/fdinfo/${fd}`, "utf8");
+  const flags = Number.parseInt(/^flags:\s*([0-7]+)$/m.exec(info)?.[1] ?? "0", 8);
+  if (flags & constants.O_APPEND)
+    throw new TramError(
+      "E_USAGE",
+      `descriptor ${fd} was opened for appending, and pages have their places in the file`,
+      {
+        next: "use > instead of >>, or file:PATH,offset=N to write behind what a file has",
+      },
+    );
+}
+
+/** Some pages are read again before they are written: a shell's > gives a descriptor that only writes. */
+function readable(fd: number): number {
+  try {
+    return openSync(`/proc/self/fd/${fd}`, "r+");
+  } catch {
+    return net.duplicate(fd);
   }
 }
 

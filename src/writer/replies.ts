@@ -1,8 +1,8 @@
 // What the target answers on the return path.
 import { TramError } from "../errors.ts";
 import { ByteReader, badStream, hex } from "../stream/bytes.ts";
-import { decodeReturnMessage, describeMessage, type ReturnMessage } from "../stream/return-path.ts";
-import { RP_MESSAGE_BYTES_MAX } from "../stream/wire.ts";
+import { decodeReturnMessage, describeMessage, type Hello, type ReturnMessage } from "../stream/return-path.ts";
+import { RP_MESSAGE_BYTES_MAX, TRAM_PING_HELLO } from "../stream/wire.ts";
 import type { Transport } from "../transport/transport.ts";
 
 /** The target's messages, one at a time, from a channel that may deliver them in pieces. */
@@ -36,12 +36,19 @@ export class Replies {
     }
   }
 
-  /** The answer to a PING of `value`. A greeting that comes first has been answered by being there. */
+  /** The answer to PING TRAM_PING_HELLO: a tram's greeting, or null from a target that only knows QEMU's protocol. */
+  awaitHello(timeoutMs: number): Hello | null {
+    const first = this.next(timeoutMs);
+    if (first.type === "pong" && first.value === TRAM_PING_HELLO) return null;
+    if (first.type !== "hello") throw unexpected(first, "HELLO or PONG");
+    this.awaitPong(TRAM_PING_HELLO, timeoutMs);
+    return first.hello;
+  }
+
+  /** The answer to PING `value`. */
   awaitPong(value: number, timeoutMs: number): void {
-    let message = this.next(timeoutMs);
-    while (message.type === "hello" || (message.type === "pong" && message.value !== value))
-      message = this.next(timeoutMs);
-    if (message.type !== "pong") throw unexpected(message, `PONG ${hex(value)}`);
+    const message = this.next(timeoutMs);
+    if (message.type !== "pong" || message.value !== value) throw unexpected(message, `PONG ${hex(value)}`);
   }
 
   /** The last word: 0 is success. */
@@ -68,6 +75,16 @@ function refused(reason: string): TramError {
   });
 }
 
-export function unexpected(message: ReturnMessage, expected: string): TramError {
+function unexpected(message: ReturnMessage, expected: string): TramError {
+  if (message.type === "shut" && message.status !== 0) return notTaken(message.status);
   return badStream("the target answers out of turn", 0, expected, describeMessage(message));
+}
+
+/** The target says that it does not take the guest; before its end, or behind it. */
+export function notTaken(status: number): TramError {
+  return new TramError("E_REFUSED", "the target did not take the guest", {
+    expected: "SHUT 0",
+    found: `SHUT ${status}`,
+    next: "the target's own output says why",
+  });
 }

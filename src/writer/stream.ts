@@ -45,7 +45,7 @@ import {
   TRAM_PING_READY,
 } from "../stream/wire.ts";
 import type { Transport } from "../transport/transport.ts";
-import { Replies, unexpected } from "./replies.ts";
+import { Replies } from "./replies.ts";
 
 const MACHINE_SECTION_ID = 0;
 const RAM_SECTION_ID = 1;
@@ -102,11 +102,7 @@ export class StreamWriter implements MoveWriter {
   }
 
   awaitHello(timeoutMs: number): Hello | null {
-    const first = this.#replies.next(timeoutMs);
-    if (first.type === "pong" && first.value === TRAM_PING_HELLO) return null;
-    if (first.type !== "hello") throw unexpected(first, "HELLO or PONG");
-    this.#replies.awaitPong(TRAM_PING_HELLO, timeoutMs);
-    return first.hello;
+    return this.#replies.awaitHello(timeoutMs);
   }
 
   machine(description: MachineDescription): void {

@@ -5,7 +5,7 @@ int test_failed;
 unsigned long test_where;
 
 int main(void) {
-  const struct test *const suites[] = {memory_tests, walker_tests, net_tests};
+  const struct test *const suites[] = {memory_tests, file_tests, inflate_tests, walker_tests, net_tests};
   unsigned passed = 0, failed = 0;
   for (unsigned i = 0; i < sizeof suites / sizeof *suites; i++) {
     for (const struct test *one = suites[i]; one->name; one++) {

@@ -33,7 +33,8 @@ struct test {
   void (*run)(void);
 };
 
-extern const struct test memory_tests[], walker_tests[], net_tests[]; /* each ends with an empty name */
+/* Each ends with an empty name. */
+extern const struct test memory_tests[], file_tests[], inflate_tests[], walker_tests[], net_tests[];
 
 /* xorshift: the same numbers on every run. */
 static inline uint32_t next_random(uint32_t *state) {

@@ -16,7 +16,7 @@ const { shared, channels, channel, rounds, passed } = workerData as BarrierPeer;
 const barrier = new Barrier(channels, shared);
 const words = new Int32Array(passed);
 for (let round = 0; round < rounds; round++) {
-  barrier.count(channel, { packets: round, pages: 2 * round, zeroPages: 0, bytes: 2 ** 40 + round });
+  barrier.count(channel, { packets: round, pages: 2 * round, zeroPages: 0, bytes: 2 ** 40 + round, directBytes: 0 });
   if (!barrier.arrive(channel)) break;
   Atomics.add(words, channel, 1);
 }

@@ -1,9 +1,10 @@
 // The captures in test/golden, and what keeps them as tram receive does, with all channels in one thread.
-import { readdirSync, readFileSync } from "node:fs";
+import { closeSync, readdirSync, readFileSync } from "node:fs";
 import { basename, dirname, join } from "node:path";
 import { MoveLog } from "../../src/control/journal.ts";
 import { TramError } from "../../src/errors.ts";
 import { type Kept, keep } from "../../src/keep/keep.ts";
+import { openDirect, PageFile } from "../../src/native/file.ts";
 import { MainChannel } from "../../src/reader/main-channel.ts";
 import { MultifdReader } from "../../src/reader/multifd.ts";
 import type { BlockSink } from "../../src/reader/pages.ts";
@@ -15,9 +16,9 @@ import { type FileTarget, OutputFile } from "../../src/writer/output-file.ts";
 
 const FOLDER = join(import.meta.dir, "../golden");
 
-/** One of the files, decompressed. */
-export const golden = (name: string): Buffer =>
-  Bun.zstdDecompressSync(readFileSync(join(FOLDER, name.endsWith(".zst") ? name : `${name}.zst`)));
+/** One of the files, decompressed: no Buffer, whose slices are not copies. */
+export const golden = (name: string): Uint8Array =>
+  new Uint8Array(Bun.zstdDecompressSync(readFileSync(join(FOLDER, name.endsWith(".zst") ? name : `${name}.zst`))));
 
 export interface Capture {
   name: string;
@@ -122,6 +123,8 @@ export function keepCapture(
   pieceBytes = 1 << 20,
 ): Kept {
   const output = new OutputFile(typeof target === "string" ? { path: target } : target);
+  const directFd = openDirect(output.fd);
+  const pages = new PageFile(output.fd, directFd);
   const readers: MultifdReader[] = [];
   try {
     const file = new MappedWriter(output.fd, output.offset);
@@ -136,7 +139,7 @@ export function keepCapture(
         openReturnPath: () => undefined,
         answerPing: () => undefined,
         begin: () => {
-          const list = file.targets.map((target) => new MappedSink(output.fd, target));
+          const list = file.targets.map((target) => new MappedSink(pages, target));
           sinks = new Map(list.map((sink) => [sink.name, sink]));
           channel.into(list);
         },
@@ -149,6 +152,7 @@ export function keepCapture(
             }
           for (const [i, reader] of readers.entries()) untilSync(reader, sinks, `channel ${i}`);
         },
+        channelCounts: () => ({ pages: 0, zeroPages: 0, bytes: 0 }),
         checkCancelled: () => undefined,
       },
       quietLog(),
@@ -160,6 +164,8 @@ export function keepCapture(
     throw error;
   } finally {
     for (const reader of readers) reader.close();
+    pages.close();
+    if (directFd >= 0) closeSync(directFd);
   }
 }
 

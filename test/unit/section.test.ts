@@ -2,11 +2,13 @@ import { describe, expect, test } from "bun:test";
 import { ByteReader, ByteWriter } from "../../src/stream/bytes.ts";
 import {
   type Command,
+  type Configuration,
   decodeCommand,
   decodeFooter,
   decodeHeader,
   decodeSectionPart,
   decodeSectionStart,
+  encodeCommand,
   encodeFooter,
   encodeHeader,
   encodeOpenReturnPath,
@@ -14,7 +16,9 @@ import {
   encodeSectionPart,
   encodeSectionStart,
   encodeVmDescription,
+  pingValue,
 } from "../../src/stream/section.ts";
+import { byteOf, errorOf } from "../support/errors.ts";
 
 const bytesOf = (write: (out: ByteWriter) => void): Uint8Array => {
   const out = new ByteWriter();
@@ -144,5 +148,84 @@ describe("the description", () => {
     expect(source.left).toBe(0);
     expect(json).toMatch(/^[ -~]*$/);
     expect(JSON.parse(json)).toEqual({ page_size: 4096, name: "?\n" });
+  });
+});
+
+describe("the configuration", () => {
+  const uuid = Uint8Array.from({ length: 16 }, (_, i) => 0xf0 + i);
+  const header = (write: (out: ByteWriter) => void) => (out: ByteWriter) => {
+    encodeHeader(out, { machine: "pc", capabilities: [], uuid: null });
+    write(out);
+  };
+  const HEADER_BYTES = 15;
+
+  test.each<[string, Configuration]>([
+    ["one capability", { machine: "pc-i440fx-7.2", capabilities: ["x-ignore-shared"], uuid: null }],
+    ["64 of them", { machine: "pc", capabilities: Array.from({ length: 64 }, (_, i) => `c${i}`), uuid: null }],
+    ["names of no and of 255 bytes", { machine: "pc", capabilities: ["", "c".repeat(255)], uuid: null }],
+    ["a uuid", { machine: "pc", capabilities: [], uuid }],
+    ["both", { machine: "pc", capabilities: ["x-ignore-shared", "mapped-ram"], uuid }],
+  ])("with %s comes back as it was written", (_, configuration) => {
+    const source = reader((out) => encodeHeader(out, configuration));
+    expect(decodeHeader(source)).toEqual(configuration);
+    expect(source.left).toBe(0);
+  });
+
+  test("is QEMU's", () => {
+    const both = { machine: "none", capabilities: ["x-ignore-shared", "mapped-ram"], uuid: null };
+    expect(text(bytesOf((out) => encodeHeader(out, both))).slice(34)).toBe(
+      `05${"1a"}${Buffer.from("configuration/capabilities").toString("hex")}0000000100000002` +
+        `0f${Buffer.from("x-ignore-shared").toString("hex")}0a${Buffer.from("mapped-ram").toString("hex")}`,
+    );
+    expect(text(bytesOf((out) => encodeHeader(out, { machine: "none", capabilities: [], uuid }))).slice(34)).toBe(
+      `05${"12"}${Buffer.from("configuration/uuid").toString("hex")}00000001f0f1f2f3f4f5f6f7f8f9fafbfcfdfeff`,
+    );
+  });
+
+  test("ends where a record begins", () => {
+    const source = reader(header((out) => out.u8(1).u32(0)));
+    expect(decodeHeader(source)).toMatchObject({ capabilities: [], uuid: null });
+    expect(source.left).toBe(5);
+  });
+
+  test.each<[string, (out: ByteWriter) => void, string, number]>([
+    ["an unknown part", (out) => out.u8(5).pstr("configuration/other").u32(1), "unknown part", HEADER_BYTES],
+    ["a part without a name", (out) => out.u8(5).pstr("").u32(1), "unknown part", HEADER_BYTES],
+    ["page bits, which x86 has not", (out) => out.u8(5).pstr("configuration/target-page-bits").u32(1).u32(12), "unknown part", HEADER_BYTES], // biome-ignore format: one row
+    ["capabilities of version 2", (out) => out.u8(5).pstr("configuration/capabilities").u32(2), "unknown part", HEADER_BYTES], // biome-ignore format: one row
+    ["65 capabilities", (out) => out.u8(5).pstr("configuration/capabilities").u32(1).u32(65), "too many", HEADER_BYTES + 32], // biome-ignore format: one row
+    ["2^32 - 1 capabilities", (out) => out.u8(5).pstr("configuration/capabilities").u32(1).u32(0xffffffff), "too many", HEADER_BYTES + 32], // biome-ignore format: one row
+    ["a name that is no text", (out) => out.u8(5).u8(1).u8(0x9b), "not text", HEADER_BYTES + 1],
+  ])("with %s is refused there", (_, write, message, where) => {
+    const error = errorOf(() => decodeHeader(reader(header(write))));
+    expect(error).toMatchObject({ code: "E_STREAM", message: expect.stringContaining(message) });
+    expect(byteOf(error)).toBe(where);
+  });
+
+  test("of a machine whose name steers a terminal is refused", () => {
+    const error = errorOf(() => decodeHeader(reader((out) => out.u32(0x5145564d).u32(3).u8(7).u32(1).u8(0x1b))));
+    expect(error).toMatchObject({ code: "E_STREAM", message: "a name is not text" });
+  });
+});
+
+describe("a section's name and a command's data", () => {
+  test.each([1, 255])("of %d bytes come back as they were written", (length) => {
+    const section = { id: 0, name: "n".repeat(length), instance: 0xffffffff, version: 0xffffffff };
+    const command = { command: 0xffff, data: new Uint8Array(length * 257).fill(length) };
+    const source = reader((out) => {
+      encodeSectionStart(out, 1, section);
+      encodeCommand(out, command);
+    });
+    source.u8();
+    expect(decodeSectionStart(source)).toEqual(section);
+    source.u8();
+    expect(decodeCommand(source)).toEqual(command);
+    expect(source.left).toBe(0);
+  });
+
+  test("a PING's value is the one that was sent", () => {
+    const source = reader((out) => encodePing(out, 0xfedcba98), 7);
+    source.u8();
+    expect(pingValue(decodeCommand(source))).toBe(0xfedcba98);
   });
 });

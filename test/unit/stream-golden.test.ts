@@ -1,6 +1,4 @@
 import { describe, expect, test } from "bun:test";
-import { readFileSync } from "node:fs";
-import { join } from "node:path";
 import { ByteReader, ByteWriter } from "../../src/stream/bytes.ts";
 import {
   type BlockEntry,
@@ -36,6 +34,7 @@ import {
   RAM_SAVE_FLAG_ZERO,
   TARGET_PAGE_BYTES,
 } from "../../src/stream/wire.ts";
+import { GOLDEN_PAGES, golden, goldenRam } from "../support/golden.ts";
 
 interface Captured {
   machine: string;
@@ -124,36 +123,13 @@ function encode({ machine, section, blocks, parts }: Captured): Uint8Array {
   return out.done();
 }
 
-/** The pages of the guest that was captured, as test/golden/README.md has them. */
-function pattern(pages: number): Uint8Array[] {
-  const mask = (1n << 64n) - 1n;
-  let x = 0x2545f4914f6cdd1dn;
-  return Array.from({ length: pages }, (_, i) => {
-    const page = new Uint8Array(TARGET_PAGE_BYTES);
-    if (i % 4 === 1) page.fill(i & 0xff);
-    else if (i % 4 === 2) {
-      const view = new DataView(page.buffer);
-      for (let at = 0; at < TARGET_PAGE_BYTES; at += 8) {
-        x ^= (x << 13n) & mask;
-        x ^= x >> 7n;
-        x ^= (x << 17n) & mask;
-        view.setBigUint64(at, x, true);
-      }
-    } else if (i % 4 === 3) {
-      const text = `page ${String(i).padStart(8, "0")} of the fixture guest. `;
-      page.set(new TextEncoder().encode(text.repeat(200)).subarray(0, TARGET_PAGE_BYTES));
-    }
-    return page;
-  });
-}
-
-const PAGES = 256;
+const PAGES = GOLDEN_PAGES;
 
 describe.each([
   { file: "qemu-7.2-stream.bin.zst", sectionId: 2, commands: [] as number[] },
   { file: "qemu-10.2-stream.bin.zst", sectionId: 1, commands: [MIG_CMD_SWITCHOVER_START as number] },
 ])("QEMU's own stream $file", ({ file, sectionId, commands }) => {
-  const bytes = Bun.zstdDecompressSync(readFileSync(join(import.meta.dir, "../golden", file)));
+  const bytes = golden(file);
   const captured = decode(bytes);
   const records = captured.parts.flatMap((part) => ("records" in part ? part.records : []));
 
@@ -174,10 +150,11 @@ describe.each([
   });
 
   test("has the pages that the guest had", () => {
-    const expected = pattern(PAGES);
+    const expected = goldenRam();
+    const pageOf = (page: number) => expected.subarray(page * TARGET_PAGE_BYTES, (page + 1) * TARGET_PAGE_BYTES);
     const wrong = records.filter(({ page, flag, content }) => {
       const found = flag === RAM_SAVE_FLAG_ZERO ? new Uint8Array(TARGET_PAGE_BYTES).fill(content[0]) : content;
-      return Buffer.compare(found, expected[page]) !== 0;
+      return Buffer.compare(found, pageOf(page)) !== 0;
     });
     expect(wrong.map(({ page }) => page)).toEqual([]);
   });
@@ -191,7 +168,7 @@ describe.each([
 
   test("goes on behind section 'ram' with a record, and ends with its description", () => {
     expect([0, 4, 8]).toContain(bytes[captured.end]); // the end, a device or a command
-    const text = new TextDecoder().decode(bytes.subarray(bytes.indexOf('{"', captured.end)));
+    const text = new TextDecoder().decode(bytes.subarray(Buffer.from(bytes).indexOf('{"', captured.end)));
     expect(JSON.parse(text)).toMatchObject({ page_size: TARGET_PAGE_BYTES });
   });
 });
