@@ -1,5 +1,4 @@
 // tram extract: takes one thing out of a stream or file.
-import { ftruncateSync } from "node:fs";
 import { dirname, resolve } from "node:path";
 import { EXIT, TramError } from "../errors.ts";
 import { layOutCore, registersOf } from "../inspect/elf.ts";
@@ -9,7 +8,7 @@ import { openInput } from "../inspect/source.ts";
 import { survey } from "../inspect/survey.ts";
 import { fieldValues } from "../inspect/values.ts";
 import { keepTemporarily } from "../keep/temporary.ts";
-import { writeAt } from "../native/file.ts";
+import { setLength, writeAt } from "../native/file.ts";
 import { MappedFile, type StoredBlock } from "../reader/mapped.ts";
 import { OutputFile } from "../writer/output-file.ts";
 import { command } from "./command.ts";
@@ -92,7 +91,7 @@ export function openForPages(source: string, near: string): MappedFile {
 function written(out: string, write: (fd: number, at: number) => number): void {
   const output = new OutputFile(fileTarget(out));
   try {
-    ftruncateSync(output.fd, output.offset + write(output.fd, output.offset));
+    setLength(output.fd, output.offset + write(output.fd, output.offset));
   } catch (error) {
     output.discard();
     throw error;

@@ -1,6 +1,6 @@
 // Files where each page has its place: written and read in runs, made holes in runs.
 import { ptr } from "bun:ffi";
-import { constants, openSync, readSync, writeSync } from "node:fs";
+import { constants, ftruncateSync, openSync, readSync, writeSync } from "node:fs";
 import { TramError } from "../errors.ts";
 import { check, errnoName, u32, u53 } from "./errno.ts";
 import { PAGE_BYTES } from "./ram.ts";
@@ -117,6 +117,17 @@ export function alignedBuffer(bytes: number): Uint8Array {
   const whole = new Uint8Array(bytes + PAGE_BYTES);
   const skip = (PAGE_BYTES - (Number(ptr(whole)) % PAGE_BYTES)) % PAGE_BYTES;
   return whole.subarray(skip, skip + bytes);
+}
+
+/** The file ends there, and what lies between is a hole. */
+export function setLength(fd: number, bytes: number): void {
+  try {
+    ftruncateSync(fd, bytes);
+  } catch (error) {
+    throw new TramError("E_FILE", `the file cannot be ${bytes} bytes long: ${(error as Error).message}`, {
+      next: "it must be a regular file, on a file system that holds files of this size",
+    });
+  }
 }
 
 /** All of `bytes` at `offset` of the file. */

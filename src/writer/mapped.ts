@@ -1,8 +1,7 @@
 // A file with fixed offsets, as QEMU's mapped-ram writes it: headers first, pages each at its place in any order and as often
 // as they come, bitmaps and device state last.
-import { ftruncateSync } from "node:fs";
 import { Bitmap, SharedBitmap } from "../memory/bitmap.ts";
-import { type PageArea, type PageFile, writeAt } from "../native/file.ts";
+import { type PageArea, type PageFile, setLength, writeAt } from "../native/file.ts";
 import { PAGE_BYTES } from "../native/ram.ts";
 import { ByteWriter } from "../stream/bytes.ts";
 import { encodeMappedBlock, endOfBlock, layOutBlocks, type MappedBlock } from "../stream/mapped.ts";
@@ -94,7 +93,7 @@ export class MappedWriter {
     out.bytes(early);
     encodeSectionStart(out, QEMU_VM_SECTION_START, section);
     out.size(blocks.reduce((sum, { bytes }) => sum + bytes, 0) + RAM_SAVE_FLAG_MEM_SIZE);
-    ftruncateSync(this.#fd, this.#base);
+    setLength(this.#fd, this.#base);
     const start = this.#base + out.length;
     writeAt(this.#fd, out.done(), this.#base);
     let at = start;
@@ -105,7 +104,7 @@ export class MappedWriter {
       this.#targets.push({ block, present: new SharedArrayBuffer(bytes), told: new SharedArrayBuffer(bytes) });
     }
     this.#end = at;
-    ftruncateSync(this.#fd, at); // pages come in any order, and none of them makes the file longer
+    setLength(this.#fd, at); // pages come in any order, and none of them makes the file longer
   }
 
   /**

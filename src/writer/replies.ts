@@ -47,7 +47,8 @@ export class Replies {
 
   /** The answer to PING `value`. */
   awaitPong(value: number, timeoutMs: number): void {
-    const message = this.next(timeoutMs);
+    let message = this.next(timeoutMs);
+    while (message.type === "other") message = this.next(timeoutMs); // QEMU has more to say than was asked
     if (message.type !== "pong" || message.value !== value) throw unexpected(message, `PONG ${hex(value)}`);
   }
 

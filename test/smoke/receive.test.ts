@@ -431,7 +431,6 @@ describe("where it comes from and where it goes", () => {
 describe("a kept guest that is sent", () => {
   beforeEach(() => void keepCapture(bed.path("vm.tram"), PLAIN));
   const target = () => bed.path("out.sock");
-  const pong = (value: number) => Uint8Array.of(0, 2, 0, 4, 0, 0, 0, value);
   const shut = (status: number) => Uint8Array.of(0, 1, 0, 4, 0, 0, 0, status);
 
   /** Who listens where the guest goes. `heard` is asked after each piece, with all that came so far. */
@@ -453,17 +452,20 @@ describe("a kept guest that is sent", () => {
     ready?: Uint8Array;
     end?: Uint8Array | "close";
   }
-  /** A target that answers each PING once, and the whole stream at the end. */
-  function qemu({ ready = pong(2), end = shut(0) }: Behaviour): Promise<void> {
-    const answered = new Set<number>();
+  const PING = Buffer.from([8, 0, 2, 0, 4]);
+  /** A target that answers each PING once, the second as told, and the whole stream at the end. */
+  function qemu({ ready, end = shut(0) }: Behaviour): Promise<void> {
+    let answered = 0;
+    let from = 0;
+    let ended = false;
     return listenFor((bytes, socket) => {
-      for (const value of [1, 2])
-        if (!answered.has(value) && bytes.includes(Uint8Array.of(8, 0, 2, 0, 4, 0, 0, 0, value))) {
-          answered.add(value);
-          socket.write(value === 1 ? pong(1) : ready);
-        }
-      if (answered.has(3) || bytes.at(-1) !== 0x7d || !answered.has(2)) return;
-      answered.add(3);
+      for (let at = bytes.indexOf(PING, from); at >= 0 && at + 9 <= bytes.length; at = bytes.indexOf(PING, from)) {
+        from = at + 9;
+        const pong = Buffer.concat([Uint8Array.of(0, 2, 0, 4), bytes.subarray(at + 5, at + 9)]);
+        socket.write(++answered === 2 && ready ? ready : pong);
+      }
+      if (ended || bytes.at(-1) !== 0x7d || answered < 2) return;
+      ended = true;
       if (end === "close") socket.destroy();
       else socket.write(end);
     });

@@ -314,7 +314,7 @@ describe("a stream that cannot be kept", () => {
     ["has a device behind START", [start, device, end, tail], "before the RAM"],
     ["has an iterative section that is none of ours", [(out) => encodeSectionStart(out, 1, { ...RAM, name: "vfio" })], "nobody but its device"], // biome-ignore format: one row
     ["has RAM of version 3", [(out) => encodeSectionStart(out, 1, { ...RAM, version: 3 })], "nobody but its device"],
-    ["has a part of nothing", [start, (out) => encodeSectionPart(out, 2, 99)], "unknown section"],
+    ["has a part of nothing", [start, (out) => encodeSectionPart(out, 2, 99)], "not open"],
     ["uses a section id twice", [start, start, end, tail], "used twice"],
     ["has an unknown record", [start, (out) => out.u8(0x09)], "unknown record"],
     ["has a subsection as a record", [start, (out) => out.u8(0x05)], "unknown record"],

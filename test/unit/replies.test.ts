@@ -1,6 +1,7 @@
 import { describe, expect, test } from "bun:test";
 import { ByteWriter } from "../../src/stream/bytes.ts";
 import { encodeHello, encodePong, encodeRefuse, encodeShut } from "../../src/stream/return-path.ts";
+import { TRAM_PING_HELLO } from "../../src/stream/wire.ts";
 import { Replies } from "../../src/writer/replies.ts";
 import { errorOf } from "../support/errors.ts";
 import { Playback } from "../support/golden.ts";
@@ -17,18 +18,20 @@ describe("the target's answers", () => {
   test.each([1, 3, 1 << 20])("are read whole, in pieces of %d bytes", (pieceBytes) => {
     const all = replies((out) => {
       encodeHello(out, HELLO);
+      encodePong(out, TRAM_PING_HELLO);
       encodePong(out, 7);
       encodeShut(out, 0);
     }, pieceBytes);
+    expect(all.awaitHello(100)).toMatchObject(HELLO);
     all.awaitPong(7, 100);
     expect(all.awaitShut(100)).toBe(0);
   });
 
-  test("to other PINGs are passed over, and so are messages that are none of ours", () => {
+  test("that nobody asked for are passed over", () => {
     const all = replies((out) => {
-      encodePong(out, 1);
-      encodePong(out, 2);
       out.u16(7).u16(0); // SWITCHOVER_ACK
+      encodePong(out, 2);
+      out.u16(7).u16(0);
       encodeShut(out, 0);
     });
     all.awaitPong(2, 100);
