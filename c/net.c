@@ -385,4 +385,10 @@ int tram_lock_folder(const char *path) {
   return fd;
 }
 
+int tram_link(int fd, const char *path) {
+  char name[32];
+  snprintf(name, sizeof name, "/proc/self/fd/%d", fd);
+  return linkat(AT_FDCWD, name, AT_FDCWD, path, AT_SYMLINK_FOLLOW) < 0 ? -errno : 0;
+}
+
 int tram_sync(int fd) { return fsync(fd) < 0 ? -errno : 0; }

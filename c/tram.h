@@ -106,6 +106,7 @@ TRAM_API int tram_fd_type(int fd); /* 1 socket, 2 pipe, 3 regular file, 4 other 
 TRAM_API int tram_duplicate(int fd);
 TRAM_API int tram_lock_folder(const char *path); /* an exclusive flock on a folder; close to unlock */
 TRAM_API int tram_sync(int fd);
+TRAM_API int tram_link(int fd, const char *path); /* gives a file opened with O_TMPFILE its name */
 
 /* host.c: what this host can do. */
 TRAM_API int tram_host_userfaultfd(void); /* one that also sees the kernel's accesses, as a guest's memory needs */

@@ -91,7 +91,8 @@ async function dispatch(argv: readonly string[]): Promise<number> {
 
 async function main(): Promise<never> {
   try {
-    process.exit(await dispatch(process.argv.slice(2)));
+    const code = await dispatch(process.argv.slice(2));
+    process.exit(code || Number(process.exitCode ?? EXIT.done)); // standard output may have taken nothing
   } catch (error) {
     const data = toErrorData(error);
     say(formatError(data));

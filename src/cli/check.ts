@@ -114,7 +114,7 @@ function leftovers(path: string): string[] {
   const prefix = temporaryPrefix(path);
   if (!existsSync(folder)) return [];
   return readdirSync(folder)
-    .filter((name) => name.startsWith(prefix) && !existsSync(`/proc/${name.slice(prefix.length)}`))
+    .filter((name) => name.startsWith(prefix) && !existsSync(`/proc/${Number.parseInt(name.slice(prefix.length), 10)}`))
     .map((name) => `${join(folder, name)} is left of a save that was killed: remove it`);
 }
 

@@ -8,8 +8,8 @@ import type { FileTransport } from "../transport/file.ts";
 import { OutputFile } from "../writer/output-file.ts";
 import { command } from "./command.ts";
 import { say } from "./console.ts";
-import { fileTarget, parseFile } from "./file-target.ts";
-import { cancelOnSignal, interrupted, KeepView, keepReport, startKeeping } from "./keeping.ts";
+import { fileTarget, parseFile, refuseSameFile } from "./file-target.ts";
+import { cancelOnSignal, interrupted, KeepView, keepReport, reportingFailure, startKeeping } from "./keeping.ts";
 import { openJson } from "./report.ts";
 import { playReport, startPlaying } from "./send.ts";
 import { formatBytes, formatCount } from "./units.ts";
@@ -35,22 +35,26 @@ export const convert = command({
     "tram convert /var/lib/libvirt/qemu/save/vm.save vm.tram",
   ],
   async run(args) {
-    const spec = parseFile(args.in, 0);
+    refuseSameFile(args.in, args.out);
     const json = openJson(args.json, args.out === "-");
-    // What comes through a pipe cannot be looked at first: it is a plain stream, or the reader says what else it is.
-    if (spec.fd !== null && net.fdType(spec.fd) !== "file")
-      return await toFixed(net.duplicate(spec.fd), args.in, args.out, json);
-    const input = openInput(spec);
-    if (input.kind === "channel")
-      throw new TramError("E_STREAM", `${args.in} is a capture of one multifd channel, and has no machine`, {
-        next: "replay all channels to tram receive",
-      });
-    const file = input.file as FileTransport;
-    if (isFixed(file, input.offset))
-      return toPlain(resolve(spec.path ?? `/proc/self/fd/${spec.fd}`), input.offset, args.in, args.out, json);
-    return await toFixed(streamDescriptor(file, input.offset), args.in, args.out, json);
+    return reportingFailure(args.out, json, () => convertTo(args.in, args.out, json));
   },
 });
+
+async function convertTo(from: string, to: string, json: ReturnType<typeof openJson>): Promise<number> {
+  const spec = parseFile(from, 0);
+  // What comes through a pipe cannot be looked at first: it is a plain stream, or the reader says what else it is.
+  if (spec.fd !== null && net.fdType(spec.fd) !== "file") return toFixed(net.duplicate(spec.fd), from, to, json);
+  const input = openInput(spec);
+  if (input.kind === "channel")
+    throw new TramError("E_STREAM", `${from} is a capture of one multifd channel, and has no machine`, {
+      next: "replay all channels to tram receive",
+    });
+  const file = input.file as FileTransport;
+  if (isFixed(file, input.offset))
+    return toPlain(resolve(spec.path ?? `/proc/self/fd/${spec.fd}`), input.offset, from, to, json);
+  return toFixed(streamDescriptor(file, input.offset), from, to, json);
+}
 
 /** The capability stands in the first bytes, if it is there. */
 function isFixed(file: FileTransport, offset: number): boolean {

@@ -13,7 +13,7 @@ import { MappedFile, type StoredBlock } from "../reader/mapped.ts";
 import { OutputFile } from "../writer/output-file.ts";
 import { command } from "./command.ts";
 import { print, say, writeAll } from "./console.ts";
-import { fileTarget, parseFile } from "./file-target.ts";
+import { fileTarget, parseFile, refuseSameFile } from "./file-target.ts";
 import { formatBytes, formatCount } from "./units.ts";
 
 const KINDS = ["ram", "block", "elf", "section", "description"] as const;
@@ -55,6 +55,7 @@ export const extract = command({
         found: wanted.map((kind) => `--${kind}`).join(" ") || "none of them",
       });
     const [kind] = wanted;
+    refuseSameFile(args.file, args.out);
     if (kind === "section" || kind === "description") return extractState(args.file, args.out, args.section ?? null);
     const file = openForPages(args.file, args.out);
     if (kind === "elf") return extractCore(file, args.out);

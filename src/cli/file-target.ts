@@ -24,6 +24,7 @@ export function parseFile(text: string, standard: 0 | 1): FileSpec {
   if (numbered) return { path: null, fd: Number(numbered[1]), offset: null };
   if (!text.startsWith("file:")) return { path: nonEmpty(text, text), fd: null, offset: null };
   const match = /^file:(.*?)(?:,offset=([^,]*))?$/.exec(text) as RegExpExecArray;
+  if (match[1].includes(",offset=")) throw new TramError("E_USAGE", `${text}: two offsets`, { expected: FILE_FORMS });
   return { path: nonEmpty(match[1], text), fd: null, offset: match[2] === undefined ? null : parseOffset(match[2]) };
 }
 
@@ -58,4 +59,15 @@ export function fileTarget(text: string): FileTarget {
       next: "give a path; to pass the stream on as it comes, a pipe needs no tram",
     });
   return { fd: fd as number };
+}
+
+/** What is read may not be what is written: it would be gone before it was read, or change its kind unasked. */
+export function refuseSameFile(from: string, to: string): void {
+  const [one, other] = [parseFile(from, 0), parseFile(to, 1)].map(({ path, fd }) =>
+    statSync(path ?? `/proc/self/fd/${fd}`, { throwIfNoEntry: false }),
+  );
+  if (one?.isFile() && other && one.dev === other.dev && one.ino === other.ino)
+    throw new TramError("E_USAGE", `${from} and ${to} are the same file`, {
+      next: "write to another, and rename it when you have looked at it",
+    });
 }

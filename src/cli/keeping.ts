@@ -159,22 +159,46 @@ export function cancelOnSignal(cancel: () => void): { signal(): string | null; r
   let signal: string | null = null;
   const handlers = (["SIGINT", "SIGTERM", "SIGHUP"] as const).map((name) => {
     const handler = () => {
-      signal ??= name;
+      if (signal) {
+        // A second time: it is not waited for any more.
+        remove();
+        process.kill(process.pid, name);
+        return;
+      }
+      signal = name;
+      say(`${name}: ending; once more does not wait for the other side`);
       cancel();
     };
     process.on(name, handler);
     return [name, handler] as const;
   });
-  return {
-    signal: () => signal,
-    remove: () => {
-      for (const [name, handler] of handlers) process.off(name, handler);
-    },
+  const remove = () => {
+    for (const [name, handler] of handlers) process.off(name, handler);
   };
+  return { signal: () => signal, remove };
 }
 
 /** A cancel that a person meant is an interruption. */
 export function interrupted(report: KeepReport, signal: string | null): void {
   if (signal && report.outcome !== "completed")
     report.error = toErrorData(new TramError("E_INTERRUPTED", `interrupted by ${signal}: nothing was kept`));
+}
+
+/** A failure before there was anything to report on, in the form that --json promises; then it is thrown on. */
+export function reportingFailure<T>(
+  file: string,
+  json: ((event: object) => void) | null,
+  action: () => Promise<T>,
+): Promise<T> {
+  return action().catch((error) => {
+    json?.({
+      schema: JSON_SCHEMA,
+      event: "keep.finished",
+      file,
+      outcome: "failed",
+      owner: "source",
+      error: toErrorData(error),
+    });
+    throw error;
+  });
 }

@@ -10,7 +10,7 @@ import { command } from "./command.ts";
 import { say } from "./console.ts";
 import { startConsumer } from "./consumer.ts";
 import { fileTarget } from "./file-target.ts";
-import { cancelOnSignal, interrupted, KeepView, keepReport, startKeeping } from "./keeping.ts";
+import { cancelOnSignal, interrupted, KeepView, keepReport, reportingFailure, startKeeping } from "./keeping.ts";
 import { openJson } from "./report.ts";
 import { parseCount, parseDuration } from "./units.ts";
 
@@ -47,16 +47,18 @@ export const receive = command({
     const silenceMs = args.timeout === undefined ? DEFAULT_REPLY_MS : parseDuration(args.timeout, "--timeout");
     const channels =
       args.channels === undefined ? null : parseCount(args.channels, "--channels", 0, MULTIFD_CHANNELS_MAX);
-    const { listener, producer } = incoming(args.uri);
-    if (listener.fd >= 0 && json === null) say(`waits on ${endpointName(listener.endpoint)}`);
-    const view = new KeepView(args.file, json);
-    const keeping = startKeeping({ listener, target, channels, silenceMs }, (journal) => view.update(journal));
-    const signals = cancelOnSignal(() => keeping.cancel());
-    const report = keepReport(args.file, await keeping.finished);
-    signals.remove();
-    producer?.kill();
-    interrupted(report, signals.signal());
-    return view.finish(report);
+    return reportingFailure(args.file, json, async () => {
+      const { listener, producer } = incoming(args.uri);
+      if (listener.fd >= 0 && json === null) say(`waits on ${endpointName(listener.endpoint)}`);
+      const view = new KeepView(args.file, json);
+      const keeping = startKeeping({ listener, target, channels, silenceMs }, (journal) => view.update(journal));
+      const signals = cancelOnSignal(() => keeping.cancel());
+      const report = keepReport(args.file, await keeping.finished);
+      signals.remove();
+      producer?.kill();
+      interrupted(report, signals.signal());
+      return view.finish(report);
+    });
   },
 });
 

@@ -63,6 +63,11 @@ export const socketPathOf = (name: string): string => join(runtimeFolder(), name
 /** VM as users give it: a guest's name, or unix:PATH of a QMP socket. */
 export function findSocket(vm: string): string {
   if (vm.startsWith("unix:")) return resolve(vm.slice(5));
+  if (/[/:]/.test(vm))
+    throw new TramError("E_USAGE", `'${vm}' is no guest`, {
+      expected: "a guest's name, or unix:PATH of its QMP socket",
+      next: vm.includes(":") ? "a monitor is reached by unix:PATH only" : `did you mean unix:${vm}?`,
+    });
   return join(runtimePath(), checkName(vm) + SUFFIX);
 }
 

@@ -1,4 +1,4 @@
-// tram save: takes a running guest, QEMU's or tram's, into a file.
+// tram save: takes a running QEMU guest into a file.
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -11,7 +11,15 @@ import { MULTIFD_CHANNELS_MAX } from "../stream/wire.ts";
 import { type Listener, listen } from "../transport/index.ts";
 import { command } from "./command.ts";
 import { fileTarget } from "./file-target.ts";
-import { cancelOnSignal, type KeepReport, type KeepResult, KeepView, keepReport, startKeeping } from "./keeping.ts";
+import {
+  cancelOnSignal,
+  type KeepReport,
+  type KeepResult,
+  KeepView,
+  keepReport,
+  reportingFailure,
+  startKeeping,
+} from "./keeping.ts";
 import { openJson } from "./report.ts";
 import { findSocket } from "./runtime.ts";
 import { parseCount, parseDuration, parseRate } from "./units.ts";
@@ -21,12 +29,13 @@ type After = (typeof AFTER)[number];
 const POLL_MS = 50;
 /** From the moment the file is durable: QEMU has only to hear it. */
 const ENDING_MS = 10_000;
+const QUIT_MS = 10_000;
 
 export const save = command({
   name: "save",
-  summary: "takes a running guest, QEMU's or tram's, into a file",
+  summary: "takes a running QEMU guest into a file",
   args: {
-    vm: { type: "positional", description: "the guest: its name, or unix:PATH of its QMP socket", required: true },
+    vm: { type: "positional", description: "the guest: unix:PATH of its QMP socket", required: true },
     file: {
       type: "positional",
       description: "the file: PATH, file:PATH,offset=N or fd:N (a regular file)",
@@ -81,15 +90,16 @@ export const save = command({
     const target = fileTarget(args.file);
     const json = openJson(args.json, false);
     const view = new KeepView(args.file, json);
-    const client = await QmpClient.connect(findSocket(args.vm), args.vm);
-    try {
-      const saving = new Saving(args.vm, client, after, timeoutMs);
-      await saving.check(args.disks === "none");
-      const report = await saving.run(args.file, target, settings, view);
-      return view.finish(report);
-    } finally {
-      client.close();
-    }
+    return reportingFailure(args.file, json, async () => {
+      const client = await QmpClient.connect(findSocket(args.vm), args.vm);
+      try {
+        const saving = new Saving(args.vm, client, after, timeoutMs);
+        await saving.check(args.disks === "none");
+        return view.finish(await saving.run(args.file, target, settings, view));
+      } finally {
+        client.close();
+      }
+    });
   },
 });
 
@@ -147,7 +157,6 @@ class Saving {
     view: KeepView,
   ): Promise<KeepReport> {
     const way = settings.channels > 0 ? socketWay() : passedWay();
-    let info: MigrateInfo = {};
     let keeping: ReturnType<typeof startKeeping> | null = null;
     const signals = cancelOnSignal(() => undefined);
     try {
@@ -163,12 +172,12 @@ class Saving {
       }
       await this.#migration.start(way.uri);
       const result = await this.#follow(keeping, signals.signal);
-      info = await this.#end(result);
       const report = keepReport(file, result);
+      if (report.outcome === "completed") return await this.#conclude(report, result);
+      const info = await this.#end(result);
       this.#explain(report, info, signals.signal());
-      if (report.outcome === "completed") await this.#leave(report);
-      else await this.#migration.restore();
-      return { ...report, downtimeMs: info.downtime ?? null } as KeepReport;
+      await this.#migration.restore();
+      return report;
     } catch (error) {
       keeping?.cancel();
       await this.#migration.restore().catch(() => undefined); // the guest may be gone: the first error says so
@@ -178,6 +187,42 @@ class Saving {
       if (way.passFd >= 0) net.close(way.passFd);
       way.remove();
     }
+  }
+
+  /** The file is on disk. Whatever the monitor does now, that stays so, and the report says it. */
+  async #conclude(report: KeepReport, result: KeepResult): Promise<KeepReport> {
+    try {
+      const info = await this.#end(result);
+      if (info.status === "completed") await this.#leave(report);
+      else this.#unheard(report, info);
+      return { ...report, downtimeMs: info.downtime ?? null } as KeepReport;
+    } catch (error) {
+      report.outcome = "failed";
+      report.error = toErrorData(
+        new TramError(
+          "E_HANDOVER_UNKNOWN",
+          `${report.file} is complete and on disk, but its guest was not left as asked`,
+          {
+            expected: `--after ${this.#after}`,
+            found: (error as Error).message,
+            next: `tram status ${this.#vm}: if it stands in postmigrate, tram quit or tram resume it; if it runs, the file is older than it`,
+          },
+        ),
+      );
+      return report;
+    }
+  }
+
+  /** QEMU missed our word, and lets the guest run on. */
+  #unheard(report: KeepReport, info: MigrateInfo): void {
+    report.outcome = "failed";
+    report.owner = "source";
+    report.error = toErrorData(
+      new TramError("E_QMP", "the file is complete, but the guest did not hear so, and goes on", {
+        found: info["error-desc"] ?? `'${info.status}'`,
+        next: "use the file only if the guest is stopped; else save it again",
+      }),
+    );
   }
 
   /** Until our side is over. A source that fails by itself closes the channel, and so ends it too. */
@@ -222,18 +267,6 @@ class Saving {
 
   /** What went wrong, from whoever knows best. */
   #explain(report: KeepReport, info: MigrateInfo, signal: string | null): void {
-    if (report.outcome === "completed") {
-      if (info.status === "completed") return;
-      report.outcome = "failed";
-      report.owner = "source";
-      report.error = toErrorData(
-        new TramError("E_QMP", "the file is complete, but the guest did not hear so, and goes on", {
-          found: info["error-desc"] ?? `'${info.status}'`,
-          next: "use the file only if the guest is stopped; else save it again",
-        }),
-      );
-      return;
-    }
     report.owner = "source";
     if (signal)
       report.error = toErrorData(
@@ -256,6 +289,7 @@ class Saving {
   async #leave(report: KeepReport): Promise<void> {
     if (this.#after === "quit") {
       await this.#client.execute("quit").catch(ignoreEnd);
+      if (!(await this.#client.ended(QUIT_MS))) throw new TramError("E_STATE", "the guest's process does not end");
       return;
     }
     await this.#migration.restore();
@@ -265,9 +299,9 @@ class Saving {
   }
 }
 
-/** A monitor that was told to end may go before it answers. */
+/** A monitor that was told to end may go before it answers. One that says no is asked for its end in vain. */
 function ignoreEnd(error: unknown): void {
-  if (!(error instanceof TramError) || error.code !== "E_QMP") throw error;
+  if (!(error instanceof TramError) || error.code !== "E_QMP" || error.message.includes("'quit' failed")) throw error;
 }
 
 /** One connection, of which the guest's process is handed its end. */

@@ -1,4 +1,5 @@
 // tram send: plays a kept guest to a waiting target, QEMU's or tram's.
+import { statSync } from "node:fs";
 import { resolve } from "node:path";
 import type { Journal } from "../control/journal.ts";
 import { DEFAULT_REPLY_MS } from "../control/send.ts";
@@ -108,14 +109,19 @@ export const send = command({
 /** Where the kept guest's stream begins: in a libvirt image behind its header. */
 function openKept(text: string): { path: string; offset: number } {
   const spec = parseFile(text, 0);
+  const there = spec.path === null ? null : statSync(spec.path, { throwIfNoEntry: false });
+  if (there && !there.isFile()) throw notSeekable(text);
   const { file, offset, transport } = openInput(spec);
   transport.close();
   if (file) return { path: spec.path === null ? `/proc/self/fd/${spec.fd}` : resolve(spec.path), offset };
-  throw new TramError("E_USAGE", `${text}: pages are read from their places in the file, so it must be a regular one`, {
+  throw notSeekable(text);
+}
+
+const notSeekable = (text: string): TramError =>
+  new TramError("E_USAGE", `${text}: pages are read from their places in the file, so it must be a regular one`, {
     expected: "a file with fixed offsets: PATH, file:PATH,offset=N or fd:N",
     next: "tram receive - FILE keeps a stream that comes through a pipe",
   });
-}
 
 /** A target that loads a large guest from a slow disk is silent for a while. */
 const TARGET_REPLY_MS = 6 * DEFAULT_REPLY_MS;

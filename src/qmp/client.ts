@@ -104,6 +104,17 @@ export class QmpClient {
     }
   }
 
+  /** Waits for the other side to end; false: it did not. */
+  async ended(timeoutMs: number): Promise<boolean> {
+    const end = performance.now() + timeoutMs;
+    try {
+      while (performance.now() < end) await this.#message(100); // an event
+      return false;
+    } catch {
+      return true;
+    }
+  }
+
   close(): void {
     if (this.#closed) return;
     this.#closed = true;

@@ -190,6 +190,11 @@ export class ByteReader extends BufferSource {
 
 export function checkedSize(high: number, low: number, offset: number): number {
   if (high > 0x1fffff)
-    throw badStream("a size is out of range", offset, "less than 2^53", `${hex(high, 8)}${low.toString(16)}`);
+    throw badStream(
+      "a size is out of range",
+      offset,
+      "less than 2^53",
+      `${hex(high, 8)}${low.toString(16).padStart(8, "0")}`,
+    );
   return high * 0x100000000 + low;
 }

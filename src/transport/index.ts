@@ -1,6 +1,6 @@
 // Opening and listening: one line a scheme. Schemes that belong to the command (file:, exec:, fd:, -) arrive here as
 // descriptors, because only the command's process has them.
-import { rmSync } from "node:fs";
+import { rmSync, statSync } from "node:fs";
 import { TramError } from "../errors.ts";
 import { net, type StopWord } from "../native/net.ts";
 import { type Address, formatAddress } from "./address.ts";
@@ -53,7 +53,13 @@ export function listen(endpoint: Endpoint): Listener {
       next: "choose another path, or end what listens there",
     });
   }
-  if (probe === -111 /* ECONNREFUSED: nobody is behind it any more */) rmSync(endpoint.path, { force: true });
+  if (probe === -111 /* ECONNREFUSED: nobody is behind it any more */) {
+    if (!statSync(endpoint.path).isSocket())
+      throw new TramError("E_SOCKET_IN_USE", `${endpoint.path} is there and is no socket`, {
+        next: "choose another path",
+      });
+    rmSync(endpoint.path, { force: true });
+  }
   return { endpoint, fd: net.listenUnix(endpoint.path) };
 }
 

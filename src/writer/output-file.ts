@@ -1,16 +1,21 @@
-// A file that is there whole or not at all: written beside its place, synced, and renamed into it. Where that cannot be (an
+// A file that is there whole or not at all: written without a name, synced, and only then given its name. Where that cannot be (an
 // offset inside a file, a descriptor of the caller's) it is written in place, and what was there before is not protected.
 import {
   closeSync,
   constants,
   existsSync,
+  fchmodSync,
+  fchownSync,
   fsyncSync,
   lstatSync,
   openSync,
   readFileSync,
+  readlinkSync,
   realpathSync,
   renameSync,
   rmSync,
+  type Stats,
+  statSync,
 } from "node:fs";
 import { basename, dirname, join, resolve } from "node:path";
 import { TramError } from "../errors.ts";
@@ -26,39 +31,50 @@ export class OutputFile {
   /** A regular file: what is in it can be read again. */
   readonly isPlain: boolean;
   readonly #path: string;
-  /** null: it is written in place. */
-  readonly #temporary: string | null;
+  /**
+   * nameless: until it is whole it has no name, so that nothing is left of it whatever becomes of us. beside: it has another
+   * name, where the file system wants one. in place: see above.
+   */
+  readonly #way: "nameless" | "beside" | "in place";
+  readonly #temporary: string;
   #isNew = false;
 
   constructor(target: FileTarget) {
     try {
       if ("fd" in target) {
         this.#path = `fd:${target.fd}`;
-        this.#temporary = null;
+        this.#temporary = "";
+        this.#way = "in place";
         refuseAppending(target.fd);
         this.fd = readable(target.fd);
         this.offset = positionOf(target.fd);
         this.isPlain = net.fdType(this.fd) === "file";
         return;
       }
-      const path = resolve(target.path);
-      this.#path = existsSync(path) ? realpathSync(path) : path; // a symbolic link stays one
+      this.#path = behindLinks(resolve(target.path));
+      this.#temporary = join(
+        dirname(this.#path),
+        `${temporaryPrefix(this.#path)}${process.pid}-${crypto.randomUUID()}`,
+      );
       this.offset = target.offset ?? 0;
-      this.isPlain = !existsSync(this.#path) || lstatSync(this.#path).isFile();
-      const inPlace = !this.isPlain || target.offset !== undefined;
-      this.#temporary = inPlace ? null : join(dirname(this.#path), `${temporaryPrefix(this.#path)}${process.pid}`);
-      this.#isNew = inPlace && !existsSync(this.#path);
-      const flags = this.#temporary ? "w+" : existsSync(this.#path) ? "r+" : "w+";
-      this.fd = openSync(this.#temporary ?? this.#path, this.isPlain ? flags : "w", 0o600);
+      const there = statSync(this.#path, { throwIfNoEntry: false });
+      this.isPlain = there === undefined || there.isFile();
+      if (!this.isPlain || target.offset !== undefined) {
+        this.#way = "in place";
+        this.#isNew = there === undefined;
+        this.fd = openInPlace(this.#path, this.isPlain, this.#isNew);
+        return;
+      }
+      const nameless = openNameless(dirname(this.#path));
+      this.#way = nameless < 0 ? "beside" : "nameless";
+      this.fd = nameless < 0 ? openSync(this.#temporary, "wx+", PRIVATE) : nameless;
+      if (there) keepRights(this.fd, there);
     } catch (error) {
       if (error instanceof TramError) throw error;
-      throw new TramError(
-        "E_FILE",
-        `cannot write ${"fd" in target ? `fd:${target.fd}` : target.path}: ${(error as Error).message}`,
-        {
-          next: "check that the folder exists and may be written to",
-        },
-      );
+      const name = "fd" in target ? `fd:${target.fd}` : target.path;
+      throw new TramError("E_FILE", `cannot write ${name}: ${(error as Error).message}`, {
+        next: "check that the folder exists and may be written to",
+      });
     }
   }
 
@@ -66,7 +82,8 @@ export class OutputFile {
   commit(): void {
     try {
       if (this.isPlain) fsyncSync(this.fd);
-      if (this.#temporary) {
+      if (this.#way !== "in place") {
+        if (this.#way === "nameless") net.link(this.fd, this.#temporary);
         renameSync(this.#temporary, this.#path);
         const folder = openSync(dirname(this.#path), "r");
         fsyncSync(folder);
@@ -83,12 +100,59 @@ export class OutputFile {
   /** As if it had never been begun. */
   discard(): void {
     closeSync(this.fd);
-    const made = this.#temporary ?? (this.#isNew ? this.#path : null);
-    if (made) rmSync(made, { force: true });
+    if (this.#way !== "in place") rmSync(this.#temporary, { force: true });
+    else if (this.#isNew) rmSync(this.#path, { force: true });
   }
 }
 
-/** What the names of files begin with that are on their way to be `path`; a process number follows. A name has 255 bytes. */
+/** A guest's RAM is nobody else's business. */
+const PRIVATE = 0o600;
+/** Linux's O_TMPFILE, with the O_DIRECTORY that belongs to it. */
+const O_TMPFILE = 0o20200000;
+
+/** -1: this file system has no files without a name. */
+function openNameless(folder: string): number {
+  try {
+    return openSync(folder, O_TMPFILE | constants.O_RDWR, PRIVATE);
+  } catch (error) {
+    if (
+      ["EOPNOTSUPP", "EISDIR", "ENOENT", "EINVAL"].includes((error as NodeJS.ErrnoException).code ?? "") &&
+      existsSync(folder)
+    )
+      return -1;
+    throw error;
+  }
+}
+
+/** A device or a pipe is written as it is; a pipe that nobody reads is an error, and not waited for. */
+function openInPlace(path: string, isPlain: boolean, isNew: boolean): number {
+  if (isPlain) return openSync(path, isNew ? "wx+" : "r+", PRIVATE);
+  return openSync(path, constants.O_WRONLY | constants.O_NONBLOCK);
+}
+
+/** The file that a symbolic link stands for: the link stays. One that points to nothing is more likely a disk not mounted. */
+function behindLinks(path: string): string {
+  if (existsSync(path)) return realpathSync(path);
+  if (lstatSync(path, { throwIfNoEntry: false })?.isSymbolicLink())
+    throw new TramError("E_FILE", `${path} is a symbolic link to nothing`, {
+      expected: "a file, or a name that is free",
+      found: readlinkSync(path),
+      next: "is its disk mounted? else remove the link",
+    });
+  return path;
+}
+
+/** What replaces a file is as open to others as that was. */
+function keepRights(fd: number, { mode, uid, gid }: Stats): void {
+  fchmodSync(fd, mode & 0o777);
+  try {
+    fchownSync(fd, uid, gid);
+  } catch {
+    fchmodSync(fd, PRIVATE); // it cannot be the same owner's: then it is ours alone
+  }
+}
+
+/** What the names of files begin with that are on their way to be `path`; a process number and more follow. A name has 255 bytes. */
 export const temporaryPrefix = (path: string): string => `.${[...basename(path)].slice(0, 50).join("")}.tram-`;
 
 /** Linux writes behind the end of such a file, whatever place is asked for. */

@@ -61,6 +61,11 @@ export class Replies {
 
   #decode(): ReturnMessage | null {
     if (this.#held.length < 4) return null;
+    if (this.#offset === 0 && this.#held[0] === 0x7b && this.#held[1] === 0x22)
+      throw new TramError("E_REFUSED", "what answers there is a QMP monitor, not a waiting guest", {
+        where: this.#transport.name,
+        next: "give the address that stands behind -incoming",
+      });
     const length = 4 + ((this.#held[2] << 8) | this.#held[3]);
     if (this.#held.length < length) return null;
     const reader = new ByteReader(this.#held.subarray(0, length), this.#offset);
