@@ -54,7 +54,7 @@ ${rows.join("\n")}
 
 tram help COMMAND shows a command's options, with examples.
 Exit codes: 0 done, 1 failed (the guest is at the source), 2 usage, 3 bad bytes, 4 a person must look where the guest is,
-5 cancelled, 6 timed out, 7 refused before anything was sent, 130 interrupted.
+5 cancelled, 6 timed out, 7 refused: the guest is where it was, 130 interrupted.
 `;
 }
 
