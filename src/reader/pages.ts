@@ -86,6 +86,14 @@ export class PagePlacer {
     return present.has(page);
   }
 
+  /** Takes note of a zero page that is zero already. False: it is not, or is not one of the block's. */
+  tryZero(page: number): boolean {
+    const block = this.#block as BlockSink;
+    if (page >= block.sink.pages || block.present.has(page)) return false;
+    block.told.add(page);
+    return true;
+  }
+
   addZero(page: number): void {
     this.#block?.present.remove(page);
     this.#zero[this.#zeros++] = page;

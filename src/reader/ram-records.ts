@@ -20,6 +20,8 @@ import type { TransportSource } from "./source.ts";
 const WORD_BYTES = 8;
 const CONTINUED_PAGE = RAM_SAVE_FLAG_PAGE | RAM_SAVE_FLAG_CONTINUE;
 const CONTINUED_PAGE_BYTES = WORD_BYTES + PAGE_BYTES;
+const CONTINUED_ZERO = RAM_SAVE_FLAG_ZERO | RAM_SAVE_FLAG_CONTINUE;
+const CONTINUED_ZERO_BYTES = WORD_BYTES + 1;
 const XBZRLE_ENCODING = 1;
 /** QEMU's own bound: what zlib makes of 4096 bytes that do not compress. */
 const COMPRESSED_BYTES_MAX = 4096 + 64;
@@ -85,6 +87,7 @@ export class RamRecords {
     for (;;) {
       if (!this.#placer.roomForOne) this.#place();
       this.#pageRun();
+      this.#zeroRun();
       if (source.ready < WORD_BYTES) {
         this.#place();
         source.fill(WORD_BYTES);
@@ -135,6 +138,21 @@ export class RamRecords {
       if (!this.#placer.tryAdd(source.peekU32(at) * 0x100000 + (low >>> 12), at + WORD_BYTES)) break;
     }
     this.counts.pages += (at - source.at) / CONTINUED_PAGE_BYTES;
+    source.skip(at - source.at);
+  }
+
+  /** The same for zero pages that need nothing done, which are most of a large idle guest. */
+  #zeroRun(): void {
+    const source = this.#source;
+    if (!this.#placer.block || this.watch) return;
+    const last = source.at + source.ready - CONTINUED_ZERO_BYTES;
+    let at = source.at;
+    for (; at <= last; at += CONTINUED_ZERO_BYTES) {
+      const low = source.peekU32(at + 4);
+      if ((low & 0xfff) !== CONTINUED_ZERO || source.buffer[at + WORD_BYTES] !== 0) break;
+      if (!this.#placer.tryZero(source.peekU32(at) * 0x100000 + (low >>> 12))) break;
+    }
+    this.counts.zeroPages += (at - source.at) / CONTINUED_ZERO_BYTES;
     source.skip(at - source.at);
   }
 

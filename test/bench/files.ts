@@ -88,6 +88,12 @@ const limitSpeeds = (samples: Samples): number[] => {
   return speeds(samples[NAMES.qemu]).map((qemu, i) => Math.min(qemu, bare[i]));
 };
 const ofLimit = (samples: Samples): number => median(ratios(speeds(samples[NAMES.receive]), limitSpeeds(samples)));
+/** The same against the bare loop that writes as most programs do. */
+const ofCachedLimit = (samples: Samples): number => {
+  const cached = speeds(samples[NAMES.cached]);
+  const limit = speeds(samples[NAMES.qemu]).map((qemu, i) => Math.min(qemu, cached[i]));
+  return median(ratios(speeds(samples[NAMES.receive]), limit));
+};
 const peaksMb = (samples: Sample[]): number[] => samples.map(({ peakBytes }) => (peakBytes ?? 0) / 1e6);
 
 function formTable(samples: Samples): string {
@@ -194,11 +200,14 @@ ${host}
 ${table(
   ["", "aim", "found", ""],
   [
-    ...found.map(({ form, samples }) => {
-      const speed = ofLimit(samples);
-      const title = `${form}: receive, ${CHANNELS} channels ÷ slower of QEMU and faster bare`;
-      return [title, `≥ ${AIM.speed}`, speed.toFixed(2), verdict(speed >= AIM.speed)];
-    }),
+    ...found.flatMap(({ form, samples }) =>
+      [[ofCachedLimit(samples), "bare, cached"] as const, [ofLimit(samples), "the faster bare loop"] as const].map(
+        ([speed, bare]) => {
+          const title = `${form}: receive, ${CHANNELS} channels ÷ slower of QEMU and ${bare}`;
+          return [title, `≥ ${AIM.speed}`, speed.toFixed(2), verdict(speed >= AIM.speed)];
+        },
+      ),
+    ),
     [`peak RSS, ${MIB} MiB, worst`, `< ${AIM.peakMb} MB`, worstPeak.toFixed(1), verdict(worstPeak < AIM.peakMb)],
     [
       `peak RSS, ${BIG_MIB} MiB`,
