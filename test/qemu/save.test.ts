@@ -1,6 +1,7 @@
 // tram save against real monitors: what becomes of the guest, what is refused, and that a failure leaves it as it was.
 import { describe, expect, test } from "bun:test";
 import { existsSync, mkdirSync, readdirSync } from "node:fs";
+import { connect, createServer } from "node:net";
 import { Bed } from "../support/bed.ts";
 import { type PeerOptions, QemuPeer, type QemuVersion, whyNoQemu } from "../support/qemu.ts";
 
@@ -156,6 +157,42 @@ describe.skipIf(whyNot !== null)(`tram save${whyNot ? ` (skipped: ${whyNot})` : 
         expect(early.stderr).toContain("has not arrived");
         await waiting.dispose();
         expect(nothingKept(bed)).toEqual([]);
+      }),
+    60_000,
+  );
+
+  test.each([
+    ["cont", "resume"],
+    ["quit", "quit"],
+  ])(
+    "whose monitor refuses '%s' at the end says that the file is complete, and where the guest stands",
+    (command, after) =>
+      withGuest({}, async (bed, guest) => {
+        // Between the two: everything goes through but the one command. (No descriptor does, so it is done with a channel.)
+        const proxy = createServer((client) => {
+          const monitor = connect(guest.qmpPath);
+          monitor.on("data", (bytes) => void client.write(bytes));
+          monitor.on("close", () => client.destroy());
+          client.on("close", () => monitor.destroy());
+          client.on("data", (bytes) => {
+            if (!bytes.includes(`"execute":"${command}"`)) monitor.write(bytes);
+            else client.write('{"error":{"class":"GenericError","desc":"not today"}}\r\n');
+          });
+        });
+        await new Promise<void>((listens) => proxy.listen(bed.path("proxy.qmp"), listens));
+        try {
+          const vm = `unix:${bed.path("proxy.qmp")}`;
+          const options = ["--after", after, "--channels", "1", "--json"];
+          const { code, stdout, stderr } = await bed.tram("save", vm, bed.path("k.tram"), ...options);
+          expect(code).toBe(4);
+          expect(stderr).toContain("complete and on disk");
+          const report = JSON.parse(stdout.trim().split("\n").at(-1) as string);
+          expect(report).toMatchObject({ outcome: "failed", owner: "file", error: { code: "E_HANDOVER_UNKNOWN" } });
+          expect(await guest.status()).toBe("postmigrate");
+          await bed.expectDone("check", bed.path("k.tram"));
+        } finally {
+          proxy.close();
+        }
       }),
     60_000,
   );
