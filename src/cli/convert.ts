@@ -4,6 +4,7 @@ import { resolve } from "node:path";
 import { EXIT, formatError, fromErrorData, TramError, toErrorData } from "../errors.ts";
 import { openInput } from "../inspect/source.ts";
 import { net } from "../native/net.ts";
+import { hasFixedOffsets } from "../reader/mapped.ts";
 import type { FileTransport } from "../transport/file.ts";
 import { OutputFile } from "../writer/output-file.ts";
 import { command } from "./command.ts";
@@ -51,16 +52,9 @@ async function convertTo(from: string, to: string, json: ReturnType<typeof openJ
       next: "replay all channels to tram receive",
     });
   const file = input.file as FileTransport;
-  if (isFixed(file, input.offset))
+  if (hasFixedOffsets(file, input.offset))
     return toPlain(resolve(spec.path ?? `/proc/self/fd/${spec.fd}`), input.offset, from, to, json);
   return toFixed(streamDescriptor(file, input.offset), from, to, json);
-}
-
-/** The capability stands in the first bytes, if it is there. */
-function isFixed(file: FileTransport, offset: number): boolean {
-  const first = new Uint8Array(1024);
-  const count = file.readAt(first, offset);
-  return Buffer.from(first.buffer, 0, count).includes("\x0amapped-ram");
 }
 
 async function toFixed(fd: number, from: string, to: string, json: ReturnType<typeof openJson>): Promise<number> {

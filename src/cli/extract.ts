@@ -9,7 +9,7 @@ import { survey } from "../inspect/survey.ts";
 import { fieldValues } from "../inspect/values.ts";
 import { keepTemporarily } from "../keep/temporary.ts";
 import { setLength, writeAt } from "../native/file.ts";
-import { MappedFile, type StoredBlock } from "../reader/mapped.ts";
+import { hasFixedOffsets, MappedFile, type StoredBlock } from "../reader/mapped.ts";
 import { OutputFile } from "../writer/output-file.ts";
 import { command } from "./command.ts";
 import { print, say, writeAll } from "./console.ts";
@@ -73,14 +73,7 @@ export function openForPages(source: string, near: string): MappedFile {
   const input = openInput(parseFile(source, 0));
   if (input.kind === "channel")
     throw new TramError("E_STREAM", `${source} is a capture of one multifd channel, not of the main one`);
-  if (input.file) {
-    try {
-      return new MappedFile(input.file, input.offset);
-    } catch (error) {
-      if (!(error instanceof TramError) || error.details.expected !== "capability mapped-ram") throw error;
-      input.file.seek(input.offset);
-    }
-  }
+  if (input.file && hasFixedOffsets(input.file, input.offset)) return new MappedFile(input.file, input.offset);
   return keepTemporarily(
     input.transport,
     input.offset,

@@ -5,7 +5,7 @@ import { type ErrorData, EXIT, formatError, fromErrorData, TramError, toErrorDat
 import type { KeeperInit, KeeperMessage, KeptSummary } from "../keep/keeper-worker.ts";
 import { startChannel, startKeeper } from "../workers.ts";
 import { say, writeAll } from "./console.ts";
-import { JSON_SCHEMA } from "./report.ts";
+import { JSON_SCHEMA, outcomeOf } from "./report.ts";
 import { formatBytes, formatCount, formatMs, formatRate } from "./units.ts";
 
 export interface KeepResult {
@@ -68,7 +68,7 @@ export function keepReport(file: string, { journal, summary }: KeepResult): Keep
     event: "keep.finished",
     file,
     peer: journal.peer,
-    outcome: journal.phase === "completed" ? "completed" : journal.phase === "cancelled" ? "cancelled" : "failed",
+    outcome: outcomeOf(journal.phase),
     owner: journal.owner,
     machine: summary?.machine ?? null,
     blocks: summary?.blocks ?? [],

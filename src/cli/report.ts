@@ -82,6 +82,12 @@ export interface FinalReport {
   error: ErrorData | null;
 }
 
+export type Outcome = "completed" | "failed" | "cancelled";
+
+/** What became of something that is over. */
+export const outcomeOf = (phase: Journal["phase"]): Outcome =>
+  phase === "completed" || phase === "cancelled" ? phase : "failed";
+
 export function finalReport(vm: string, journal: Journal): FinalReport {
   const { peer, owner, totalPages, sentPages, zeroPages, resentPages, bytes, downtimeMs, downtimePartsMs, error } =
     journal;
@@ -91,7 +97,7 @@ export function finalReport(vm: string, journal: Journal): FinalReport {
     event: "move.finished",
     vm,
     peer,
-    outcome: journal.phase === "completed" ? "completed" : journal.phase === "cancelled" ? "cancelled" : "failed",
+    outcome: outcomeOf(journal.phase),
     owner,
     rounds: journal.roundsDone,
     totalPages,

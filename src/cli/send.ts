@@ -16,7 +16,7 @@ import { say, writeAll } from "./console.ts";
 import { startConsumer } from "./consumer.ts";
 import { parseFile } from "./file-target.ts";
 import { cancelOnSignal } from "./keeping.ts";
-import { JSON_SCHEMA, openJson } from "./report.ts";
+import { JSON_SCHEMA, openJson, outcomeOf } from "./report.ts";
 import { formatBytes, formatCount, formatMs, formatRate, parseCount, parseDuration, parseRate } from "./units.ts";
 
 export const send = command({
@@ -151,7 +151,7 @@ export function playReport(
     event: "send.finished",
     file,
     peer,
-    outcome: phase === "completed" ? "completed" : phase === "cancelled" ? "cancelled" : "failed",
+    outcome: outcomeOf(phase),
     owner,
     sentPages,
     zeroPages,

@@ -7,7 +7,7 @@ import type { MappedFile, StoredBlock } from "../reader/mapped.ts";
 const CHUNK_PAGES = 256;
 
 /** Calls `visit` with each chunk of a block's pages that have content, in order: their numbers, and their bytes one after another. */
-export function forPages(
+function forPages(
   file: MappedFile,
   block: StoredBlock,
   from: number,
@@ -60,43 +60,31 @@ export function differingPages(
   blockB: StoredBlock,
 ): [number, number][] {
   const runs: [number, number][] = [];
-  const add = (page: number) => {
-    const last = runs.at(-1);
-    if (last && last[1] === page) last[1]++;
-    else runs.push([page, page + 1]);
-  };
-  const pages = blockA.present.pages;
-  const one = { index: new Uint32Array(1), offset: new Uint32Array(1), bytes: new Uint8Array(PAGE_BYTES) };
-  const zero = new Uint8Array(PAGE_BYTES);
-  const bytesB = new Uint8Array(CHUNK_PAGES * PAGE_BYTES);
-  const places = Uint32Array.from({ length: CHUNK_PAGES }, (_, i) => i * PAGE_BYTES);
-  const contentOf = (file: MappedFile, block: StoredBlock, page: number): Uint8Array => {
-    if (!block.present.has(page)) return zero;
-    one.index[0] = page;
-    file.readPages(block, one.bytes, one.index, one.offset, 1);
-    return one.bytes;
-  };
+  const [readA, readB] = [wholeChunks(a, blockA), wholeChunks(b, blockB)];
+  const { pages } = blockA.present;
   for (let from = 0; from < pages; from += CHUNK_PAGES) {
     const to = Math.min(from + CHUNK_PAGES, pages);
-    const differs = new Set<number>();
-    // Present in A: against B's page, which is read with the same calls where it is present there, too.
-    forPages(a, blockA, from, to, (index, count, bytes) => {
-      const both = index.subarray(0, count).filter((page) => blockB.present.has(page));
-      if (both.length) b.readPages(blockB, bytesB, both, places, both.length);
-      let at = 0;
-      for (let i = 0; i < count; i++) {
-        const other = blockB.present.has(index[i]) ? bytesB.subarray(at++ * PAGE_BYTES, at * PAGE_BYTES) : zero;
-        if (Buffer.compare(bytes.subarray(i * PAGE_BYTES, (i + 1) * PAGE_BYTES), other) !== 0) differs.add(index[i]);
-      }
-    });
-    for (let page = from; page < to; page++)
-      if (
-        !blockA.present.has(page) &&
-        blockB.present.has(page) &&
-        Buffer.compare(contentOf(b, blockB, page), zero) !== 0
-      )
-        differs.add(page);
-    for (const page of [...differs].sort((x, y) => x - y)) add(page);
+    const [bytesA, bytesB] = [readA(from, to), readB(from, to)];
+    for (let page = from; page < to; page++) {
+      const at = (page - from) * PAGE_BYTES;
+      if (Buffer.compare(bytesA.subarray(at, at + PAGE_BYTES), bytesB.subarray(at, at + PAGE_BYTES)) === 0) continue;
+      const last = runs.at(-1);
+      if (last?.[1] === page) last[1]++;
+      else runs.push([page, page + 1]);
+    }
   }
   return runs;
+}
+
+/** Reads pages [from, to) with the zero ones among them; valid until the next call. */
+function wholeChunks(file: MappedFile, block: StoredBlock): (from: number, to: number) => Uint8Array {
+  const index = new Uint32Array(CHUNK_PAGES);
+  const bytes = new Uint8Array(CHUNK_PAGES * PAGE_BYTES);
+  return (from, to) => {
+    const { count } = block.present.find(from, to, index);
+    const offset = index.map((page) => (page - from) * PAGE_BYTES);
+    bytes.fill(0);
+    if (count) file.readPages(block, bytes, index, offset, count);
+    return bytes;
+  };
 }

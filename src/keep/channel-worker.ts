@@ -1,5 +1,5 @@
 // One multifd channel of a move that is kept: reads it into the file until it ends or everybody does.
-import { parentPort, workerData } from "node:worker_threads";
+import { workerData } from "node:worker_threads";
 import { TramError, toErrorData } from "../errors.ts";
 import { PageFile } from "../native/file.ts";
 import { MultifdReader } from "../reader/multifd.ts";
@@ -43,5 +43,4 @@ try {
   barrier.leave(init.channel, cancelled ? null : toErrorData(error));
 } finally {
   reader.close();
-  parentPort?.postMessage({ event: "over" });
 }

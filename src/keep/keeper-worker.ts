@@ -8,6 +8,7 @@ import { net } from "../native/net.ts";
 import { MainChannel } from "../reader/main-channel.ts";
 import { TransportSource } from "../reader/source.ts";
 import { ByteWriter, badStream } from "../stream/bytes.ts";
+import { MACHINE_NAME } from "../stream/devices/machine.ts";
 import { decodeInit, INIT_BYTES } from "../stream/multifd.ts";
 import { encodeHello, encodePong, encodeRefuse, encodeShut, HELLO_VERSION } from "../stream/return-path.ts";
 import { MULTIFD_MAGIC, TRAM_PING_HELLO, TRAM_PING_READY } from "../stream/wire.ts";
@@ -253,7 +254,7 @@ class Keeper {
     const { code, message } = toErrorData(error);
     try {
       this.#answer((out) => {
-        if (this.#main?.configuration?.machine === "tram") encodeRefuse(out, message, code);
+        if (this.#main?.configuration?.machine === MACHINE_NAME) encodeRefuse(out, message, code);
         else encodeShut(out, 1);
       });
       this.#transport.drain(DRAIN_MS);

@@ -1,5 +1,5 @@
 // One multifd channel of a kept guest that is played: takes chunks of pages, as the other channels do, until there are none.
-import { parentPort, workerData } from "node:worker_threads";
+import { workerData } from "node:worker_threads";
 import { TramError, toErrorData } from "../errors.ts";
 import { Bitmap } from "../memory/bitmap.ts";
 import { PageFile } from "../native/file.ts";
@@ -81,5 +81,4 @@ try {
   barrier.leave(init.channel, cancelled ? null : toErrorData(error));
 } finally {
   transport.close();
-  parentPort?.postMessage({ event: "over" });
 }

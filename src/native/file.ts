@@ -36,19 +36,7 @@ export class PageFile {
 
   /** Copies page i from `buffer` at `offset[i]` to page `index[i]` of the area. */
   write(area: PageArea, buffer: Uint8Array, index: Uint32Array, offset: Uint32Array, count: number): void {
-    if (count > index.length || count > offset.length) throw new TramError("E_INTERNAL", "more pages than indexes");
-    const at = u53(area.pagesOffset, "pages offset");
-    const pages = u53(area.pages, "pages");
-    const result = symbols.tram_file_write_pages(
-      this.#h,
-      at,
-      pages,
-      buffer,
-      buffer.length,
-      index,
-      offset,
-      u32(count, "count"),
-    );
+    const result = this.#move(symbols.tram_file_write_pages, area, buffer, index, offset, count);
     const direct = check(result, "E_FILE", "cannot write pages to the file", FULL);
     this.directBytes += direct;
     this.bufferedBytes += count * PAGE_BYTES - direct;
@@ -56,24 +44,26 @@ export class PageFile {
 
   /** The mirror of write. */
   read(area: PageArea, buffer: Uint8Array, index: Uint32Array, offset: Uint32Array, count: number): void {
+    const result = this.#move(symbols.tram_file_read_pages, area, buffer, index, offset, count);
+    if (errnoName(result) === "ENODATA")
+      throw new TramError("E_STREAM_TRUNCATED", "the file ends before its pages do", {
+        where: `a page area at byte ${area.pagesOffset}`,
+      });
+    check(result, "E_FILE", "cannot read pages from the file");
+  }
+
+  #move(
+    call: typeof symbols.tram_file_write_pages,
+    area: PageArea,
+    buffer: Uint8Array,
+    index: Uint32Array,
+    offset: Uint32Array,
+    count: number,
+  ): number {
     if (count > index.length || count > offset.length) throw new TramError("E_INTERNAL", "more pages than indexes");
     const at = u53(area.pagesOffset, "pages offset");
     const pages = u53(area.pages, "pages");
-    const result = symbols.tram_file_read_pages(
-      this.#h,
-      at,
-      pages,
-      buffer,
-      buffer.length,
-      index,
-      offset,
-      u32(count, "count"),
-    );
-    if (errnoName(result) === "ENODATA")
-      throw new TramError("E_STREAM_TRUNCATED", "the file ends before its pages do", {
-        where: `a page area at byte ${at}`,
-      });
-    check(result, "E_FILE", "cannot read pages from the file");
+    return call(this.#h, at, pages, buffer, buffer.length, index, offset, u32(count, "count"));
   }
 
   /** Makes pages holes. */

@@ -8,9 +8,9 @@ import { readTail, type Tail } from "../stream/description.ts";
 import { DEVICE_TABLES } from "../stream/devices/index.ts";
 import { MACHINE_NAME } from "../stream/devices/machine.ts";
 import { bitmapBytes, type MappedBlock } from "../stream/mapped.ts";
-import type { Configuration, SectionHeader } from "../stream/section.ts";
+import { type Configuration, decodeHeader, type SectionHeader } from "../stream/section.ts";
 import { loadState } from "../stream/vmstate.ts";
-import { QEMU_VM_SECTION_END, TAIL_BYTES_MAX } from "../stream/wire.ts";
+import { CAPABILITY_MAPPED_RAM, QEMU_VM_SECTION_END, TAIL_BYTES_MAX } from "../stream/wire.ts";
 import type { FileTransport } from "../transport/file.ts";
 import { MainChannel, type MainRecord } from "./main-channel.ts";
 import { TransportSource } from "./source.ts";
@@ -133,6 +133,14 @@ export class MappedFile {
     const area = { pagesOffset: block.pagesOffset, pages: block.bytes / PAGE_BYTES };
     this.#pages.read(area, buffer, index, offset, count);
   }
+}
+
+/** Whether the stream at `offset` is one with fixed offsets, by its own header. */
+export function hasFixedOffsets(file: FileTransport, offset: number): boolean {
+  file.seek(offset);
+  const { capabilities } = decodeHeader(new TransportSource(file, offset));
+  file.seek(offset);
+  return capabilities.includes(CAPABILITY_MAPPED_RAM);
 }
 
 function skipDevice(main: MainChannel, { at, section }: Extract<MainRecord, { kind: "device" }>): void {

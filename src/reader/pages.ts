@@ -1,7 +1,6 @@
 // Pages on their way from a buffer to where they belong: a guest's memory, or the place each has in a file.
 import type { Bitmap } from "../memory/bitmap.ts";
 import { badStream } from "../stream/bytes.ts";
-import type { BlockEntry } from "../stream/ram.ts";
 
 /** Where the pages of one block go. Ram is one, and so is a block of a file with fixed offsets. */
 export interface PageSink {
@@ -125,5 +124,3 @@ export function blockOf(blocks: ReadonlyMap<string, BlockSink>, name: string, st
     );
   return block;
 }
-
-export const blockPages = ({ bytes }: BlockEntry): number => bytes / 4096;

@@ -8,7 +8,7 @@
 //   PART, END      02|03  be32 id                                           body   7e be32 id
 //   COMMAND        08  be16 command  be16 length  data
 //   EOF            00, then VMDESCRIPTION  06  be32 length  JSON
-import { asciiText, type ByteSource, type ByteWriter, badStream, hex } from "./bytes.ts";
+import { asciiText, type ByteSource, ByteWriter, badStream, hex } from "./bytes.ts";
 import {
   CAPABILITIES_MAX,
   MACHINE_NAME_BYTES_MAX,
@@ -140,11 +140,11 @@ export function decodeFooter(source: ByteSource, id: number, name: string): void
 }
 
 export function encodeOpenReturnPath(out: ByteWriter): void {
-  out.u8(QEMU_VM_COMMAND).u16(MIG_CMD_OPEN_RETURN_PATH).u16(0);
+  encodeCommand(out, { command: MIG_CMD_OPEN_RETURN_PATH, data: new Uint8Array(0) });
 }
 
 export function encodePing(out: ByteWriter, value: number): void {
-  out.u8(QEMU_VM_COMMAND).u16(MIG_CMD_PING).u16(4).u32(value);
+  encodeCommand(out, { command: MIG_CMD_PING, data: new ByteWriter(4).u32(value).done() });
 }
 
 /** Any command; of most only the number matters. */
