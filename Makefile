@@ -44,6 +44,8 @@ build/.host:
 	  { echo "tram: zlib's headers are missing: apt-get install zlib1g-dev" >&2; exit 1; }
 	@echo '#include <zstd.h>' | $(CC) -E - >/dev/null 2>&1 || \
 	  { echo "tram: zstd's headers are missing: apt-get install libzstd-dev" >&2; exit 1; }
+	@echo '#include <xxhash.h>' | $(CC) -E - >/dev/null 2>&1 || \
+	  { echo "tram: xxHash's headers are missing: apt-get install libxxhash-dev" >&2; exit 1; }
 	@grep -qw avx2 /proc/cpuinfo || { echo "tram: Bun needs a CPU with AVX2" >&2; exit 1; }
 	@mkdir -p build && touch $@
 
@@ -75,7 +77,7 @@ build/walker.bin: build/walker.elf
 
 # --- the executable ---------------------------------------------------------------------------------------------------
 
-COMPILE := --compile --bytecode --format esm --no-compile-autoload-bunfig --no-compile-autoload-dotenv --define TRAM_VERSION='"$(VERSION)"'
+COMPILE := --compile --bytecode --format esm --root src --no-compile-autoload-bunfig --no-compile-autoload-dotenv --define TRAM_VERSION='"$(VERSION)"'
 build/tram: $(TS_SRC) package.json build/libtram.so build/walker.bin node_modules/.installed
 	$(Q)$(BUN) build $(COMPILE) --outfile $@.new src/main.ts $(WORKERS) >/dev/null
 	$(Q)mv $@.new $@

@@ -2,6 +2,8 @@
 #ifndef INTERNAL_H
 #define INTERNAL_H
 
+#include <errno.h>
+#include <setjmp.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -23,5 +25,23 @@ static inline uint8_t *checked_page(const struct tram_ram *ram, uint32_t index) 
 }
 
 int page_is_zero(const uint8_t *page);
+int all_are_pages(const struct tram_ram *ram, const uint32_t *index, uint32_t count);
+
+/* The result of `call`, which touches guest memory; -EFAULT where that cannot be read (guard.c). `call` holds nothing that
+ * would have to be given back. */
+extern __thread sigjmp_buf *guard_point;
+#define GUARDED(call)                      \
+  __extension__({                          \
+    sigjmp_buf point_;                     \
+    int64_t result_;                       \
+    if (sigsetjmp(point_, 0)) {            \
+      result_ = -EFAULT;                   \
+    } else {                               \
+      guard_point = &point_;               \
+      result_ = (call);                    \
+    }                                      \
+    guard_point = NULL;                    \
+    result_;                               \
+  })
 
 #endif

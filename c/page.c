@@ -39,11 +39,14 @@ WITH_AVX2 static void copy_page(uint8_t *to, const uint8_t *from) {
 /* The scan's cost is the first access to each page: this many are fetched ahead. */
 enum { PREFETCH_PAGES = 8, SPLIT_PAGES_MAX = 4096 };
 
-int tram_pages_split_zero(const struct tram_ram *ram, uint32_t *index, uint32_t count) {
-  uint32_t zero[SPLIT_PAGES_MAX], zeros = 0, kept = 0;
-  if (count > SPLIT_PAGES_MAX) return -EINVAL;
+int all_are_pages(const struct tram_ram *ram, const uint32_t *index, uint32_t count) {
   for (uint32_t i = 0; i < count; i++)
-    if (!checked_page(ram, index[i])) return -ERANGE;
+    if (!checked_page(ram, index[i])) return 0;
+  return 1;
+}
+
+static int split_zero(const struct tram_ram *ram, uint32_t *index, uint32_t count) {
+  uint32_t zero[SPLIT_PAGES_MAX], zeros = 0, kept = 0;
   for (uint32_t i = 0; i < count; i++) {
     if (i + PREFETCH_PAGES < count) __builtin_prefetch(checked_page(ram, index[i + PREFETCH_PAGES]));
     if (page_is_zero(checked_page(ram, index[i])))
@@ -55,19 +58,26 @@ int tram_pages_split_zero(const struct tram_ram *ram, uint32_t *index, uint32_t 
   return (int)kept;
 }
 
-int tram_pages_scatter(struct tram_ram *ram, const uint8_t *buffer, uint64_t buffer_bytes, const uint32_t *index,
-                       const uint32_t *offset, uint32_t count) {
-  for (uint32_t i = 0; i < count; i++)
-    if (!checked_page(ram, index[i]) || buffer_bytes < PAGE_BYTES || offset[i] > buffer_bytes - PAGE_BYTES)
-      return -ERANGE;
+int tram_pages_split_zero(const struct tram_ram *ram, uint32_t *index, uint32_t count) {
+  if (count > SPLIT_PAGES_MAX) return -EINVAL;
+  return all_are_pages(ram, index, count) ? (int)GUARDED(split_zero(ram, index, count)) : -ERANGE;
+}
+
+static int scatter(struct tram_ram *ram, const uint8_t *buffer, const uint32_t *index, const uint32_t *offset, uint32_t count) {
   for (uint32_t i = 0; i < count; i++) copy_page(checked_page(ram, index[i]), buffer + offset[i]);
   _mm_sfence(); /* streaming stores are not ordered with what other threads are told next */
   return 0;
 }
 
-int tram_pages_clear(struct tram_ram *ram, const uint32_t *index, uint32_t count) {
+int tram_pages_scatter(struct tram_ram *ram, const uint8_t *buffer, uint64_t buffer_bytes, const uint32_t *index,
+                       const uint32_t *offset, uint32_t count) {
+  if (!all_are_pages(ram, index, count)) return -ERANGE;
   for (uint32_t i = 0; i < count; i++)
-    if (!checked_page(ram, index[i])) return -ERANGE;
+    if (buffer_bytes < PAGE_BYTES || offset[i] > buffer_bytes - PAGE_BYTES) return -ERANGE;
+  return (int)GUARDED(scatter(ram, buffer, index, offset, count));
+}
+
+static int clear(struct tram_ram *ram, const uint32_t *index, uint32_t count) {
   for (uint32_t i = 0; i < count; i++) {
     uint8_t *page = checked_page(ram, index[i]);
     if (!page_is_zero(page)) memset(page, 0, PAGE_BYTES);
@@ -75,14 +85,14 @@ int tram_pages_clear(struct tram_ram *ram, const uint32_t *index, uint32_t count
   return 0;
 }
 
-int64_t tram_pages_gather(const struct tram_ram *ram, const uint8_t *head, uint32_t head_bytes, const uint8_t *words,
-                          const uint32_t *index, uint32_t count, uint8_t *out, uint64_t out_bytes) {
-  uint64_t total = head_bytes + (uint64_t)count * PAGE_BYTES + (count ? (uint64_t)(count - 1) * 8 : 0);
-  if (total > out_bytes) return -ENOBUFS;
-  for (uint32_t i = 0; i < count; i++)
-    if (!checked_page(ram, index[i])) return -ERANGE;
-  memcpy(out, head, head_bytes);
+int tram_pages_clear(struct tram_ram *ram, const uint32_t *index, uint32_t count) {
+  return all_are_pages(ram, index, count) ? (int)GUARDED(clear(ram, index, count)) : -ERANGE;
+}
+
+static int64_t gather(const struct tram_ram *ram, const uint8_t *head, uint32_t head_bytes, const uint8_t *words,
+                      const uint32_t *index, uint32_t count, uint8_t *out) {
   uint8_t *at = out + head_bytes;
+  memcpy(out, head, head_bytes);
   for (uint32_t i = 0; i < count; i++) {
     if (i) {
       memcpy(at, words + (uint64_t)i * 8, 8);
@@ -92,4 +102,12 @@ int64_t tram_pages_gather(const struct tram_ram *ram, const uint8_t *head, uint3
     at += PAGE_BYTES;
   }
   return at - out;
+}
+
+int64_t tram_pages_gather(const struct tram_ram *ram, const uint8_t *head, uint32_t head_bytes, const uint8_t *words,
+                          const uint32_t *index, uint32_t count, uint8_t *out, uint64_t out_bytes) {
+  uint64_t total = head_bytes + (uint64_t)count * PAGE_BYTES + (count ? (uint64_t)(count - 1) * 8 : 0);
+  if (total > out_bytes) return -ENOBUFS;
+  if (!all_are_pages(ram, index, count)) return -ERANGE;
+  return GUARDED(gather(ram, head, head_bytes, words, index, count, out));
 }

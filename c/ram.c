@@ -9,6 +9,7 @@
 #include "tram.h"
 
 #ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_READ 22
 #define MADV_POPULATE_WRITE 23
 #endif
 
@@ -55,16 +56,43 @@ int tram_ram_destroy(struct tram_ram *ram) {
   return result;
 }
 
+static int copy(void *to, const void *from, uint32_t bytes) {
+  memcpy(to, from, bytes);
+  return 0;
+}
+
 int tram_ram_read(const struct tram_ram *ram, uint64_t offset, void *out, uint32_t bytes) {
   const uint8_t *at = checked(ram, offset, bytes);
-  if (!at) return -ERANGE;
-  memcpy(out, at, bytes);
-  return 0;
+  return at ? (int)GUARDED(copy(out, at, bytes)) : -ERANGE;
 }
 
 int tram_ram_write(struct tram_ram *ram, uint64_t offset, const void *in, uint32_t bytes) {
   uint8_t *at = checked(ram, offset, bytes);
-  if (!at) return -ERANGE;
-  memcpy(at, in, bytes);
+  return at ? (int)GUARDED(copy(at, in, bytes)) : -ERANGE;
+}
+
+/* --- memory that is a file's, or is filled as it is touched --- */
+
+static int is_whole_pages(uint64_t offset, uint64_t bytes) { return offset % PAGE_BYTES == 0 && bytes % PAGE_BYTES == 0; }
+
+int tram_ram_map_file(struct tram_ram *ram, uint64_t offset, uint64_t bytes, int fd, uint64_t file_offset) {
+  uint8_t *at = checked(ram, offset, bytes);
+  if (!at || bytes == 0) return -ERANGE;
+  if (!is_whole_pages(offset, bytes) || file_offset % PAGE_BYTES) return -EINVAL;
+  int flags = MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE;
+  if (mmap(at, bytes, PROT_READ | PROT_WRITE, flags, fd, (off_t)file_offset) == MAP_FAILED) return -errno;
+  (void)madvise(at, bytes, MADV_DONTDUMP);
   return 0;
+}
+
+int tram_ram_populate_range(struct tram_ram *ram, uint64_t offset, uint64_t bytes, int own) {
+  uint8_t *at = checked(ram, offset, bytes);
+  if (!at || !is_whole_pages(offset, bytes)) return -ERANGE;
+  return madvise(at, bytes, own ? MADV_POPULATE_WRITE : MADV_POPULATE_READ) < 0 ? -errno : 0;
+}
+
+int tram_ram_forbid(struct tram_ram *ram, uint32_t page) {
+  uint8_t *at = checked_page(ram, page);
+  if (!at) return -ERANGE;
+  return mprotect(at, PAGE_BYTES, PROT_NONE) < 0 ? -errno : 0;
 }

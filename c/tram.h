@@ -21,6 +21,24 @@ TRAM_API int tram_ram_populate(struct tram_ram *ram);
 TRAM_API int tram_ram_destroy(struct tram_ram *ram);
 TRAM_API int tram_ram_read(const struct tram_ram *ram, uint64_t offset, void *out, uint32_t bytes);
 TRAM_API int tram_ram_write(struct tram_ram *ram, uint64_t offset, const void *in, uint32_t bytes);
+/* These and all calls below that take guest memory return -EFAULT where it cannot be read or written: it may be a file's. */
+/* [offset, offset + bytes) becomes the file's content from file_offset on, privately: writes stay here. Whole pages. */
+TRAM_API int tram_ram_map_file(struct tram_ram *ram, uint64_t offset, uint64_t bytes, int fd, uint64_t file_offset);
+/* Brings pages in, so that nobody waits for them later; `own`: as copies of ours, whatever they were before. */
+TRAM_API int tram_ram_populate_range(struct tram_ram *ram, uint64_t offset, uint64_t bytes, int own);
+TRAM_API int tram_ram_forbid(struct tram_ram *ram, uint32_t page); /* whoever touches it fails: its content is known to be bad */
+TRAM_API int tram_guard_install(void); /* guard.c, once a process, before memory is a file's: faults become -EFAULT */
+
+/* uffd.c: memory that is filled as it is touched; `fd` is a userfaultfd, and `ram` has been touched nowhere yet. */
+TRAM_API int tram_uffd_begin(int fd, const struct tram_ram *ram);
+TRAM_API int tram_uffd_end(int fd, const struct tram_ram *ram);
+/* The pages that somebody waits for, at most `count`, after at most `timeout_ms`. */
+TRAM_API int tram_uffd_wait(int fd, const struct tram_ram *ram, uint32_t *index, uint32_t count, int timeout_ms);
+/* Page i from buffer + offset[i] to page index[i], where it is not there yet; whoever waits for it goes on. */
+TRAM_API int tram_uffd_place(int fd, struct tram_ram *ram, const uint8_t *buffer, uint64_t buffer_bytes,
+                             const uint32_t *index, const uint32_t *offset, uint32_t count);
+TRAM_API int tram_uffd_place_zero(int fd, struct tram_ram *ram, const uint32_t *index, uint32_t count);
+TRAM_API int tram_uffd_wake(int fd, const struct tram_ram *ram, uint32_t page); /* they look again */
 
 /* page.c: whole pages, by index. */
 /* Moves the indexes of pages that are not zero to the front, in order, and those of zero pages behind them, in order;
@@ -38,8 +56,9 @@ TRAM_API int64_t tram_pages_gather(const struct tram_ram *ram, const uint8_t *he
 
 /* file.c: pages in a file where each has its place, at pages_offset + 4096 * its index, which is below `pages`. */
 struct tram_file;
-/* The handle, for one thread. `direct_fd`: the same file with O_DIRECT, for long runs; -1: none. Neither is closed. */
-TRAM_API int64_t tram_file_attach(int fd, int direct_fd);
+/* The handle, for one thread. `direct_fd`: the same file with O_DIRECT, for long runs, or for all of guest memory's with
+ * `only_direct`; -1: none. Neither is closed. */
+TRAM_API int64_t tram_file_attach(int fd, int direct_fd, int only_direct);
 TRAM_API int tram_file_detach(struct tram_file *file);
 /* Page i from buffer + offset[i] to page index[i]; neighbours by one call. All are checked before the first is written.
  * Returns the bytes that were written directly. */
@@ -49,9 +68,37 @@ TRAM_API int64_t tram_file_write_pages(struct tram_file *file, uint64_t pages_of
 /* The mirror: page index[i] to buffer + offset[i]; -ENODATA where the file ends before them. */
 TRAM_API int tram_file_read_pages(struct tram_file *file, uint64_t pages_offset, uint64_t pages, uint8_t *buffer,
                                   uint64_t buffer_bytes, const uint32_t *index, const uint32_t *offset, uint32_t count);
+/* Page index[i] of guest memory to or from its place in the file, uncopied; neighbours by one call. Returns the bytes that
+ * went past the page cache; reading, -ENODATA where the file ends before them. */
+TRAM_API int64_t tram_file_write_ram(struct tram_file *file, uint64_t pages_offset, uint64_t pages,
+                                     const struct tram_ram *ram, const uint32_t *index, uint32_t count);
+TRAM_API int64_t tram_file_read_ram(struct tram_file *file, uint64_t pages_offset, uint64_t pages, struct tram_ram *ram,
+                                    const uint32_t *index, uint32_t count);
 /* Makes pages holes. */
 TRAM_API int tram_file_punch_pages(struct tram_file *file, uint64_t pages_offset, uint64_t pages, const uint32_t *index,
                                    uint32_t count);
+
+TRAM_API int tram_file_allocate(int fd, uint64_t offset, uint64_t bytes); /* blocks for it; the file grows no longer */
+TRAM_API int64_t tram_file_seek_data(int fd, uint64_t offset); /* the first byte from there on that is in no hole; or -ENXIO */
+TRAM_API int tram_file_lock(int fd, int exclusive); /* shared or exclusive, or -EWOULDBLOCK */
+/* A read lease: who wants to write to the file waits, for some time, until it is ended. */
+TRAM_API int tram_file_lease(int fd);
+TRAM_API int tram_file_lease_holds(int fd); /* 0: somebody wants to write */
+TRAM_API int tram_file_lease_end(int fd);
+
+/* hash.c: XXH3-64 (seed 0) of pages, in a table with one hash for each page of a block. */
+TRAM_API int tram_hash_ram(const struct tram_ram *ram, const uint32_t *index, uint32_t count, uint64_t *table, uint64_t pages);
+TRAM_API int tram_hash_pages(const uint8_t *buffer, uint64_t buffer_bytes, const uint32_t *index, const uint32_t *offset,
+                             uint32_t count, uint64_t *table, uint64_t pages);
+/* How many of the pages have another hash than the table says; their indexes in bad[]. */
+TRAM_API int tram_hash_differing_ram(const struct tram_ram *ram, const uint32_t *index, uint32_t count,
+                                     const uint64_t *table, uint64_t pages, uint32_t *bad);
+TRAM_API int tram_hash_differing(const uint8_t *buffer, uint64_t buffer_bytes, const uint32_t *index,
+                                 const uint32_t *offset, uint32_t count, const uint64_t *table, uint64_t pages, uint32_t *bad);
+struct tram_hash;
+TRAM_API int64_t tram_hash_open(void); /* of bytes that come in pieces; the handle */
+TRAM_API int tram_hash_update(struct tram_hash *hash, const void *data, uint64_t bytes);
+TRAM_API int tram_hash_close(struct tram_hash *hash, uint64_t *out);
 
 /* inflate.c: a multifd channel's compressed pages, one zlib or zstd stream for the whole channel. */
 struct tram_inflate;

@@ -104,9 +104,10 @@ static void check_page(const struct tram_ram *ram, const struct walker_params *p
   result[RESULT_PAGES]++;
 }
 
-int tram_walker_check(const struct tram_ram *ram, uint32_t *result) {
+static int check(const struct tram_ram *ram, uint32_t *result) {
   struct walker_params params;
-  if (tram_ram_read(ram, WALKER_PARAMS, &params, sizeof params) < 0) return -ERANGE;
+  if (!checked(ram, WALKER_PARAMS, sizeof params)) return -ERANGE;
+  memcpy(&params, checked(ram, WALKER_PARAMS, sizeof params), sizeof params);
   memset(result, 0, (RESULT_CPU + 4 * WALKER_CPUS_MAX) * sizeof *result);
   if (!params_are_sane(&params, ram)) return -EBADMSG;
   result[RESULT_CPUS] = params.cpus;
@@ -126,3 +127,5 @@ int tram_walker_check(const struct tram_ram *ram, uint32_t *result) {
     check_page(ram, &params, page, result);
   return 0;
 }
+
+int tram_walker_check(const struct tram_ram *ram, uint32_t *result) { return (int)GUARDED(check(ram, result)); }

@@ -6,6 +6,7 @@ import type { KeeperInit } from "./keep/keeper-worker.ts";
 import type { PlayerInit } from "./keep/player-worker.ts";
 import type { SenderInit } from "./keep/sender-worker.ts";
 import type { MoverInit } from "./machine/mover-worker.ts";
+import type { SaverInit } from "./machine/saver-worker.ts";
 import type { VcpuInit } from "./machine/vcpu-worker.ts";
 import { LIBRARY_PATH } from "./native/symbols.ts";
 import type { QmpInit } from "./qmp/server-worker.ts";
@@ -18,6 +19,9 @@ export const startVcpu = (init: Omit<VcpuInit, "library">): Worker =>
 
 export const startMover = (init: Omit<MoverInit, "library">): Worker =>
   start("./machine/mover-worker.ts", "mover", init);
+
+export const startSaver = (init: Omit<SaverInit, "library">): Worker =>
+  start("./machine/saver-worker.ts", `save/${init.channel + 1}`, init);
 
 export const startQmp = (init: Omit<QmpInit, "library">): Worker => start("./qmp/server-worker.ts", "qmp", init);
 

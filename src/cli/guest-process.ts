@@ -1,15 +1,17 @@
 // The process of one guest: its Workers, its socket, its end. Main thread only; everything that blocks is in a Worker.
 import { rmSync } from "node:fs";
 import type { Worker } from "node:worker_threads";
+import { Barrier } from "../control/barrier.ts";
 import type { Journal } from "../control/journal.ts";
 import { DEFAULT_REPLY_MS } from "../control/send.ts";
 import { type ErrorData, EXIT, fromErrorData, toErrorData } from "../errors.ts";
 import { Board, type MachineHandles } from "../machine/board.ts";
 import type { Job, MoverMessage, Wanted } from "../machine/mover-worker.ts";
+import type { SaverInit } from "../machine/saver-worker.ts";
 import { installKick } from "../native/kvm.ts";
 import type { QmpRequest } from "../qmp/server-worker.ts";
 import { type Listener, listen, unlisten } from "../transport/index.ts";
-import { startMover, startQmp, startVcpu } from "../workers.ts";
+import { startMover, startQmp, startSaver, startVcpu } from "../workers.ts";
 
 export interface ProcessOptions {
   name: string;
@@ -119,6 +121,9 @@ export class GuestProcess {
         this.#post({ kind: "send", endpoint, options, iovMax, copying });
         return;
       }
+      case "save":
+        this.#post({ ...request.job, kind: "save" });
+        return;
       case "incoming":
         try {
           this.#receive(listen(request.endpoint));
@@ -134,9 +139,18 @@ export class GuestProcess {
 
   #onMover(message: MoverMessage): void {
     if (message.event === "machine") this.startCpus(this.board.cpus);
+    else if (message.event === "crew") for (const init of message.inits) this.#startSaver(init);
     else if (message.event === "crashed") this.#fail(fromErrorData(message.error));
     else if (message.job === "send") this.#sent();
-    else this.#received();
+    else if (message.job === "receive") this.#received();
+  }
+
+  /** One that dies without a word must not leave the mover waiting for it. */
+  #startSaver(init: Omit<SaverInit, "library">): void {
+    startSaver(init).on("error", (error) => {
+      this.#options.say(`a thread that saves has died: ${error}`);
+      new Barrier(init.channels, init.barrier).leave(init.channel, toErrorData(error));
+    });
   }
 
   #sent(): void {

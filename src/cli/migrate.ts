@@ -122,7 +122,7 @@ async function move(vm: string, address: Address, options: object, view: MoveVie
   const interrupt = onInterrupt(client);
   let channel: Channel | null = null;
   try {
-    await untilBooted(client, interrupt);
+    await untilBooted(client, interrupt.signal);
     channel = openChannel(address);
     if (channel.fd >= 0) {
       await client.execute("getfd", { fdname: "tram" }, channel.fd);
@@ -145,12 +145,8 @@ async function move(vm: string, address: Address, options: object, view: MoveVie
 }
 
 /** A guest whose memory is still being made is there in a moment: `tram run … & tram migrate …` is what scripts do. */
-async function untilBooted(client: QmpClient, interrupt: Interrupt): Promise<void> {
-  for (
-    const end = performance.now() + BOOT_MS;
-    performance.now() < end && !interrupt.signal();
-    await Bun.sleep(POLL_MS)
-  )
+export async function untilBooted(client: QmpClient, signal: () => string | null): Promise<void> {
+  for (const end = performance.now() + BOOT_MS; performance.now() < end && !signal(); await Bun.sleep(POLL_MS))
     if ((await client.execute<{ status: string }>("query-status")).status !== "prelaunch") return;
 }
 

@@ -185,8 +185,18 @@ export class MoveView {
     this.#lineShown = true;
   }
 
-  finish(report: FinalReport): void {
+  /** Something to know before it begins. */
+  note(text: string): void {
+    if (!this.#json) say(text);
+  }
+
+  clear(): void {
     if (this.#lineShown) writeAll(2, "\r\x1b[K");
+    this.#lineShown = false;
+  }
+
+  finish(report: FinalReport): void {
+    this.clear();
     if (this.#json) {
       this.#json(report);
       if (report.error) say(formatError(report.error));

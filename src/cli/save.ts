@@ -1,12 +1,14 @@
-// tram save: takes a running QEMU guest into a file.
+// tram save: takes a running guest into a file: one of QEMU's through its monitor, one of ours by its own process (save-guest.ts).
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { AFTER, type After } from "../control/save.ts";
 import { DEFAULT_MAX_DOWNTIME_MS, DEFAULT_REPLY_MS } from "../control/send.ts";
 import { TramError, toErrorData } from "../errors.ts";
+import { DIRECT_MODES } from "../native/file.ts";
 import { net } from "../native/net.ts";
 import { QmpClient } from "../qmp/client.ts";
-import { DOWNTIME_MS_MAX, type MigrateInfo, QemuMigration } from "../qmp/migration.ts";
+import { DOWNTIME_MS_MAX, isQemu, type MigrateInfo, QemuMigration } from "../qmp/migration.ts";
 import { MULTIFD_CHANNELS_MAX } from "../stream/wire.ts";
 import { type Listener, listen } from "../transport/index.ts";
 import { command } from "./command.ts";
@@ -20,22 +22,27 @@ import {
   reportingFailure,
   startKeeping,
 } from "./keeping.ts";
-import { openJson } from "./report.ts";
+import { MoveView, openJson } from "./report.ts";
 import { findSocket } from "./runtime.ts";
+import { finishSave, saveGuest } from "./save-guest.ts";
 import { parseCount, parseDuration, parseRate } from "./units.ts";
 
-const AFTER = ["quit", "pause", "resume"] as const;
-type After = (typeof AFTER)[number];
 const POLL_MS = 50;
+/** Two keep a disk busy beside the zero scan and the hashes of the one that waits. */
+const DEFAULT_CHANNELS = 2;
 /** From the moment the file is durable: QEMU has only to hear it. */
 const ENDING_MS = 10_000;
 const QUIT_MS = 10_000;
 
 export const save = command({
   name: "save",
-  summary: "takes a running QEMU guest into a file",
+  summary: "takes a running guest into a file",
   args: {
-    vm: { type: "positional", description: "the guest: unix:PATH of its QMP socket", required: true },
+    vm: {
+      type: "positional",
+      description: "the guest: its name, or unix:PATH of its QMP socket, tram's or QEMU's",
+      required: true,
+    },
     file: {
       type: "positional",
       description: "the file: PATH, file:PATH,offset=N or fd:N (a regular file)",
@@ -53,9 +60,16 @@ export const save = command({
     },
     channels: {
       type: "string",
-      description: "multifd channels beside the main one (default 0; QEMU only)",
+      description: "threads that write (default 2); QEMU: multifd channels beside the main one (default 0)",
       valueHint: "N",
     },
+    directIo: {
+      type: "string",
+      description: "past the page cache: auto (long runs), on (all pages) or off (default auto)",
+      valueHint: "MODE",
+    },
+    reserve: { type: "boolean", description: "allocate all the blocks it may need before it begins" },
+    overcommit: { type: "boolean", description: "begin even where the worst case would not fit the disk" },
     maxDowntime: {
       type: "string",
       description:
@@ -67,6 +81,8 @@ export const save = command({
     json: { type: "string", description: "events as JSON, one a line; the last is the report", valueHint: "PATH|fd:N" },
   },
   examples: [
+    "tram save a a.tram                                       # tram restore a.tram brings it back",
+    "tram save a a.tram --after resume --channels 4 --direct-io on",
     "tram save unix:/run/vm.qmp vm.tram                       # QEMU ends when the file is on disk",
     "tram save unix:/run/vm.qmp vm.tram --after pause --channels 4",
     "tram save unix:/run/vm.qmp vm.tram --after resume --disks none --max-downtime 50ms",
@@ -75,9 +91,15 @@ export const save = command({
     const after = oneOf(args.after ?? "quit");
     if (args.disks !== undefined && args.disks !== "none")
       throw new TramError("E_USAGE", `--disks: '${args.disks}' is not known`, { expected: "none" });
-    const channels = args.channels === undefined ? 0 : parseCount(args.channels, "--channels", 0, MULTIFD_CHANNELS_MAX);
+    const channels =
+      args.channels === undefined ? null : parseCount(args.channels, "--channels", 0, MULTIFD_CHANNELS_MAX);
+    const direct = DIRECT_MODES.find((mode) => mode === (args.directIo ?? "auto"));
+    if (!direct)
+      throw new TramError("E_USAGE", `--direct-io: '${args.directIo}' is not known`, {
+        expected: DIRECT_MODES.join(", "),
+      });
     const settings = {
-      channels,
+      channels: channels ?? 0,
       maxBandwidthBytesPerSec: args.maxBandwidth === undefined ? 0 : parseRate(args.maxBandwidth, "--max-bandwidth"),
       maxDowntimeMs:
         args.maxDowntime !== undefined
@@ -93,6 +115,26 @@ export const save = command({
     return reportingFailure(args.file, json, async () => {
       const client = await QmpClient.connect(findSocket(args.vm), args.vm);
       try {
+        if (!(await isQemu(client))) {
+          const limits = {
+            ...(args.maxDowntime !== undefined && { maxDowntimeMs: settings.maxDowntimeMs }),
+            maxBandwidthBytesPerSec: settings.maxBandwidthBytesPerSec,
+            timeoutMs,
+          };
+          const threads = channels ?? DEFAULT_CHANNELS;
+          if (threads === 0) throw new TramError("E_USAGE", "--channels: at least one thread writes", { found: "0" });
+          const { reserve, overcommit } = args;
+          const wanted = { after, channels: threads, direct, reserve: !!reserve, overcommit: !!overcommit, limits };
+          const move = new MoveView(args.vm, json);
+          const signals = cancelOnSignal(() => undefined);
+          try {
+            const report = await saveGuest(args.vm, client, args.file, target, wanted, move, signals.signal);
+            return finishSave(report, move, json);
+          } finally {
+            signals.remove();
+          }
+        }
+        refuseForQemu(args);
         const saving = new Saving(args.vm, client, after, timeoutMs);
         await saving.check(args.disks === "none");
         return view.finish(await saving.run(args.file, target, settings, view));
@@ -102,6 +144,16 @@ export const save = command({
     });
   },
 });
+
+/** What only our own writing threads can do. */
+function refuseForQemu(args: { directIo?: string; reserve?: boolean; overcommit?: boolean }): void {
+  const ours =
+    args.directIo !== undefined ? "--direct-io" : args.reserve ? "--reserve" : args.overcommit ? "--overcommit" : null;
+  if (ours)
+    throw new TramError("E_USAGE", `${ours} is for tram's own guests`, {
+      next: "leave it out: long runs of QEMU's pages go past the page cache where they can",
+    });
+}
 
 function oneOf(text: string): After {
   const found = AFTER.find((one) => one === text);
@@ -135,10 +187,6 @@ class Saving {
 
   /** Everything that can be refused, before anything is changed. */
   async check(disksAreMeant: boolean): Promise<void> {
-    if (!(await this.#migration.isQemu()))
-      throw new TramError("E_USAGE", `'${this.#vm}' is a tram guest`, {
-        next: `tram receive unix:PATH FILE keeps it: tram migrate ${this.#vm} unix:PATH`,
-      });
     this.#wasRunning = (await this.#migration.checkIdle()) === "running";
     if (this.#after !== "resume" || disksAreMeant) return;
     const disks = await this.#migration.writableDisks();

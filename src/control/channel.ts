@@ -8,6 +8,8 @@ export interface PagesSent {
   pages: number;
   zeroPages: number;
   bytes: number;
+  /** To a file: of these, the ones that went past the page cache. */
+  directBytes?: number;
 }
 
 /** Pages of guest memory, in any order; the last write of a page wins. */
@@ -42,6 +44,16 @@ export interface MoveWriter extends PageWriter {
   /** If the target has said why it closed the channel: that, instead of `error`. */
   explain(error: unknown): unknown;
   close(): void;
+}
+
+/** A file in which each page has its place; its pages are written by a PageWriter in each thread. */
+export interface SnapshotWriter {
+  /** Everything before the pages. */
+  begin(description: MachineDescription): void;
+  /** Everything behind them. The file is on disk when this returns, and whole. */
+  finish(devices: readonly DeviceState[], runState: string): void;
+  /** How many pages have content in it. */
+  presentPages(): number;
 }
 
 export type Incoming =

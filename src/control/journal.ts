@@ -1,5 +1,6 @@
 // The current move as data: what status, progress lines, JSON events and the final report are made of.
 import type { ErrorData, Owner } from "../errors.ts";
+import type { ChannelCounts } from "./barrier.ts";
 
 /** Legal ways through a move; QEMU's names where it has one. */
 const PHASES = {
@@ -8,7 +9,7 @@ const PHASES = {
   setup: ["active", "device", "cancelled", "failed", "completed"],
   active: ["device", "cancelled", "failed"],
   device: ["handover", "cancelled", "failed"],
-  handover: ["completed", "failed"],
+  handover: ["completed", "cancelled", "failed"],
   completed: [],
   failed: [],
   cancelled: [],
@@ -46,8 +47,14 @@ export interface Journal {
   /** The last ROUNDS_KEPT of them. */
   rounds: Round[];
   roundsDone: number;
+  /** What each thread that sends has sent. */
+  channels: ChannelCounts[];
   owner: Owner;
   error: ErrorData | null;
+  /** Of a save: the file is whole and on disk, and wants its name. */
+  readyToCommit?: boolean;
+  /** Of a save: pages that the file has. */
+  presentPages?: number;
 }
 
 const ROUNDS_KEPT = 200;
@@ -86,6 +93,7 @@ export class MoveLog {
       downtimePartsMs: {},
       rounds: [],
       roundsDone: 0,
+      channels: [],
       owner: "source",
       error: null,
     };

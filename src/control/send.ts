@@ -1,14 +1,12 @@
 // The source's story of a move, top to bottom.
 import { TramError, toErrorData } from "../errors.ts";
-import { Bitmap } from "../memory/bitmap.ts";
 import { RAM_BLOCK_NAME } from "../stream/devices/machine.ts";
 import type { Hello } from "../stream/return-path.ts";
 import type { MoveWriter } from "./channel.ts";
-import { expectedDowntimeMs, PAGE_RECORD_BYTES, verdict } from "./convergence.ts";
 import { checkFit } from "./fit.ts";
 import type { Guest } from "./guest.ts";
 import { Ledger, type MoveLog } from "./journal.ts";
-import { TokenBucket } from "./rate.ts";
+import { Rounds, shareRounds } from "./rounds.ts";
 
 export interface SendOptions {
   maxDowntimeMs: number;
@@ -34,12 +32,8 @@ export interface SendContext {
   handedOver(): void;
 }
 
-/** Tracking is cleared in pieces of this size: 16 MiB keep the time between clearing a page and sending it short. */
-const CLEAR_PAGES = 4096;
 /** Pages for one call of the writer: two full iovec arrays. */
 const BATCH_PAGES = 1024;
-/** Under a rate limit a batch is at most this much of a second: the target must not think that the source is gone. */
-const BATCH_SHARE = 0.25;
 
 /**
  * Moves the guest. Returns when the target owns it, or, one-way, when every byte was accepted. On any error before the
@@ -57,8 +51,15 @@ export function send(guest: Guest, writer: MoveWriter, options: SendOptions, con
     undo.push(() => guest.stopTracking());
     guest.startTracking();
     log.setPhase("active");
-    const rounds = new Rounds(guest, writer, options, context, log);
-    while (rounds.mustContinue()) rounds.send(false);
+    const share = shareRounds(guest.ram.pages, BATCH_PAGES, options.maxBandwidthBytesPerSec, log.now());
+    const { checkCancelled: checkStop, sleep } = context;
+    const rounds = new Rounds(guest, share, { writer, checkStop, sleep }, null, options, log, () => writer.bytes);
+    const sendRound = (last: boolean) => {
+      writer.beginRound(last);
+      rounds.send(last);
+      writer.endRound();
+    };
+    while (rounds.mustContinue()) sendRound(false);
 
     const downtime = new Ledger(() => log.now());
     const was = guest.pause();
@@ -69,7 +70,7 @@ export function send(guest: Guest, writer: MoveWriter, options: SendOptions, con
     downtime.mark("deviceState");
     rounds.sync();
     downtime.mark("lastBitmap");
-    rounds.send(true);
+    sendRound(true);
     writer.devices(devices, was);
     downtime.mark("lastPages");
     if (writer.twoWay) writer.awaitReady(options.replyMs);
@@ -103,7 +104,7 @@ export function send(guest: Guest, writer: MoveWriter, options: SendOptions, con
 }
 
 /** Does it; returns the error, if there was one. */
-function attempt(action: () => void): unknown {
+export function attempt(action: () => void): unknown {
   try {
     action();
     return null;
@@ -144,116 +145,4 @@ function greet(guest: Guest, writer: MoveWriter, options: SendOptions): Hello {
     });
   checkFit(guest.description, hello);
   return hello;
-}
-
-/** The rounds of one move: which pages are still to be sent, and how fast they go. */
-class Rounds {
-  readonly #guest: Guest;
-  readonly #writer: MoveWriter;
-  readonly #options: SendOptions;
-  readonly #context: SendContext;
-  readonly #log: MoveLog;
-  readonly #bucket: TokenBucket | null;
-  readonly #dirty: Bitmap;
-  readonly #sent: Bitmap;
-  readonly #batch: Uint32Array;
-  #round = 0;
-
-  constructor(guest: Guest, writer: MoveWriter, options: SendOptions, context: SendContext, log: MoveLog) {
-    this.#guest = guest;
-    this.#writer = writer;
-    this.#options = options;
-    this.#context = context;
-    this.#log = log;
-    const rate = options.maxBandwidthBytesPerSec;
-    this.#bucket = rate > 0 ? new TokenBucket(rate, log.now()) : null;
-    const share = rate > 0 ? Math.ceil((rate * BATCH_SHARE) / PAGE_RECORD_BYTES) : BATCH_PAGES;
-    this.#batch = new Uint32Array(Math.min(share, BATCH_PAGES));
-    this.#dirty = new Bitmap(guest.ram.pages);
-    this.#dirty.fill(); // the bulk pass: everything
-    this.#sent = new Bitmap(guest.ram.pages);
-    log.journal.totalPages = guest.ram.pages;
-  }
-
-  /** Takes over what the guest has written; counts it for the round before. */
-  sync(): void {
-    const { journal } = this.#log;
-    this.#guest.syncDirty(this.#dirty);
-    journal.remainingPages = this.#dirty.count();
-    const last = journal.rounds.at(-1);
-    if (last) last.dirtyPages = journal.remainingPages;
-  }
-
-  mustContinue(): boolean {
-    this.sync();
-    const { journal } = this.#log;
-    const { remainingPages, bandwidthBytesPerSec } = journal;
-    const stats = { remainingPages, bandwidthBytesPerSec, rounds: this.#round };
-    if (this.#round > 0) journal.expectedDowntimeMs = Math.round(expectedDowntimeMs(stats));
-    return verdict(stats, this.#options) === "continue";
-  }
-
-  send(last: boolean): void {
-    const { journal } = this.#log;
-    const startedMs = this.#log.now();
-    const round = { round: ++this.#round, pages: 0, zeroPages: 0, bytes: 0, durationMs: 0, dirtyPages: 0 };
-    const bytesBefore = this.#writer.bytes;
-    this.#writer.beginRound(last);
-    const { pages: totalPages } = this.#dirty;
-    for (let first = 0; first < totalPages; first += CLEAR_PAGES) {
-      const end = Math.min(first + CLEAR_PAGES, totalPages);
-      let cleared = last; // the guest is stopped: nothing needs to count again
-      for (let from = first; from < end; ) {
-        const { count, next } = this.#dirty.take(from, end, this.#batch);
-        if (count === 0) break;
-        // Before the first page of the piece is read: what is written after this is reported again.
-        if (!cleared) this.#guest.clearDirty(first, end - first);
-        cleared = true;
-        journal.resentPages += this.#countResent(count);
-        const sent = this.#writer.write(this.#batch, count);
-        round.pages += sent.pages;
-        round.zeroPages += sent.zeroPages;
-        journal.sentPages += sent.pages;
-        journal.zeroPages += sent.zeroPages;
-        journal.remainingPages -= count;
-        journal.bytes = this.#writer.bytes;
-        this.#pace(sent.bytes, last);
-        from = next;
-      }
-    }
-    this.#writer.endRound();
-    round.bytes = this.#writer.bytes - bytesBefore;
-    round.durationMs = this.#log.now() - startedMs;
-    // A short round says little of the channel: the better of it and the whole move so far.
-    const elapsedMs = Math.max(1, this.#log.now() - this.#log.startedMs);
-    const overall = (this.#writer.bytes * 1000) / elapsedMs;
-    journal.bandwidthBytesPerSec = Math.round(Math.max(overall, (round.bytes * 1000) / Math.max(1, round.durationMs)));
-    this.#log.finishRound(round);
-  }
-
-  #countResent(count: number): number {
-    let again = 0;
-    for (let i = 0; i < count; i++) {
-      const page = this.#batch[i];
-      if (this.#sent.has(page)) again++;
-      else this.#sent.add(page);
-    }
-    return again;
-  }
-
-  /** After each batch: cancel, time limit, rate limit, progress. The last round is not slowed down: the guest waits. */
-  #pace(bytes: number, last: boolean): void {
-    this.#context.checkCancelled();
-    const { timeoutMs } = this.#options;
-    const elapsedMs = this.#log.now() - this.#log.startedMs;
-    if (timeoutMs > 0 && elapsedMs > timeoutMs)
-      throw new TramError("E_TIMED_OUT", `the move took longer than --timeout ${timeoutMs} ms`, {
-        found: `${this.#log.journal.remainingPages} pages still to send after ${this.#round} rounds`,
-        next: "allow more time, more --max-downtime, or pause the guest first",
-      });
-    const waitMs = this.#bucket && !last ? this.#bucket.spend(bytes, this.#log.now()) : 0;
-    if (waitMs > 0) this.#context.sleep(waitMs);
-    this.#context.checkCancelled();
-    this.#log.refresh();
-  }
 }

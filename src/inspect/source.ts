@@ -1,7 +1,9 @@
 // Where a stream that is looked at comes from, and what kind of thing it is by its first bytes.
 import { closeSync, fstatSync, openSync } from "node:fs";
-import { TramError } from "../errors.ts";
+import { type ErrorData, TramError, toErrorData } from "../errors.ts";
 import { net } from "../native/net.ts";
+import { sealAtEnd } from "../reader/mapped.ts";
+import type { Seal } from "../reader/seal.ts";
 import { decodeLibvirtHeader, LIBVIRT_HEADER_BYTES, type LibvirtHeader } from "../stream/libvirt.ts";
 import { MULTIFD_MAGIC } from "../stream/wire.ts";
 import { FdTransport } from "../transport/fd.ts";
@@ -18,6 +20,9 @@ export interface StreamInput {
   bytes: number | null;
   kind: "main" | "channel";
   libvirt: LibvirtHeader | null;
+  /** The hashes at a file's end, and what is wrong with them. */
+  seal: Seal | null;
+  sealProblem: ErrorData | null;
 }
 
 /** Opens a path or a descriptor; a libvirt image's header is passed over. */
@@ -32,7 +37,18 @@ export function openInput(spec: { path: string | null; fd: number | null; offset
   const offset = (spec.offset ?? 0) + (libvirt?.streamOffset ?? 0);
   file.seek(offset);
   const isChannel = count >= 4 && new DataView(first.buffer).getUint32(0) === MULTIFD_MAGIC;
-  return { name, file, transport: file, offset, bytes: file.bytes, kind: isChannel ? "channel" : "main", libvirt };
+  const kind = isChannel ? "channel" : "main";
+  return { name, file, transport: file, offset, bytes: file.bytes, kind, libvirt, ...sealOf(file) };
+}
+
+/** A damaged seal does not keep anybody from looking at the stream before it. */
+function sealOf(file: FileTransport): Pick<StreamInput, "seal" | "sealProblem"> {
+  try {
+    return { seal: sealAtEnd(file), sealProblem: null };
+  } catch (error) {
+    if (!(error instanceof TramError)) throw error;
+    return { seal: null, sealProblem: toErrorData(error) };
+  }
 }
 
 function openPath(path: string): number {
@@ -87,5 +103,7 @@ function pipeInput(fd: number, name: string): StreamInput {
     bytes: null,
     kind: isChannel ? "channel" : "main",
     libvirt,
+    seal: null,
+    sealProblem: null,
   };
 }

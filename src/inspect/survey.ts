@@ -11,6 +11,7 @@ import { type DeviceSection, readTail, type Tail } from "../stream/description.t
 import { DEVICE_TABLES } from "../stream/devices/index.ts";
 import { MACHINE_NAME } from "../stream/devices/machine.ts";
 import { bitmapBytes, type MappedBlock } from "../stream/mapped.ts";
+import { findSealHead } from "../stream/seal.ts";
 import type { Configuration } from "../stream/section.ts";
 import { loadState } from "../stream/vmstate.ts";
 import { QEMU_VM_SECTION_END, TAIL_BYTES_MAX } from "../stream/wire.ts";
@@ -228,7 +229,9 @@ class Surveying {
           "more",
         );
     }
-    result.tailBytes = this.#raw.done();
+    const raw = this.#raw.done();
+    const sealAt = findSealHead(raw, result.tailOffset);
+    result.tailBytes = sealAt < 0 ? raw : raw.subarray(0, sealAt);
     result.tail = readTail(result.tailBytes, result.tailOffset, this.#earlyDevices);
     result.devices = result.tail.devices;
     result.endOffset = this.#source.offset;

@@ -1,5 +1,6 @@
 // One multifd channel of a move that is kept: reads it into the file until it ends or everybody does.
 import { workerData } from "node:worker_threads";
+import { Barrier, noCounts } from "../control/barrier.ts";
 import { TramError, toErrorData } from "../errors.ts";
 import { PageFile } from "../native/file.ts";
 import { MultifdReader } from "../reader/multifd.ts";
@@ -7,7 +8,6 @@ import type { BlockSink } from "../reader/pages.ts";
 import { INIT_BYTES } from "../stream/multifd.ts";
 import { FdTransport } from "../transport/fd.ts";
 import { MappedSink, type MappedTarget } from "../writer/mapped.ts";
-import { Barrier } from "./barrier.ts";
 
 export interface ChannelInit {
   library: string;
@@ -26,7 +26,7 @@ export interface ChannelInit {
 }
 
 const init = workerData as ChannelInit;
-const file = new PageFile(init.fileFd, init.directFd);
+const file = new PageFile(init.fileFd, { fd: init.directFd, only: false });
 const barrier = new Barrier(init.channels, init.barrier);
 const sinks = init.targets.map((target): [string, BlockSink] => [target.block.name, new MappedSink(file, target)]);
 const transport = new FdTransport(init.fd, { name: init.name, stop: barrier.stop, silenceMs: init.silenceMs });
@@ -34,7 +34,7 @@ const reader = new MultifdReader(transport, init.name, INIT_BYTES);
 try {
   const blocks = new Map(sinks);
   for (let packet = reader.next(blocks); packet; packet = reader.next(blocks)) {
-    barrier.count(init.channel, { ...reader.counts, directBytes: file.directBytes });
+    barrier.count(init.channel, { ...noCounts(), ...reader.counts, directBytes: file.directBytes });
     if (packet.sync && !barrier.arrive(init.channel)) break;
   }
   barrier.leave(init.channel, null);

@@ -1,6 +1,7 @@
 // Takes a stream and keeps it in a file: the thread of the main channel. It blocks in its channel; whoever wants it to end sets
 // the stop word.
 import { parentPort, workerData } from "node:worker_threads";
+import { Barrier, type ChannelCounts } from "../control/barrier.ts";
 import { type Journal, MoveLog } from "../control/journal.ts";
 import { TramError, toErrorData } from "../errors.ts";
 import { openDirect, PageFile } from "../native/file.ts";
@@ -17,7 +18,6 @@ import { FdTransport } from "../transport/fd.ts";
 import { endpointName, type Listener, unlisten } from "../transport/index.ts";
 import { MappedSink, MappedWriter } from "../writer/mapped.ts";
 import { type FileTarget, OutputFile } from "../writer/output-file.ts";
-import { Barrier, type ChannelCounts } from "./barrier.ts";
 import type { ChannelInit } from "./channel-worker.ts";
 import { type ChannelTotals, keep } from "./keep.ts";
 
@@ -81,7 +81,7 @@ class Keeper {
     this.#log = log;
     this.#output = new OutputFile(init.target);
     this.#directFd = openDirect(this.#output.fd);
-    this.#pages = new PageFile(this.#output.fd, this.#directFd);
+    this.#pages = new PageFile(this.#output.fd, { fd: this.#directFd, only: false });
     this.#file = new MappedWriter(this.#output.fd, this.#output.offset);
   }
 

@@ -1,6 +1,7 @@
 // Plays a kept guest to a waiting target: the thread of the main channel. It blocks in its channel; whoever wants it to end
 // sets the stop word.
 import { parentPort, workerData } from "node:worker_threads";
+import { Barrier } from "../control/barrier.ts";
 import { type Journal, MoveLog } from "../control/journal.ts";
 import { TramError, toErrorData } from "../errors.ts";
 import { MappedFile } from "../reader/mapped.ts";
@@ -10,7 +11,6 @@ import { MIG_CMD_SWITCHOVER_START } from "../stream/wire.ts";
 import { FileTransport } from "../transport/file.ts";
 import { type Endpoint, endpointName, open } from "../transport/index.ts";
 import { Replies } from "../writer/replies.ts";
-import { Barrier } from "./barrier.ts";
 import { type PlayChannels, type PlayOptions, play } from "./play.ts";
 import type { SenderInit } from "./sender-worker.ts";
 

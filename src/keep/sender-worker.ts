@@ -1,5 +1,6 @@
 // One multifd channel of a kept guest that is played: takes chunks of pages, as the other channels do, until there are none.
 import { workerData } from "node:worker_threads";
+import { Barrier, noCounts } from "../control/barrier.ts";
 import { TramError, toErrorData } from "../errors.ts";
 import { Bitmap } from "../memory/bitmap.ts";
 import { PageFile } from "../native/file.ts";
@@ -8,7 +9,6 @@ import type { MappedBlock } from "../stream/mapped.ts";
 import { MULTIFD_PACKET_PAGES_MAX } from "../stream/wire.ts";
 import { FdTransport } from "../transport/fd.ts";
 import { MultifdWriter } from "../writer/multifd.ts";
-import { Barrier } from "./barrier.ts";
 
 export interface SenderInit {
   library: string;
@@ -60,11 +60,10 @@ function sendChunk(block: MappedBlock, present: Bitmap, chunk: number, index: Ui
     from = after;
   }
   barrier.count(init.channel, {
+    ...noCounts(),
     packets: writer.packets,
     pages: writer.pages,
-    zeroPages: 0,
     bytes: writer.bytes,
-    directBytes: 0,
   });
 }
 

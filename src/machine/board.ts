@@ -48,6 +48,7 @@ const WORD = {
   journalBytes: 9, // mover
   pastHandover: 10, // mover: 1 when a cancel comes too late
   machineBytes: 11, // whoever made the machine, once
+  committed: 12, // QMP: 1 when the file that is saved to has its name; cleared before a job
   cpu: 16, // from here CPU_WORDS for each vCPU
 } as const;
 const CPU_WORDS = 4;
@@ -61,6 +62,7 @@ const MACHINE_BYTES_MAX = 64 << 10;
 const DEVICES_AT = MACHINE_AT + MACHINE_BYTES_MAX;
 const DEVICES_BYTES = 512;
 const KICK_AGAIN_MS = 5;
+const COMMIT_SLICE_MS = 5;
 
 export class Board {
   readonly shared: SharedArrayBuffer;
@@ -228,6 +230,7 @@ export class Board {
     if (Atomics.compareExchange(this.#words, WORD.moving, 0, 1) !== 0) return false;
     Atomics.store(this.#words, WORD.moverStop, 0);
     Atomics.store(this.#words, WORD.pastHandover, 0);
+    Atomics.store(this.#words, WORD.committed, 0);
     return true;
   }
 
@@ -264,6 +267,19 @@ export class Board {
   awaitIdle(limitMs: number): void {
     const end = performance.now() + limitMs;
     while (this.moving && performance.now() < end) Atomics.wait(this.#words, WORD.moving, 1, 5);
+  }
+
+  /** The file that is saved to has its name. */
+  commit(): void {
+    Atomics.store(this.#words, WORD.committed, 1);
+    Atomics.notify(this.#words, WORD.committed);
+  }
+
+  /** Waits for that; false: the save was cancelled before. */
+  awaitCommit(): boolean {
+    while (Atomics.wait(this.#words, WORD.committed, 0, COMMIT_SLICE_MS) === "timed-out")
+      if (this.cancelling) return false;
+    return true;
   }
 
   get cancelling(): boolean {

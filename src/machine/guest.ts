@@ -2,8 +2,8 @@
 import type { DeviceState, Guest } from "../control/guest.ts";
 import { TramError } from "../errors.ts";
 import type { Bitmap } from "../memory/bitmap.ts";
-import { layOut, PAGE_BYTES, type Slot } from "../memory/block.ts";
-import { clearDirtyLog, getDirtyLog, KVM_MEM_LOG_DIRTY_PAGES, setMemoryRegion } from "../native/kvm.ts";
+import { layOut, type Slot } from "../memory/block.ts";
+import { KVM_MEM_LOG_DIRTY_PAGES, setMemoryRegion } from "../native/kvm.ts";
 import type { Ram } from "../native/ram.ts";
 import { badStream } from "../stream/bytes.ts";
 import type { MachineDescription } from "../stream/devices/machine.ts";
@@ -14,6 +14,7 @@ import type { State } from "../stream/vmstate.ts";
 import type { Board, MachineHandles, RunState } from "./board.ts";
 import { Serial } from "./devices/serial.ts";
 import { WalkerPorts } from "./devices/walker.ts";
+import { DirtyLog } from "./dirty-log.ts";
 import {
   loadClock,
   loadIoapic,
@@ -33,8 +34,7 @@ export class KvmGuest implements Guest {
   readonly #handles: MachineHandles;
   readonly #board: Board;
   readonly #slots: Slot[];
-  /** What the last sync reported, per slot: CLEAR_DIRTY_LOG takes those bits back. */
-  #reported: Uint32Array[] | null = null;
+  #log: DirtyLog | null = null;
 
   constructor(handles: MachineHandles, board: Board) {
     this.#handles = handles;
@@ -50,37 +50,28 @@ export class KvmGuest implements Guest {
   }
 
   startTracking(): void {
+    const { vm, manualProtect } = this.#handles;
     this.#setLogging(KVM_MEM_LOG_DIRTY_PAGES);
-    this.#reported = this.#slots.map((slot) => new Uint32Array(Math.ceil(slot.bytes / PAGE_BYTES / 64) * 2));
+    this.#log = DirtyLog.of(vm, this.#slots, manualProtect);
+  }
+
+  /** The log, for other threads that read the guest's memory. While it is tracked. */
+  get dirtyLog(): DirtyLog {
+    if (!this.#log) throw new TramError("E_INTERNAL", "the dirty log was read before it was switched on");
+    return this.#log;
   }
 
   syncDirty(dirty: Bitmap): void {
-    if (!this.#reported) throw new TramError("E_INTERNAL", "the dirty log was read before it was switched on");
-    for (const { slot, offset } of this.#slots) {
-      const reported = this.#reported[slot];
-      getDirtyLog(this.#handles.vm, slot, reported);
-      const at = offset / PAGE_BYTES / 32;
-      for (let i = 0; i < reported.length; i++) if (reported[i] !== 0) dirty.words[at + i] |= reported[i];
-    }
+    this.dirtyLog.sync(dirty);
   }
 
   clearDirty(firstPage: number, pages: number): void {
-    if (!this.#handles.manualProtect || !this.#reported) return; // getting the log has cleared it already
-    for (const { slot, offset, bytes } of this.#slots) {
-      const slotFirst = offset / PAGE_BYTES;
-      const first = Math.max(firstPage, slotFirst);
-      const end = Math.min(firstPage + pages, slotFirst + bytes / PAGE_BYTES);
-      if (first >= end) continue;
-      const word = (first - slotFirst) / 32;
-      const reported = this.#reported[slot].subarray(word, word + Math.ceil((end - first) / 64) * 2);
-      if (reported.some((bits) => bits !== 0))
-        clearDirtyLog(this.#handles.vm, slot, first - slotFirst, end - first, reported);
-    }
+    this.#log?.clear(firstPage, pages);
   }
 
   stopTracking(): void {
     this.#setLogging(0);
-    this.#reported = null;
+    this.#log = null;
   }
 
   pause(): string {

@@ -3,8 +3,10 @@
 import { parentPort, workerData } from "node:worker_threads";
 import { MoveLog } from "../control/journal.ts";
 import { receive } from "../control/receive.ts";
+import { SAVE_BATCH_PAGES, type SaveContext, type SaveOptions, save } from "../control/save.ts";
 import { type SendOptions, send } from "../control/send.ts";
 import { TramError, toErrorData } from "../errors.ts";
+import { type DirectAccess, PageFile } from "../native/file.ts";
 import { openKvm, threadId } from "../native/kvm.ts";
 import { net } from "../native/net.ts";
 import { Ram, type RamHandle } from "../native/ram.ts";
@@ -14,11 +16,14 @@ import { Arrivals } from "../transport/arrivals.ts";
 import { FdTransport } from "../transport/fd.ts";
 import { type Endpoint, endpointName, type Listener, open, unlisten } from "../transport/index.ts";
 import { WriteOnly } from "../transport/write-only.ts";
+import { Snapshot, SnapshotPages } from "../writer/snapshot.ts";
 import { StreamWriter } from "../writer/stream.ts";
 import { Board, type MachineHandles } from "./board.ts";
 import { supportedCpuid } from "./cpuid.ts";
 import { KvmGuest } from "./guest.ts";
 import { createMachine, createRam } from "./machine.ts";
+import { SaverCrew } from "./saver-crew.ts";
+import type { SaverInit } from "./saver-worker.ts";
 
 export interface MoverInit {
   library: string;
@@ -43,10 +48,23 @@ export type Job =
       iovMax: number;
       copying: boolean;
     }
+  | {
+      kind: "save";
+      fd: number;
+      /** For long runs past the page cache; taken over, as is fd. */
+      direct: DirectAccess;
+      offset: number;
+      name: string;
+      options: SaveOptions;
+      channels: number;
+      reserve: boolean;
+    }
   | { kind: "receive"; listener: Listener; wanted: Wanted; replyMs: number };
 
 export type MoverMessage =
   | { event: "machine" }
+  /** Threads that are to carry pages, too. */
+  | { event: "crew"; inits: Omit<SaverInit, "library">[] }
   /** The job's journal is final. */
   | { event: "over"; job: Job["kind"] }
   | { event: "crashed"; error: ReturnType<typeof toErrorData> };
@@ -54,7 +72,8 @@ export type MoverMessage =
 const init = workerData as MoverInit;
 const board = new Board(init.board);
 board.moverStarted(threadId());
-const clock = () => performance.now();
+/** The same in all threads. */
+const clock = () => performance.timeOrigin + performance.now();
 
 function checkCancelled(): void {
   if (board.cancelling) throw new TramError("E_CANCELLED", "cancelled");
@@ -83,6 +102,44 @@ function runSend(job: Extract<Job, { kind: "send" }>): void {
     if (log.isOver) throw error;
     log.journal.error = toErrorData(error);
     log.setPhase(log.journal.error.code === "E_CANCELLED" ? "cancelled" : "failed");
+  }
+}
+
+function runSave(job: Extract<Job, { kind: "save" }>): void {
+  const log = new MoveLog("outgoing", job.name, (journal) => board.writeJournal(journal), clock);
+  const file = new PageFile(job.fd, job.direct);
+  let crew: SaverCrew | null = null;
+  try {
+    const handles = board.awaitMachine();
+    const guest = new KvmGuest(handles, board);
+    const snapshot = new Snapshot(job.fd, job.offset, guest.ram.bytes, job.reserve);
+    const context: SaveContext = {
+      checkCancelled,
+      sleep: (ms) => board.moverSleep(ms),
+      startCrew(share) {
+        if (job.channels === 1) return null;
+        crew = new SaverCrew(job.channels - 1, checkCancelled);
+        const shared = { share, log: guest.dirtyLog.handles, ram: handles.ram, target: snapshot.target };
+        const places = { fileFd: job.fd, direct: job.direct };
+        parentPort?.postMessage({ event: "crew", inits: crew.inits({ ...shared, ...places }) } satisfies MoverMessage);
+        return crew;
+      },
+      pages: () => new SnapshotPages(file, guest.ram, snapshot.target, SAVE_BATCH_PAGES),
+      awaitCommit() {
+        if (!board.awaitCommit()) throw new TramError("E_CANCELLED", "cancelled");
+      },
+      leave: (after) => board.locked(() => board.pauseCpus(after === "pause" ? "paused" : "postmigrate")),
+    };
+    save(guest, snapshot, job.options, context, log);
+  } catch (error) {
+    if (log.isOver) throw error;
+    log.journal.error = toErrorData(error);
+    log.setPhase(log.journal.error.code === "E_CANCELLED" ? "cancelled" : "failed");
+  } finally {
+    (crew as SaverCrew | null)?.end();
+    file.close();
+    net.close(job.fd);
+    if (job.direct.fd >= 0) net.close(job.direct.fd);
   }
 }
 
@@ -151,6 +208,7 @@ function announce(handles: MachineHandles): void {
 parentPort?.on("message", (job: Job) => {
   try {
     if (job.kind === "send") runSend(job);
+    else if (job.kind === "save") runSave(job);
     else runReceive(job);
     parentPort?.postMessage({ event: "over", job: job.kind } satisfies MoverMessage);
   } catch (error) {

@@ -3,7 +3,8 @@ import { ptr } from "bun:ffi";
 import { constants, ftruncateSync, openSync, readSync, writeSync } from "node:fs";
 import { TramError } from "../errors.ts";
 import { check, errnoName, u32, u53 } from "./errno.ts";
-import { PAGE_BYTES } from "./ram.ts";
+import { host } from "./host.ts";
+import { PAGE_BYTES, type Ram, readable } from "./ram.ts";
 import { symbols } from "./symbols.ts";
 
 /** Where the pages of one block lie in a file. */
@@ -15,6 +16,16 @@ export interface PageArea {
 const FULL = { next: "is there room on the disk? what was there before is untouched" };
 const NO_HOLES = { next: "keep the file on a file system with holes: ext4, XFS, btrfs, tmpfs" };
 
+/** How a file is reached past the page cache; see openDirect. */
+export interface DirectAccess {
+  /** The same file, opened for it; -1: not at all. */
+  fd: number;
+  /** Nothing of guest memory goes through the page cache; else long runs only. */
+  only: boolean;
+}
+
+export const BUFFERED: DirectAccess = { fd: -1, only: false };
+
 /** One thread's access to such a file. Long runs go to the disk directly, where that can be. */
 export class PageFile {
   /** So much of what was written went past the page cache, and so much through it. */
@@ -23,10 +34,11 @@ export class PageFile {
   readonly fd: number;
   #handle: number | null;
 
-  /** Neither descriptor is closed with it. `directFd`: see openDirect. */
-  constructor(fd: number, directFd = -1) {
+  /** Neither descriptor is closed with it. */
+  constructor(fd: number, direct: DirectAccess = BUFFERED) {
     this.fd = fd;
-    this.#handle = check(symbols.tram_file_attach(fd, directFd), "E_MEMORY", "cannot write to a file");
+    const handle = symbols.tram_file_attach(fd, direct.fd, direct.only ? 1 : 0);
+    this.#handle = check(handle, "E_MEMORY", "cannot write to a file");
   }
 
   get #h(): number {
@@ -45,11 +57,38 @@ export class PageFile {
   /** The mirror of write. */
   read(area: PageArea, buffer: Uint8Array, index: Uint32Array, offset: Uint32Array, count: number): void {
     const result = this.#move(symbols.tram_file_read_pages, area, buffer, index, offset, count);
-    if (errnoName(result) === "ENODATA")
-      throw new TramError("E_STREAM_TRUNCATED", "the file ends before its pages do", {
-        where: `a page area at byte ${area.pagesOffset}`,
-      });
+    if (errnoName(result) === "ENODATA") throw cutShort(area);
     check(result, "E_FILE", "cannot read pages from the file");
+  }
+
+  /** Guest pages `index[0, count)`, ascending, to their places, straight from memory. */
+  writeRam(area: PageArea, ram: Ram, index: Uint32Array, count: number): void {
+    const result = this.#moveRam(symbols.tram_file_write_ram, area, ram, index, count);
+    if (errnoName(result) === "EFAULT") readable(result, "write pages");
+    const direct = check(result, "E_FILE", "cannot write pages to the file", FULL);
+    this.directBytes += direct;
+    this.bufferedBytes += count * PAGE_BYTES - direct;
+  }
+
+  /** The mirror of writeRam. */
+  readRam(area: PageArea, ram: Ram, index: Uint32Array, count: number): void {
+    const result = this.#moveRam(symbols.tram_file_read_ram, area, ram, index, count);
+    if (errnoName(result) === "ENODATA") throw cutShort(area);
+    const direct = check(result, "E_FILE", "cannot read pages from the file");
+    this.directBytes += direct;
+    this.bufferedBytes += count * PAGE_BYTES - direct;
+  }
+
+  #moveRam(
+    call: typeof symbols.tram_file_write_ram,
+    area: PageArea,
+    ram: Ram,
+    index: Uint32Array,
+    count: number,
+  ): number {
+    if (count > index.length) throw new TramError("E_INTERNAL", "more pages than indexes");
+    const at = u53(area.pagesOffset, "pages offset");
+    return call(this.#h, at, u53(area.pages, "pages"), ram.native, index, u32(count, "count"));
   }
 
   #move(
@@ -93,14 +132,78 @@ export class PageFile {
   }
 }
 
-/** The same file, past the page cache; -1 where its file system has no such thing. */
-export function openDirect(fd: number): number {
+const cutShort = ({ pagesOffset }: PageArea): TramError =>
+  new TramError("E_STREAM_TRUNCATED", "the file ends before its pages do", {
+    where: `a page area at byte ${pagesOffset}`,
+  });
+
+/** The same file, past the page cache, for writing or for reading; -1 where its file system has no such thing. */
+export function openDirect(fd: number, writing = true): number {
   try {
-    return openSync(`/proc/self/fd/${fd}`, constants.O_WRONLY | constants.O_DIRECT);
+    const access = writing ? constants.O_WRONLY : constants.O_RDONLY;
+    return openSync(`/proc/self/fd/${fd}`, access | constants.O_DIRECT);
   } catch {
     return -1;
   }
 }
+
+export const DIRECT_MODES = ["auto", "on", "off"] as const;
+export type DirectMode = (typeof DIRECT_MODES)[number];
+
+/** How pages go to or from the file, and why not directly, where that was not what was asked for. */
+export function chooseDirect(
+  fd: number,
+  mode: DirectMode,
+  writing: boolean,
+): DirectAccess & { fallback: string | null } {
+  if (mode === "off") return { ...BUFFERED, fallback: null };
+  const alignment = host.directAlignment(fd);
+  const refusal =
+    alignment && alignment.offset === 0
+      ? "its file system has no direct I/O"
+      : alignment && Math.max(alignment.offset, alignment.memory) > PAGE_BYTES
+        ? `its file system wants direct I/O aligned to ${Math.max(alignment.offset, alignment.memory)} bytes, and a page has ${PAGE_BYTES}`
+        : null;
+  const direct = refusal === null ? openDirect(fd, writing) : -1;
+  if (direct >= 0) return { fd: direct, only: mode === "on", fallback: null };
+  const fallback = refusal ?? "its file system refuses to open it for direct I/O";
+  if (mode === "auto") return { ...BUFFERED, fallback };
+  throw new TramError("E_REFUSED", `--direct-io on: the file cannot be reached past the page cache: ${fallback}`, {
+    next: "keep it on another file system (ext4 and XFS can), or use --direct-io auto",
+  });
+}
+
+/** Blocks for [offset, offset + bytes), whether or not anything is written there. */
+export function allocate(fd: number, offset: number, bytes: number): void {
+  const result = symbols.tram_file_allocate(fd, u53(offset, "offset"), u53(bytes, "size"));
+  check(result, "E_FILE", `cannot reserve ${bytes} bytes for the file`, FULL);
+}
+
+/** Where the first data at or behind `offset` begins, and where it ends; null: there is none. */
+export function nextData(fd: number, offset: number): { from: number; to: number } | null {
+  const from = symbols.tram_file_seek_data(fd, u53(offset, "offset"));
+  if (errnoName(from) === "ENXIO") return null;
+  check(from, "E_FILE", "cannot ask where the file has data");
+  return { from, to: check(host.seekHole(fd, from), "E_FILE", "cannot ask where the file has holes") };
+}
+
+/** False: somebody else holds a lock that excludes it. It goes with the last descriptor of this description. */
+export function tryLock(fd: number, kind: "shared" | "exclusive"): boolean {
+  const result = symbols.tram_file_lock(fd, kind === "exclusive" ? 1 : 0);
+  if (errnoName(result) === "EAGAIN" || errnoName(result) === "EWOULDBLOCK") return false;
+  if (result < 0 && ["ENOLCK", "EOPNOTSUPP", "EINVAL", "ENOSYS"].includes(errnoName(result))) return true; // a file system without locks
+  check(result, "E_FILE", "cannot lock the file");
+  return true;
+}
+
+/** Somebody who wants to write to the file waits, for some time (/proc/sys/fs/lease-break-time), until it is ended. */
+export const lease = {
+  /** False: this file system has none, or somebody has the file open for writing. */
+  take: (fd: number): boolean => symbols.tram_file_lease(fd) >= 0,
+  /** False: somebody waits. */
+  holds: (fd: number): boolean => symbols.tram_file_lease_holds(fd) === 1,
+  end: (fd: number): void => void symbols.tram_file_lease_end(fd),
+};
 
 /** A buffer that begins at a page's border: what is written from it directly need not be copied first. */
 export function alignedBuffer(bytes: number): Uint8Array {

@@ -167,6 +167,13 @@ export const net = {
   duplicate: (fd: number): number => check(symbols.tram_duplicate(fd), "E_CHANNEL", `duplicate descriptor ${fd}`),
   lockFolder: (path: string): number => check(symbols.tram_lock_folder(cString(path)), "E_FILE", `lock ${path}`),
   /** Gives a file without a name one. */
+  /** False: there is something of this name. */
+  tryLink(fd: number, path: string): boolean {
+    const result = symbols.tram_link(fd, cString(path));
+    if (errnoName(result) !== "EEXIST") check(result, "E_FILE", `name the file ${path}`);
+    return result >= 0;
+  },
+
   link: (fd: number, path: string): number =>
     check(symbols.tram_link(fd, cString(path)), "E_FILE", `name the file ${path}`),
   sync: (fd: number): number => check(symbols.tram_sync(fd), "E_FILE", "sync the file to disk"),

@@ -1,7 +1,7 @@
 // Guest memory, by page index. Host addresses stay opaque numbers on this side.
 import type { Pointer } from "bun:ffi";
 import { TramError } from "../errors.ts";
-import { check, u32, u53 } from "./errno.ts";
+import { check, errnoName, u32, u53 } from "./errno.ts";
 import { symbols } from "./symbols.ts";
 
 export const PAGE_BYTES = 4096;
@@ -10,6 +10,19 @@ export const PAGE_BYTES = 4096;
 export interface RamHandle {
   readonly handle: number;
   readonly bytes: number;
+}
+
+/** The result of a call that touches guest memory. */
+export function readable(result: number, what: string): number {
+  if (errnoName(result) === "EFAULT")
+    throw new TramError(
+      "E_GUEST_RAM",
+      "a page of guest memory cannot be read: the file that it comes from has failed",
+      {
+        next: "the kernel's messages (dmesg) may say why; the guest was restored from a file that is cut short or on a bad disk",
+      },
+    );
+  return check(result, "E_INTERNAL", what);
 }
 
 export class Ram {
@@ -65,35 +78,31 @@ export class Ram {
 
   read(offset: number, bytes: number): Uint8Array {
     const out = new Uint8Array(bytes);
-    check(symbols.tram_ram_read(this.#h, u53(offset, "offset"), out, bytes), "E_INTERNAL", "read guest memory");
+    readable(symbols.tram_ram_read(this.#h, u53(offset, "offset"), out, bytes), "read guest memory");
     return out;
   }
 
   write(offset: number, data: Uint8Array): void {
-    check(
-      symbols.tram_ram_write(this.#h, u53(offset, "offset"), data, data.length),
-      "E_INTERNAL",
-      "write guest memory",
-    );
+    readable(symbols.tram_ram_write(this.#h, u53(offset, "offset"), data, data.length), "write guest memory");
   }
 
   /** Sorts `index[0, count)` into pages with content first, zero pages behind; returns how many have content. */
   splitZero(index: Uint32Array, count: number): number {
     if (count > index.length) throw new TramError("E_INTERNAL", "more pages than indexes");
-    return check(symbols.tram_pages_split_zero(this.#h, index, u32(count, "count")), "E_INTERNAL", "zero scan");
+    return readable(symbols.tram_pages_split_zero(this.#h, index, u32(count, "count")), "zero scan");
   }
 
   /** Copies page i from `buffer` at `offset[i]` into guest page `index[i]`. */
   scatter(buffer: Uint8Array, index: Uint32Array, offset: Uint32Array, count: number): void {
     if (count > index.length || count > offset.length) throw new TramError("E_INTERNAL", "more pages than indexes");
     const result = symbols.tram_pages_scatter(this.#h, buffer, buffer.length, index, offset, u32(count, "count"));
-    check(result, "E_INTERNAL", "place pages");
+    readable(result, "place pages");
   }
 
   /** Makes pages zero; those that are zero already are not written. */
   clear(index: Uint32Array, count: number): void {
     if (count > index.length) throw new TramError("E_INTERNAL", "more pages than indexes");
-    check(symbols.tram_pages_clear(this.#h, index, u32(count, "count")), "E_INTERNAL", "clear pages");
+    readable(symbols.tram_pages_clear(this.#h, index, u32(count, "count")), "clear pages");
   }
 
   /** Page records as one run of bytes in `out`, for transports that only write: see tram_pages_gather in c/tram.h. */
@@ -106,7 +115,25 @@ export class Ram {
     out: Uint8Array,
   ): number {
     const result = symbols.tram_pages_gather(this.#h, head, headBytes, words, index, count, out, out.length);
-    return check(result, "E_INTERNAL", "gather pages");
+    return readable(result, "gather pages");
+  }
+
+  /** [offset, offset + bytes) becomes the file's content from `fileOffset` on; what is written there stays here. */
+  mapFile(offset: number, bytes: number, fd: number, fileOffset: number): void {
+    check(symbols.tram_guard_install(), "E_MEMORY", "cannot guard guest memory");
+    const at = u53(fileOffset, "file offset");
+    const result = symbols.tram_ram_map_file(this.#h, u53(offset, "offset"), u53(bytes, "size"), fd, at);
+    check(result, "E_MEMORY", `cannot map ${bytes} bytes of the file as guest memory`);
+  }
+
+  /** Brings pages in, `own`: as copies of their own; the plain result, because what cannot be read is an answer. */
+  tryPopulate(offset: number, bytes: number, own: boolean): number {
+    return symbols.tram_ram_populate_range(this.#h, u53(offset, "offset"), u53(bytes, "size"), own ? 1 : 0);
+  }
+
+  /** Whoever touches the page fails from here on. */
+  forbid(page: number): void {
+    check(symbols.tram_ram_forbid(this.#h, u32(page, "page")), "E_MEMORY", "cannot lock a page away");
   }
 
   destroy(): void {

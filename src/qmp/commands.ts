@@ -16,6 +16,10 @@ export interface GuestControl {
   cont(): void;
   quit(): void;
   migrate(uri: string, options: Record<string, unknown>): void;
+  /** Into a file that was passed as descriptor `fdname`. */
+  save(fdname: string, options: Record<string, unknown>): void;
+  /** The file has its name. */
+  commitSave(): void;
   migrateIncoming(uri: string): void;
   cancel(): boolean;
   journal(): Journal | null;
@@ -76,6 +80,14 @@ export const COMMANDS: Record<string, Handler> = {
   },
   migrate: (control, args) => {
     control.migrate(text(args, "uri"), (args.tram as Record<string, unknown>) ?? {});
+    return {};
+  },
+  "tram-save": (control, args) => {
+    control.save(text(args, "fdname"), args);
+    return {};
+  },
+  "tram-save-commit": (control) => {
+    control.commitSave();
     return {};
   },
   "migrate-incoming": (control, args) => {

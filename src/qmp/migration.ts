@@ -46,6 +46,12 @@ interface Capability {
   state: boolean;
 }
 
+/** False for a guest of ours, which has other ways. */
+export async function isQemu(client: QmpClient): Promise<boolean> {
+  const commands = await client.execute<{ name: string }[]>("query-commands");
+  return commands.some(({ name }) => name === "query-migrate-capabilities");
+}
+
 export class QemuMigration {
   readonly #client: QmpClient;
   #capabilitiesBefore: Capability[] = [];
@@ -53,12 +59,6 @@ export class QemuMigration {
 
   constructor(client: QmpClient) {
     this.#client = client;
-  }
-
-  /** False for a tram guest, which has other ways. */
-  async isQemu(): Promise<boolean> {
-    const commands = await this.#client.execute<{ name: string }[]>("query-commands");
-    return commands.some(({ name }) => name === "query-migrate-capabilities");
   }
 
   info(): Promise<MigrateInfo> {

@@ -2,12 +2,15 @@
 // what needs the main thread (a job for the mover, the end of the process) goes there as a message.
 import { parentPort, workerData } from "node:worker_threads";
 import type { Journal } from "../control/journal.ts";
+import { AFTER } from "../control/save.ts";
 import { DEFAULT_MAX_DOWNTIME_MS, DEFAULT_REPLY_MS, type SendOptions } from "../control/send.ts";
 import { TramError, toErrorData } from "../errors.ts";
 import { Board } from "../machine/board.ts";
 import { WalkerPorts } from "../machine/devices/walker.ts";
 import { deviceWords } from "../machine/machine.ts";
+import type { Job } from "../machine/mover-worker.ts";
 import { layOut } from "../memory/block.ts";
+import { BUFFERED } from "../native/file.ts";
 import { isTracked, walkerCheck } from "../native/kvm.ts";
 import { net, POLL } from "../native/net.ts";
 import { parseAddress } from "../transport/address.ts";
@@ -27,6 +30,7 @@ export interface QmpInit {
 export type QmpRequest =
   | { request: "quit" }
   | { request: "migrate"; endpoint: Endpoint; options: SendOptions; iovMax: number; copying: boolean }
+  | { request: "save"; job: Omit<Extract<Job, { kind: "save" }>, "kind"> }
   | { request: "incoming"; endpoint: Endpoint }
   /** The client that started the move has read its final journal, or is gone. */
   | { request: "move-seen" };
@@ -45,6 +49,7 @@ const KICK_AGAIN_MS = 10;
 const MOVER_IDLE_MS = 3000;
 const PEER_CHARS_MAX = 1000;
 const MS_MAX = 2 ** 31 - 1;
+const SAVE_CHANNELS_MAX = 64;
 
 const ask = (request: QmpRequest): void => parentPort?.postMessage(request);
 
@@ -115,18 +120,33 @@ class Client {
   }
 }
 
-/** The move's options from the client's, checked. */
-function moveRequest(given: Record<string, unknown>) {
-  const number = (name: string, otherwise: number, min = 0) => {
+/** Reads whole numbers from what a client gives. */
+const numbersOf =
+  (given: Record<string, unknown>) =>
+  (name: string, otherwise: number, min = 0, max = Number.MAX_SAFE_INTEGER): number => {
     const value = given[name] ?? otherwise;
-    if (Number.isSafeInteger(value) && (value as number) >= min) return value as number;
-    throw new TramError("E_QMP", `'${name}' is no number that it can be`, { expected: `a whole number from ${min}` });
+    if (Number.isSafeInteger(value) && (value as number) >= min && (value as number) <= max) return value as number;
+    throw new TramError("E_QMP", `'${name}' is no number that it can be`, {
+      expected: `a whole number from ${min}${max < Number.MAX_SAFE_INTEGER ? ` to ${max}` : ""}`,
+    });
   };
-  const options: SendOptions = {
+
+/** What limits a move or a save, from the client's options, checked. */
+function limitsOf(given: Record<string, unknown>) {
+  const number = numbersOf(given);
+  return {
     maxDowntimeMs: number("maxDowntimeMs", DEFAULT_MAX_DOWNTIME_MS),
     maxBandwidthBytesPerSec: number("maxBandwidthBytesPerSec", 0),
-    replyMs: Math.min(number("replyMs", DEFAULT_REPLY_MS, 1), MS_MAX),
     timeoutMs: number("timeoutMs", 0),
+  };
+}
+
+/** The move's options from the client's, checked. */
+function moveRequest(given: Record<string, unknown>) {
+  const number = numbersOf(given);
+  const options: SendOptions = {
+    ...limitsOf(given),
+    replyMs: Math.min(number("replyMs", DEFAULT_REPLY_MS, 1), MS_MAX),
   };
   const iovMax = Math.min(number("iovMax", IOV_MAX, 1), IOV_MAX);
   return { request: "migrate" as const, options, iovMax, copying: given.copying === true };
@@ -219,14 +239,55 @@ class Control implements GuestControl {
     awaitFinishedMove();
     if (!board.beginMove()) {
       if (endpoint.scheme === "passed") net.close(endpoint.fd);
-      throw new TramError("E_STATE", "a move of this guest is under way already", {
-        next: "wait for it, or cancel it (QMP migrate_cancel; Ctrl-C in its tram migrate)",
-      });
+      throw busy();
     }
     mover = this.#client;
     passedDescriptor = endpoint.scheme === "passed";
     board.writeJournal({}); // the one before is no longer the answer; the mover is idle and does not write
     ask({ ...request, endpoint });
+  }
+
+  save(fdname: string, given: Record<string, unknown>): void {
+    refuseGone();
+    const { runState } = board;
+    if (runState !== "running" && runState !== "paused") throw stateError("saved", runState);
+    const after = AFTER.find((one) => one === (given.after ?? "quit"));
+    if (!after) throw new TramError("E_QMP", "'after' is not known", { expected: AFTER.join(", ") });
+    const number = numbersOf(given);
+    const channels = number("channels", 1, 1, SAVE_CHANNELS_MAX);
+    const offset = number("offset", 0);
+    const options = { ...limitsOf(given), after };
+    const name = String(given.peer ?? "a file").slice(0, PEER_CHARS_MAX);
+    const fd = this.#take(fdname);
+    const direct =
+      given.directFdname === undefined
+        ? BUFFERED
+        : { fd: this.#take(String(given.directFdname)), only: given.directOnly === true };
+    awaitFinishedMove();
+    if (!board.beginMove()) {
+      net.close(fd);
+      if (direct.fd >= 0) net.close(direct.fd);
+      throw busy();
+    }
+    mover = this.#client;
+    passedDescriptor = true;
+    board.writeJournal({});
+    ask({ request: "save", job: { fd, direct, offset, name, options, channels, reserve: given.reserve === true } });
+  }
+
+  commitSave(): void {
+    if (mover !== this.#client || !board.moving)
+      throw new TramError("E_STATE", "no save of this client's is under way");
+    board.commit();
+  }
+
+  /** A descriptor that was passed, which is the caller's from here on. */
+  #take(key: string): number {
+    const fd = this.#client.named.get(key);
+    if (fd === undefined)
+      throw new TramError("E_QMP", `no descriptor was passed as '${key}'`, { next: "pass it with getfd first" });
+    this.#client.named.delete(key);
+    return fd;
   }
 
   migrateIncoming(uri: string): void {
@@ -239,14 +300,7 @@ class Control implements GuestControl {
   }
 
   #endpoint(uri: string, name: string): Endpoint {
-    if (uri.startsWith("fd:")) {
-      const key = uri.slice(3);
-      const fd = this.#client.named.get(key);
-      if (fd === undefined)
-        throw new TramError("E_QMP", `no descriptor was passed as '${key}'`, { next: "pass it with getfd first" });
-      this.#client.named.delete(key);
-      return { scheme: "passed", fd, name };
-    }
+    if (uri.startsWith("fd:")) return { scheme: "passed", fd: this.#take(uri.slice(3)), name };
     const address = parseAddress(uri);
     if (address.scheme === "tcp" || address.scheme === "unix") return address;
     throw new TramError("E_QMP", `'${address.scheme}' is opened by the client`, {
@@ -298,6 +352,11 @@ class Control implements GuestControl {
     });
   }
 }
+
+const busy = (): TramError =>
+  new TramError("E_STATE", "a move of this guest is under way already", {
+    next: "wait for it, or cancel it (QMP migrate_cancel; Ctrl-C in its tram migrate or save)",
+  });
 
 function stateError(what: string, state: string, next = "tram status shows where it stands"): TramError {
   return new TramError("E_STATE", `the guest cannot be ${what}: it is in state '${state}'`, { next });

@@ -8,11 +8,13 @@ import { readTail, type Tail } from "../stream/description.ts";
 import { DEVICE_TABLES } from "../stream/devices/index.ts";
 import { MACHINE_NAME } from "../stream/devices/machine.ts";
 import { bitmapBytes, type MappedBlock } from "../stream/mapped.ts";
+import { findSealHead } from "../stream/seal.ts";
 import { type Configuration, decodeHeader, type SectionHeader } from "../stream/section.ts";
 import { loadState } from "../stream/vmstate.ts";
 import { CAPABILITY_MAPPED_RAM, QEMU_VM_SECTION_END, TAIL_BYTES_MAX } from "../stream/wire.ts";
 import type { FileTransport } from "../transport/file.ts";
 import { MainChannel, type MainRecord } from "./main-channel.ts";
+import { Seal } from "./seal.ts";
 import { TransportSource } from "./source.ts";
 
 /** One block, and which of its pages have content in the file. */
@@ -37,11 +39,16 @@ export class MappedFile {
   readonly tailBytes: Uint8Array;
   readonly tailOffset: number;
   readonly tail: Tail;
+  readonly offset: number;
+  /** The one at the file's own end; null: it has none. */
+  readonly seal: Seal | null;
   readonly #pages: PageFile;
 
-  /** Reads and checks everything but the pages. The stream begins at `offset`. */
+  /** Reads everything but the pages, and checks what can be checked without them. The stream begins at `offset`. */
   constructor(file: FileTransport, offset = 0) {
     this.file = file;
+    this.offset = offset;
+    this.seal = sealAtEnd(file);
     this.#pages = new PageFile(file.fd);
     file.seek(offset);
     const source = new TransportSource(file, offset);
@@ -87,6 +94,7 @@ export class MappedFile {
     this.between = between;
     this.tailOffset = source.offset;
     this.tailBytes = this.#tailBytes();
+    this.seal?.checkLayout(offset, blocks, true);
     this.tail = readTail(this.tailBytes, this.tailOffset, earlyDevices);
   }
 
@@ -125,6 +133,12 @@ export class MappedFile {
       if (count === 0) break;
       done += count;
     }
+    const head = this.seal ? -1 : findSealHead(out, this.tailOffset);
+    if (head >= 0)
+      throw new TramError("E_STREAM_TRUNCATED", "the file is cut short: its seal is not whole", {
+        where: `${this.file.name}, from byte ${this.tailOffset + head} on`,
+        next: "the stream before it may be whole: head -c with that number of bytes takes it, tram check tells",
+      });
     return out;
   }
 
@@ -133,6 +147,13 @@ export class MappedFile {
     const area = { pagesOffset: block.pagesOffset, pages: block.bytes / PAGE_BYTES };
     this.#pages.read(area, buffer, index, offset, count);
   }
+}
+
+/** A file is read up to the seal that is at its end. */
+export function sealAtEnd(file: FileTransport): Seal | null {
+  const seal = Seal.find(file);
+  if (seal) file.endAt(seal.head.streamEnd);
+  return seal;
 }
 
 /** Whether the stream at `offset` is one with fixed offsets, by its own header. */

@@ -8,6 +8,7 @@ export class FileTransport implements Transport {
   readonly twoWay = false;
   readonly fd: number;
   #at: number;
+  #end = Number.POSITIVE_INFINITY;
 
   /** Takes the descriptor over. The caller's own position in it does not move. */
   constructor(fd: number, name: string, offset = 0) {
@@ -24,9 +25,14 @@ export class FileTransport implements Transport {
     }
   }
 
-  /** Bytes in the file. */
+  /** Bytes in the file, or before where it was told to end. */
   get bytes(): number {
-    return fstatSync(this.fd).size;
+    return Math.min(fstatSync(this.fd).size, this.#end);
+  }
+
+  /** What lies from `end` on is not part of what is read. */
+  endAt(end: number): void {
+    this.#end = end;
   }
 
   seek(offset: number): void {
@@ -41,8 +47,9 @@ export class FileTransport implements Transport {
 
   /** As many bytes as there are from `offset` on, at most `out.length`. */
   readAt(out: Uint8Array, offset: number): number {
+    const count = Math.max(0, Math.min(out.length, this.#end - offset));
     try {
-      return readSync(this.fd, out, 0, out.length, offset);
+      return readSync(this.fd, out, 0, count, offset);
     } catch (error) {
       throw new TramError("E_FILE", `cannot read ${this.name}: ${(error as Error).message}`);
     }

@@ -6,9 +6,11 @@ import {
   existsSync,
   fchmodSync,
   fchownSync,
+  fstatSync,
   fsyncSync,
   lstatSync,
   openSync,
+  readdirSync,
   readFileSync,
   readlinkSync,
   realpathSync,
@@ -19,6 +21,7 @@ import {
 } from "node:fs";
 import { basename, dirname, join, resolve } from "node:path";
 import { TramError } from "../errors.ts";
+import { tryLock } from "../native/file.ts";
 import { net } from "../native/net.ts";
 
 /** Where a file is to be written. `offset`: what stands before it in the file stays. */
@@ -49,6 +52,7 @@ export class OutputFile {
         this.fd = readable(target.fd);
         this.offset = positionOf(target.fd);
         this.isPlain = net.fdType(this.fd) === "file";
+        this.#lockInPlace();
         return;
       }
       this.#path = behindLinks(resolve(target.path));
@@ -63,11 +67,14 @@ export class OutputFile {
         this.#way = "in place";
         this.#isNew = there === undefined;
         this.fd = openInPlace(this.#path, this.isPlain, this.#isNew);
+        this.#lockInPlace();
         return;
       }
+      removeLeftovers(this.#path);
       const nameless = openNameless(dirname(this.#path));
       this.#way = nameless < 0 ? "beside" : "nameless";
       this.fd = nameless < 0 ? openSync(this.#temporary, "wx+", PRIVATE) : nameless;
+      tryLock(this.fd, "exclusive"); // as long as somebody has it open, it is nobody's leftover
       if (there) keepRights(this.fd, there);
     } catch (error) {
       if (error instanceof TramError) throw error;
@@ -78,23 +85,49 @@ export class OutputFile {
     }
   }
 
+  /** Nobody reads or writes it meanwhile who would mind. */
+  #lockInPlace(): void {
+    if (!this.isPlain || tryLock(this.fd, "exclusive")) return;
+    closeSync(this.fd);
+    throw new TramError("E_FILE", `${this.#path} is in use: another tram writes it, or a guest was restored from it`, {
+      expected: "a file that nobody has open",
+      next: "write to another name, or without offset=: then the file is replaced, and whoever has it open keeps the old one",
+    });
+  }
+
+  #size = { fileBytes: 0, allocatedBytes: 0 };
+
+  /** When it was committed. */
+  get size(): { fileBytes: number; allocatedBytes: number } {
+    return this.#size;
+  }
+
   /** On disk, under its name. */
   commit(): void {
     try {
       if (this.isPlain) fsyncSync(this.fd);
-      if (this.#way !== "in place") {
-        if (this.#way === "nameless") net.link(this.fd, this.#temporary);
-        renameSync(this.#temporary, this.#path);
-        const folder = openSync(dirname(this.#path), "r");
-        fsyncSync(folder);
-        closeSync(folder);
-      }
+      const { size, blocks } = fstatSync(this.fd);
+      this.#size = { fileBytes: size, allocatedBytes: blocks * 512 };
+      if (this.#way !== "in place") this.#giveName();
       closeSync(this.fd);
     } catch (error) {
+      if (this.#way !== "in place") rmSync(this.#temporary, { force: true });
       throw new TramError("E_FILE", `cannot make ${this.#path} durable: ${(error as Error).message}`, {
-        next: "the guest is stopped at the source, and may be resumed there",
+        next: "is its disk full, or failing?",
       });
     }
+  }
+
+  /** Where nothing is to be replaced, the name is given at once: there is no moment with another one. */
+  #giveName(): void {
+    const isFree = this.#way === "nameless" && net.tryLink(this.fd, this.#path);
+    if (!isFree) {
+      if (this.#way === "nameless") net.link(this.fd, this.#temporary);
+      renameSync(this.#temporary, this.#path);
+    }
+    const folder = openSync(dirname(this.#path), "r");
+    fsyncSync(folder);
+    closeSync(folder);
   }
 
   /** As if it had never been begun. */
@@ -116,11 +149,27 @@ function openNameless(folder: string): number {
     return openSync(folder, O_TMPFILE | constants.O_RDWR, PRIVATE);
   } catch (error) {
     if (
-      ["EOPNOTSUPP", "EISDIR", "ENOENT", "EINVAL"].includes((error as NodeJS.ErrnoException).code ?? "") &&
+      ["EOPNOTSUPP", "ENOTSUP", "EISDIR", "ENOENT", "EINVAL"].includes((error as NodeJS.ErrnoException).code ?? "") &&
       existsSync(folder)
     )
       return -1;
     throw error;
+  }
+}
+
+/** What is left of a tram that was killed before its file had its name: nobody holds the lock any more. */
+function removeLeftovers(path: string): void {
+  const folder = dirname(path);
+  const prefix = temporaryPrefix(path);
+  for (const name of readdirSync(folder).filter((one) => one.startsWith(prefix))) {
+    const leftover = join(folder, name);
+    try {
+      const fd = openSync(leftover, constants.O_RDWR | constants.O_NOFOLLOW | constants.O_NONBLOCK);
+      if (net.fdType(fd) === "file" && tryLock(fd, "exclusive")) rmSync(leftover, { force: true });
+      closeSync(fd);
+    } catch {
+      // It is somebody else's, or has just gone.
+    }
   }
 }
 

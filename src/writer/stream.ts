@@ -5,8 +5,6 @@ import { TramError } from "../errors.ts";
 import { PAGE_BYTES, type Ram } from "../native/ram.ts";
 import { ByteWriter } from "../stream/bytes.ts";
 import {
-  globalstate,
-  globalstateFrom,
   MACHINE_NAME,
   type MachineDescription,
   machine,
@@ -28,13 +26,10 @@ import {
   encodePing,
   encodeSectionPart,
   encodeSectionStart,
-  encodeVmDescription,
 } from "../stream/section.ts";
-import { describeState, saveState } from "../stream/vmstate.ts";
 import {
   QEMU_VM_EOF,
   QEMU_VM_SECTION_END,
-  QEMU_VM_SECTION_FULL,
   QEMU_VM_SECTION_PART,
   QEMU_VM_SECTION_START,
   RAM_SAVE_FLAG_PAGE,
@@ -45,11 +40,8 @@ import {
   TRAM_PING_READY,
 } from "../stream/wire.ts";
 import type { Transport } from "../transport/transport.ts";
+import { DeviceSections, RAM_SECTION_ID } from "./devices.ts";
 import { Replies } from "./replies.ts";
-
-const MACHINE_SECTION_ID = 0;
-const RAM_SECTION_ID = 1;
-const FIRST_DEVICE_ID = 2;
 
 /** The most pages write() takes: what the zero scan sorts at once. */
 export const WRITE_PAGES_MAX = 4096;
@@ -73,9 +65,8 @@ export class StreamWriter implements MoveWriter {
   readonly #wordsView = new DataView(this.#words.buffer);
   #gathered: Uint8Array | null = null;
   #blockNamed = false;
-  #nextId = FIRST_DEVICE_ID;
   readonly #replies: Replies;
-  #devices: object[] = [];
+  readonly #devices = new DeviceSections();
 
   constructor(transport: Transport, ram: Ram) {
     this.name = transport.name;
@@ -107,15 +98,7 @@ export class StreamWriter implements MoveWriter {
 
   machine(description: MachineDescription): void {
     const state = machineToState(description);
-    this.#full(MACHINE_SECTION_ID, { table: machine, instance: 0, state });
-  }
-
-  #full(id: number, { table, instance, state }: DeviceState): void {
-    const section = { id, name: table.name, instance, version: table.version };
-    encodeSectionStart(this.#pending, QEMU_VM_SECTION_FULL, section);
-    saveState(table, state, this.#pending);
-    encodeFooter(this.#pending, id);
-    this.#devices.push({ name: table.name, instance_id: instance, ...describeState(table, state) });
+    this.#devices.full(this.#pending, { table: machine, instance: 0, state });
   }
 
   startRam(blocks: readonly BlockEntry[]): void {
@@ -197,8 +180,7 @@ export class StreamWriter implements MoveWriter {
   }
 
   devices(devices: readonly DeviceState[], runState: string): void {
-    for (const device of devices) this.#full(this.#nextId++, device);
-    this.#full(this.#nextId++, { table: globalstate, instance: 0, state: globalstateFrom(runState) });
+    this.#devices.all(this.#pending, devices, runState);
     if (this.twoWay) encodePing(this.#pending, TRAM_PING_READY);
     this.#flush();
   }
@@ -213,7 +195,7 @@ export class StreamWriter implements MoveWriter {
   }
 
   describe(): void {
-    encodeVmDescription(this.#pending, { page_size: PAGE_BYTES, devices: this.#devices });
+    this.#devices.describe(this.#pending);
     this.#flush();
   }
 

@@ -35,7 +35,7 @@ static uint8_t *whole(int fd, uint64_t bytes) {
 }
 
 static struct tram_file *attached(int fd, int direct_fd) {
-  return (struct tram_file *)(uintptr_t)tram_file_attach(fd, direct_fd);
+  return (struct tram_file *)(uintptr_t)tram_file_attach(fd, direct_fd, 0);
 }
 
 /* One call each on a handle that is made for it, and goes through the page cache. */

@@ -124,7 +124,7 @@ export function keepCapture(
 ): Kept {
   const output = new OutputFile(typeof target === "string" ? { path: target } : target);
   const directFd = openDirect(output.fd);
-  const pages = new PageFile(output.fd, directFd);
+  const pages = new PageFile(output.fd, { fd: directFd, only: false });
   const readers: MultifdReader[] = [];
   try {
     const file = new MappedWriter(output.fd, output.offset);

@@ -1,7 +1,7 @@
 import { afterEach, describe, expect, test } from "bun:test";
 import { Worker } from "node:worker_threads";
+import { Barrier } from "../../src/control/barrier.ts";
 import { TramError } from "../../src/errors.ts";
-import { Barrier } from "../../src/keep/barrier.ts";
 import type { BarrierPeer } from "../support/barrier-peer.ts";
 import { errorOf } from "../support/errors.ts";
 

@@ -8,7 +8,7 @@ const WAYS: Record<Phase, Phase[]> = {
   setup: ["active", "device", "cancelled", "failed", "completed"],
   active: ["device", "cancelled", "failed"],
   device: ["handover", "cancelled", "failed"],
-  handover: ["completed", "failed"],
+  handover: ["completed", "cancelled", "failed"],
   completed: [],
   failed: [],
   cancelled: [],

@@ -28,8 +28,19 @@ export interface ChannelCounts {
   bytes: number;
   /** Written to the disk past the page cache. */
   directBytes: number;
+  /** Sent again because the guest wrote to them after they had been sent. */
+  resentPages: number;
 }
-const COUNTS = ["packets", "pages", "zeroPages", "bytes", "directBytes"] as const;
+const COUNTS = ["packets", "pages", "zeroPages", "bytes", "directBytes", "resentPages"] as const;
+export const noCounts = (): ChannelCounts =>
+  Object.fromEntries(COUNTS.map((name) => [name, 0])) as unknown as ChannelCounts;
+
+/** All channels' together. */
+export function sumCounts(counts: readonly ChannelCounts[]): ChannelCounts {
+  const sum = noCounts();
+  for (const one of counts) for (const name of COUNTS) sum[name] += one[name];
+  return sum;
+}
 
 export class Barrier {
   readonly shared: SharedArrayBuffer;
@@ -80,6 +91,12 @@ export class Barrier {
 
   /** Waits until every channel has come to this barrier, the `count`-th, and lets them go on. */
   meet(count: number, checkStop: () => void): void {
+    this.gather(count, checkStop);
+    this.release(count);
+  }
+
+  /** The first half of meet: they are all here, and wait. */
+  gather(count: number, checkStop: () => void): void {
     this.#until(() => {
       checkStop();
       this.#checkFailed();
@@ -97,6 +114,10 @@ export class Barrier {
       }
       return true;
     });
+  }
+
+  /** The second half of meet. */
+  release(count: number): void {
     Atomics.store(this.#words, RELEASED, count);
     this.#wake();
   }

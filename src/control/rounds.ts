@@ -1,0 +1,276 @@
+// The rounds of a move: which pages are still to be sent, who sends them, and how fast. Any number of threads share a round:
+// each takes the next piece of memory until there is none left.
+import { TramError } from "../errors.ts";
+import { Bitmap } from "../memory/bitmap.ts";
+import { type ChannelCounts, noCounts, sumCounts } from "./barrier.ts";
+import type { PagesSent, PageWriter } from "./channel.ts";
+import { expectedDowntimeMs, type Limits, PAGE_RECORD_BYTES, verdict } from "./convergence.ts";
+import type { Guest } from "./guest.ts";
+import type { MoveLog } from "./journal.ts";
+import { TokenBucket } from "./rate.ts";
+
+/** Tracking is cleared in pieces of this size: 16 MiB keep the time between clearing a page and sending it short. */
+const PIECE_PAGES = 4096;
+/** Under a rate limit a batch is at most this much of a second: the target must not think that the source is gone. */
+const BATCH_SHARE = 0.25;
+
+/** What the threads of one move share: plain data, and memory of all. */
+export interface RoundsShare {
+  pages: number;
+  dirty: SharedArrayBuffer;
+  sent: SharedArrayBuffer;
+  /** The next page that nobody has taken, and whether the guest is stopped. */
+  words: SharedArrayBuffer;
+  bucket: { rateBytesPerSec: number; shared: SharedArrayBuffer } | null;
+  batchPages: number;
+}
+
+const WORD = { next: 0, last: 1 } as const;
+
+export function shareRounds(pages: number, batchPages: number, rateBytesPerSec: number, nowMs: number): RoundsShare {
+  const bytes = Bitmap.bytesFor(pages);
+  const bucket = rateBytesPerSec > 0 ? new TokenBucket(rateBytesPerSec, nowMs) : null;
+  const share = rateBytesPerSec > 0 ? Math.ceil((rateBytesPerSec * BATCH_SHARE) / PAGE_RECORD_BYTES) : batchPages;
+  return {
+    pages,
+    dirty: new SharedArrayBuffer(bytes),
+    sent: new SharedArrayBuffer(bytes),
+    words: new SharedArrayBuffer(8),
+    bucket: bucket && { rateBytesPerSec, shared: bucket.shared },
+    batchPages: Math.min(share, batchPages),
+  };
+}
+
+/** What one thread needs to carry pages. */
+export interface CarrierContext {
+  writer: PageWriter;
+  /** Just before pages are read: what is written to them from then on counts again. */
+  clearDirty: Guest["clearDirty"];
+  /** Throws when the move is to end; called between batches. */
+  checkStop(): void;
+  sleep(ms: number): void;
+  /** Milliseconds, the same for all threads. */
+  now(): number;
+  /** After each batch. */
+  progress(): void;
+}
+
+/** One thread's part in the rounds. */
+export class Carrier {
+  /** All that it has carried. */
+  readonly counts: ChannelCounts = noCounts();
+  readonly #share: RoundsShare;
+  readonly #context: CarrierContext;
+  readonly #dirty: Bitmap;
+  readonly #sent: Bitmap;
+  readonly #words: Int32Array;
+  readonly #bucket: TokenBucket | null;
+  readonly #batch: Uint32Array;
+
+  constructor(share: RoundsShare, context: CarrierContext) {
+    this.#share = share;
+    this.#context = context;
+    // Pieces are whole words of these, and each piece is one thread's.
+    this.#dirty = new Bitmap(share.pages, share.dirty);
+    this.#sent = new Bitmap(share.pages, share.sent);
+    this.#words = new Int32Array(share.words);
+    const { bucket } = share;
+    this.#bucket = bucket && new TokenBucket(bucket.rateBytesPerSec, 0, bucket.shared);
+    this.#batch = new Uint32Array(share.batchPages);
+  }
+
+  /** Takes pieces until the round is over. */
+  carry(): void {
+    const { pages } = this.#share;
+    for (;;) {
+      const first = Atomics.add(this.#words, WORD.next, PIECE_PAGES);
+      if (first >= pages) return;
+      this.#piece(first, Math.min(first + PIECE_PAGES, pages));
+    }
+  }
+
+  #piece(first: number, end: number): void {
+    const last = Atomics.load(this.#words, WORD.last) !== 0;
+    let cleared = last; // the guest is stopped: nothing needs to count again
+    for (let from = first; from < end; ) {
+      const { count, next } = this.#dirty.take(from, end, this.#batch);
+      if (count === 0) return;
+      // Before the first page of the piece is read: what is written after this is reported again.
+      if (!cleared) this.#context.clearDirty(first, end - first);
+      cleared = true;
+      this.counts.resentPages += this.#countResent(count);
+      const sent = this.#context.writer.write(this.#batch, count);
+      this.#count(sent);
+      this.#pace(sent.bytes, last);
+      from = next;
+    }
+  }
+
+  #countResent(count: number): number {
+    let again = 0;
+    for (let i = 0; i < count; i++) {
+      const page = this.#batch[i];
+      if (this.#sent.has(page)) again++;
+      else this.#sent.add(page);
+    }
+    return again;
+  }
+
+  #count(sent: PagesSent): void {
+    this.counts.pages += sent.pages;
+    this.counts.zeroPages += sent.zeroPages;
+    this.counts.bytes += sent.bytes;
+    this.counts.directBytes += sent.directBytes ?? 0;
+    this.counts.packets++;
+  }
+
+  /** After each batch: cancel, rate limit, progress. The last round is not slowed down: the guest waits. */
+  #pace(bytes: number, last: boolean): void {
+    const { checkStop, now, progress, sleep } = this.#context;
+    checkStop();
+    const waitMs = this.#bucket && !last ? this.#bucket.spend(bytes, now()) : 0;
+    if (waitMs > 0) sleep(waitMs);
+    checkStop();
+    progress();
+  }
+}
+
+/** The other threads that carry. */
+export interface Crew {
+  /** Lets them work at the round that is prepared. */
+  begin(): void;
+  /** Waits until none of them works at it; throws what went wrong with any. */
+  finish(progress: () => void): void;
+  counts(): ChannelCounts[];
+}
+
+export interface RoundsOptions extends Limits {
+  /** 0: no limit on the whole move. */
+  timeoutMs: number;
+}
+
+/** The whole move's rounds, in the thread that decides about them, which carries pages itself. */
+export class Rounds {
+  readonly #guest: Guest;
+  readonly #log: MoveLog;
+  readonly #options: RoundsOptions;
+  readonly #carrier: Carrier;
+  readonly #crew: Crew | null;
+  readonly #dirty: Bitmap;
+  readonly #words: Int32Array;
+  /** Everything sent so far, headers included. */
+  readonly #bytes: () => number;
+  #round = 0;
+
+  constructor(
+    guest: Guest,
+    share: RoundsShare,
+    context: Omit<CarrierContext, "progress" | "now" | "clearDirty">,
+    crew: Crew | null,
+    options: RoundsOptions,
+    log: MoveLog,
+    bytes = () => sumCounts(this.counts()).bytes,
+  ) {
+    this.#guest = guest;
+    this.#log = log;
+    this.#options = options;
+    this.#crew = crew;
+    this.#bytes = bytes;
+    this.#dirty = new Bitmap(share.pages, share.dirty);
+    this.#dirty.fill(); // the bulk pass: everything
+    this.#words = new Int32Array(share.words);
+    this.#carrier = new Carrier(share, {
+      ...context,
+      clearDirty: (first, pages) => guest.clearDirty(first, pages),
+      checkStop: () => {
+        context.checkStop();
+        this.#checkTime();
+      },
+      now: () => log.now(),
+      progress: () => this.#progress(),
+    });
+    log.journal.totalPages = share.pages;
+  }
+
+  /** What each thread has carried, this one first. */
+  counts(): ChannelCounts[] {
+    return [this.#carrier.counts, ...(this.#crew?.counts() ?? [])];
+  }
+
+  /** Takes over what the guest has written; counts it for the round before. */
+  sync(): void {
+    const { journal } = this.#log;
+    this.#guest.syncDirty(this.#dirty);
+    journal.remainingPages = this.#dirty.count();
+    const last = journal.rounds.at(-1);
+    if (last) last.dirtyPages = journal.remainingPages;
+  }
+
+  mustContinue(): boolean {
+    this.sync();
+    const { journal } = this.#log;
+    const { remainingPages, bandwidthBytesPerSec } = journal;
+    const stats = { remainingPages, bandwidthBytesPerSec, rounds: this.#round };
+    if (this.#round > 0) journal.expectedDowntimeMs = Math.round(expectedDowntimeMs(stats));
+    return verdict(stats, this.#options) === "continue";
+  }
+
+  send(last: boolean): void {
+    const { journal } = this.#log;
+    const startedMs = this.#log.now();
+    const before = sumCounts(this.counts());
+    const bytesBefore = this.#bytes();
+    this.#round++;
+    this.#toSend = journal.remainingPages + before.pages + before.zeroPages;
+    Atomics.store(this.#words, WORD.next, 0);
+    Atomics.store(this.#words, WORD.last, last ? 1 : 0);
+    this.#crew?.begin();
+    this.#carrier.carry();
+    this.#crew?.finish(() => {
+      this.#checkTime();
+      this.#progress();
+    });
+    this.#progress();
+    const after = sumCounts(this.counts());
+    const durationMs = this.#log.now() - startedMs;
+    const bytes = this.#bytes() - bytesBefore;
+    // A short round says little of the channel: the better of it and the whole move so far.
+    const elapsedMs = Math.max(1, this.#log.now() - this.#log.startedMs);
+    const overall = (this.#bytes() * 1000) / elapsedMs;
+    journal.bandwidthBytesPerSec = Math.round(Math.max(overall, (bytes * 1000) / Math.max(1, durationMs)));
+    this.#log.finishRound({
+      round: this.#round,
+      pages: after.pages - before.pages,
+      zeroPages: after.zeroPages - before.zeroPages,
+      bytes,
+      durationMs,
+      dirtyPages: 0,
+    });
+  }
+
+  /** Of the whole move, when this round is over. */
+  #toSend = 0;
+
+  #progress(): void {
+    const { journal } = this.#log;
+    const counts = this.counts();
+    const { pages, zeroPages, resentPages } = sumCounts(counts);
+    journal.channels = counts;
+    journal.sentPages = pages;
+    journal.zeroPages = zeroPages;
+    journal.resentPages = resentPages;
+    journal.remainingPages = this.#toSend - pages - zeroPages;
+    journal.bytes = this.#bytes();
+    this.#log.refresh();
+  }
+
+  #checkTime(): void {
+    const { timeoutMs } = this.#options;
+    const elapsedMs = this.#log.now() - this.#log.startedMs;
+    if (timeoutMs === 0 || elapsedMs <= timeoutMs) return;
+    throw new TramError("E_TIMED_OUT", `it took longer than --timeout ${timeoutMs} ms`, {
+      found: `${this.#log.journal.remainingPages} pages still to send after ${this.#round} rounds`,
+      next: "allow more time, more --max-downtime, or pause the guest first",
+    });
+  }
+}

@@ -1,0 +1,104 @@
+// The story of a save, top to bottom: a guest goes into a file in which each page has its place, however long that takes.
+import { TramError, toErrorData } from "../errors.ts";
+import type { PageWriter, SnapshotWriter } from "./channel.ts";
+import type { Guest } from "./guest.ts";
+import { Ledger, type MoveLog } from "./journal.ts";
+import { type Crew, Rounds, type RoundsOptions, type RoundsShare, shareRounds } from "./rounds.ts";
+import { attempt } from "./send.ts";
+
+export const AFTER = ["quit", "pause", "resume"] as const;
+/** What becomes of the guest when its file is on disk. */
+export type After = (typeof AFTER)[number];
+
+export interface SaveOptions extends RoundsOptions {
+  /** 0: no limit. */
+  maxBandwidthBytesPerSec: number;
+  after: After;
+}
+
+/** What the story needs of its surroundings. */
+export interface SaveContext {
+  /** Throws E_CANCELLED once the save was cancelled. */
+  checkCancelled(): void;
+  sleep(ms: number): void;
+  /** The threads that carry pages beside this one: they know where when the file has begun. */
+  startCrew(share: RoundsShare): Crew | null;
+  /** This thread's own way to the file, known from then on, too. */
+  pages(): PageWriter;
+  /** Returns when the file has its name. Throws if it gets none. */
+  awaitCommit(): void;
+  /** The guest is the file's now. */
+  leave(after: After): void;
+}
+
+/** What the zero scan sorts at once: 16 MiB for one call of the file. */
+export const SAVE_BATCH_PAGES = 4096;
+
+/** Saves the guest. On any error it is back as it was; the log says so. */
+export function save(
+  guest: Guest,
+  file: SnapshotWriter,
+  options: SaveOptions,
+  context: SaveContext,
+  log: MoveLog,
+): void {
+  const undo: (() => void)[] = [];
+  try {
+    log.setPhase("setup");
+    file.begin(guest.description);
+    undo.push(() => guest.stopTracking());
+    guest.startTracking();
+    log.setPhase("active");
+    const { checkCancelled: checkStop, sleep } = context;
+    const share = shareRounds(guest.ram.pages, SAVE_BATCH_PAGES, options.maxBandwidthBytesPerSec, log.now());
+    const crew = context.startCrew(share);
+    const writer = context.pages();
+    const rounds = new Rounds(guest, share, { writer, checkStop, sleep }, crew, options, log);
+    while (rounds.mustContinue()) rounds.send(false);
+
+    const downtime = new Ledger(() => log.now());
+    const was = guest.pause();
+    let paused = true;
+    const resume = () => {
+      if (paused) guest.unpause(was);
+      paused = false;
+    };
+    undo.push(resume);
+    downtime.mark("stopCpus");
+    log.setPhase("device");
+    const devices = guest.saveDevices(); // before the last sync: reading a vCPU's state may write to its memory
+    downtime.mark("deviceState");
+    rounds.sync();
+    downtime.mark("lastBitmap");
+    rounds.send(true);
+    downtime.mark("lastPages");
+    const report = () => {
+      log.journal.downtimeMs = downtime.totalMs;
+      log.journal.downtimePartsMs = downtime.parts;
+    };
+    if (options.after === "resume") {
+      resume(); // the last bytes have left its memory: it does not wait for the disk
+      guest.stopTracking();
+      report();
+    }
+    log.setPhase("handover");
+    file.finish(devices, was);
+    log.journal.presentPages = file.presentPages();
+    log.journal.readyToCommit = true;
+    log.publish();
+    context.awaitCommit();
+    if (options.after !== "resume") {
+      downtime.mark("durable");
+      report();
+      guest.stopTracking();
+      context.leave(options.after);
+    }
+    log.journal.owner = options.after === "resume" ? "source" : "file";
+    log.setPhase("completed");
+  } catch (error) {
+    log.journal.error = toErrorData(error);
+    for (const step of undo.reverse()) attempt(step); // each, whatever became of the others
+    const cancelled = error instanceof TramError && error.code === "E_CANCELLED";
+    log.setPhase(cancelled ? "cancelled" : "failed");
+  }
+}

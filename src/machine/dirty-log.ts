@@ -1,0 +1,53 @@
+// KVM's dirty log of all slots of a machine: reported per round, taken back just before a range is read. Any thread may do so.
+import type { Bitmap } from "../memory/bitmap.ts";
+import { PAGE_BYTES, type Slot } from "../memory/block.ts";
+import { clearDirtyLog, getDirtyLog } from "../native/kvm.ts";
+
+/** A log that is being read, as plain data and shared memory. */
+export interface DirtyLogHandles {
+  vm: number;
+  slots: Slot[];
+  /** CLEAR_DIRTY_LOG is there; otherwise getting the log clears it. */
+  manualProtect: boolean;
+  /** What the last sync reported, per slot: CLEAR_DIRTY_LOG takes those bits back. */
+  reported: SharedArrayBuffer[];
+}
+
+export class DirtyLog {
+  readonly handles: DirtyLogHandles;
+  readonly #reported: Uint32Array[];
+
+  constructor(handles: DirtyLogHandles) {
+    this.handles = handles;
+    this.#reported = handles.reported.map((words) => new Uint32Array(words));
+  }
+
+  static of(vm: number, slots: Slot[], manualProtect: boolean): DirtyLog {
+    const words = ({ bytes }: Slot) => Math.ceil(bytes / PAGE_BYTES / 64) * 8;
+    const reported = slots.map((slot) => new SharedArrayBuffer(words(slot)));
+    return new DirtyLog({ vm, slots, manualProtect, reported });
+  }
+
+  sync(dirty: Bitmap): void {
+    for (const { slot, offset } of this.handles.slots) {
+      const reported = this.#reported[slot];
+      getDirtyLog(this.handles.vm, slot, reported);
+      const at = offset / PAGE_BYTES / 32;
+      for (let i = 0; i < reported.length; i++) if (reported[i] !== 0) dirty.words[at + i] |= reported[i];
+    }
+  }
+
+  clear(firstPage: number, pages: number): void {
+    const { vm, slots, manualProtect } = this.handles;
+    if (!manualProtect) return; // getting the log has cleared it already
+    for (const { slot, offset, bytes } of slots) {
+      const slotFirst = offset / PAGE_BYTES;
+      const first = Math.max(firstPage, slotFirst);
+      const end = Math.min(firstPage + pages, slotFirst + bytes / PAGE_BYTES);
+      if (first >= end) continue;
+      const word = (first - slotFirst) / 32;
+      const reported = this.#reported[slot].subarray(word, word + Math.ceil((end - first) / 64) * 2);
+      if (reported.some((bits) => bits !== 0)) clearDirtyLog(vm, slot, first - slotFirst, end - first, reported);
+    }
+  }
+}

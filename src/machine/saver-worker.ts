@@ -1,0 +1,53 @@
+// One of the threads that write a save's pages: in each round it takes pieces of the guest's memory until there are none left.
+import { workerData } from "node:worker_threads";
+import { Barrier } from "../control/barrier.ts";
+import { Carrier, type RoundsShare } from "../control/rounds.ts";
+import { TramError, toErrorData } from "../errors.ts";
+import { type DirectAccess, PageFile } from "../native/file.ts";
+import { Ram, type RamHandle } from "../native/ram.ts";
+import type { MappedTarget } from "../writer/mapped.ts";
+import { SnapshotPages } from "../writer/snapshot.ts";
+import { DirtyLog, type DirtyLogHandles } from "./dirty-log.ts";
+
+export interface SaverInit {
+  library: string;
+  barrier: SharedArrayBuffer;
+  channels: number;
+  channel: number;
+  share: RoundsShare;
+  log: DirtyLogHandles;
+  ram: RamHandle;
+  target: MappedTarget;
+  /** Neither descriptor is closed here. */
+  fileFd: number;
+  direct: DirectAccess;
+}
+
+const init = workerData as SaverInit;
+const { channel, share } = init;
+const barrier = new Barrier(init.channels, init.barrier);
+const log = new DirtyLog(init.log);
+const file = new PageFile(init.fileFd, init.direct);
+const writer = new SnapshotPages(file, Ram.attach(init.ram), init.target, share.batchPages);
+const carrier: Carrier = new Carrier(share, {
+  writer,
+  clearDirty: (first, pages) => log.clear(first, pages),
+  checkStop() {
+    if (Atomics.load(barrier.stop, 0) !== 0) throw new TramError("E_CANCELLED", "cancelled");
+  },
+  sleep: (ms) => void Atomics.wait(barrier.stop, 0, 0, ms),
+  now: () => performance.timeOrigin + performance.now(),
+  progress: () => barrier.count(channel, carrier.counts),
+});
+try {
+  while (barrier.arrive(channel)) {
+    carrier.carry();
+    barrier.count(channel, carrier.counts);
+  }
+  barrier.leave(channel, null);
+} catch (error) {
+  const cancelled = error instanceof TramError && error.code === "E_CANCELLED";
+  barrier.leave(channel, cancelled ? null : toErrorData(error));
+} finally {
+  file.close();
+}
