@@ -5,6 +5,7 @@ import type { ChannelInit } from "./keep/channel-worker.ts";
 import type { KeeperInit } from "./keep/keeper-worker.ts";
 import type { PlayerInit } from "./keep/player-worker.ts";
 import type { SenderInit } from "./keep/sender-worker.ts";
+import type { LoaderInit } from "./machine/loader-worker.ts";
 import type { MoverInit } from "./machine/mover-worker.ts";
 import type { SaverInit } from "./machine/saver-worker.ts";
 import type { VcpuInit } from "./machine/vcpu-worker.ts";
@@ -22,6 +23,9 @@ export const startMover = (init: Omit<MoverInit, "library">): Worker =>
 
 export const startSaver = (init: Omit<SaverInit, "library">): Worker =>
   start("./machine/saver-worker.ts", `save/${init.channel + 1}`, init);
+
+export const startLoader = (init: Omit<LoaderInit, "library">): Worker =>
+  start("./machine/loader-worker.ts", `load/${init.channel}`, init);
 
 export const startQmp = (init: Omit<QmpInit, "library">): Worker => start("./qmp/server-worker.ts", "qmp", init);
 

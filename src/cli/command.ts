@@ -27,6 +27,7 @@ export function command<T extends ArgsDef>(options: {
   return { name, summary, args, examples, definition: definition as unknown as CommandDef<ArgsDef> };
 }
 
+const camel = (name: string): string => name.replace(/-([a-z])/g, (_, letter: string) => letter.toUpperCase());
 const kebab = (name: string): string => name.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`);
 
 export function optionNames(args: ArgsDef): string[] {
@@ -59,7 +60,7 @@ export function checkArguments(raw: readonly string[], { name, args }: TramComma
     if (!definition) throw unknownOption(option, name, args);
     if (definition.type === "boolean") {
       if (value !== null) throw new TramError("E_USAGE", `--${key} takes no value`, { found: text });
-      checked.push(text);
+      checked.push(key.startsWith("no-") ? `--${camel(key)}` : text); // citty would take --no-x for the opposite of --x
     } else if (key === "json") {
       checked.push(`--json=${value ?? "-"}`);
     } else {

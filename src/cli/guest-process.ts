@@ -3,15 +3,19 @@ import { rmSync } from "node:fs";
 import type { Worker } from "node:worker_threads";
 import { Barrier } from "../control/barrier.ts";
 import type { Journal } from "../control/journal.ts";
+import type { RestoreJournal } from "../control/restore.ts";
 import { DEFAULT_REPLY_MS } from "../control/send.ts";
-import { type ErrorData, EXIT, fromErrorData, toErrorData } from "../errors.ts";
+import { type ErrorData, EXIT, formatError, fromErrorData, toErrorData } from "../errors.ts";
 import { Board, type MachineHandles } from "../machine/board.ts";
+import type { LoaderInit, LoaderMessage } from "../machine/loader-worker.ts";
 import type { Job, MoverMessage, Wanted } from "../machine/mover-worker.ts";
 import type { SaverInit } from "../machine/saver-worker.ts";
 import { installKick } from "../native/kvm.ts";
 import type { QmpRequest } from "../qmp/server-worker.ts";
+import type { SnapshotFile } from "../reader/snapshot.ts";
 import { type Listener, listen, unlisten } from "../transport/index.ts";
-import { startMover, startQmp, startSaver, startVcpu } from "../workers.ts";
+import { startLoader, startMover, startQmp, startSaver, startVcpu } from "../workers.ts";
+import { formatCount, formatMs } from "./units.ts";
 
 export interface ProcessOptions {
   name: string;
@@ -22,6 +26,18 @@ export interface ProcessOptions {
   replyMs: number;
   /** Called with each thing worth a line. */
   say: (line: string) => void;
+}
+
+/** See GuestProcess.load. */
+export interface LoadOptions
+  extends Pick<LoaderInit, "mode" | "verify" | "prefetch" | "leased" | "direct" | "faultFd" | "channels" | "ram"> {
+  snapshot: SnapshotFile;
+}
+
+function loadedText(journal: RestoreJournal | null): string {
+  if (!journal) return "all of its memory is here";
+  const { loadedPages, elapsedMs, verify } = journal;
+  return `all ${formatCount(loadedPages)} pages of ${journal.file} are here${verify ? ", as they were saved" : ", not verified"} (${formatMs(elapsedMs)})`;
 }
 
 /** The client that moved the guest away may read the result this long before the process goes. */
@@ -37,6 +53,10 @@ export class GuestProcess {
   #leaving = false;
   #seen = false;
   readonly #ended = Promise.withResolvers<number>();
+  /** Its memory comes from a file: what becomes of that is the guest's trouble, and not this process's end. */
+  #restored = false;
+  /** With which it ends, whoever ends it. */
+  #brokenExit: number | null = null;
 
   constructor(options: ProcessOptions) {
     this.#options = options;
@@ -56,7 +76,8 @@ export class GuestProcess {
         if (message.event === "shutdown") {
           this.#options.say(`guest '${this.#options.name}' has shut down`);
           this.end(EXIT.done);
-        } else if (message.error) this.#fail(fromErrorData(message.error));
+        } else if (message.error && this.#restored) this.#break(message.error);
+        else if (message.error) this.#fail(fromErrorData(message.error));
       });
       worker.on("error", (error) => this.#fail(error));
     }
@@ -83,6 +104,60 @@ export class GuestProcess {
   expectGuest(): void {
     this.board.locked(() => {
       this.board.runState = "inmigrate";
+    });
+  }
+
+  /**
+   * Has the guest's memory brought in from its file. lazy: while it runs. first: returns when its pages may be touched. eager:
+   * returns when they are all there.
+   */
+  load(options: LoadOptions): Promise<void> {
+    this.#restored = true;
+    const { snapshot, ram, channels, ...plain } = options;
+    const { block, seal, file } = snapshot;
+    const { present, ...place } = block;
+    const shared = new SharedArrayBuffer(present.words.byteLength);
+    new Uint32Array(shared).set(present.words);
+    const eager = plain.mode === "eager";
+    const table = eager && plain.verify && seal ? seal.table(seal.blockOf(block.name)) : null;
+    const barrier = eager ? new Barrier(channels) : null;
+    const ready = Promise.withResolvers<void>();
+    let left = channels;
+    for (let channel = 0; channel < channels; channel++) {
+      const worker = startLoader({
+        ...plain,
+        board: this.board.shared,
+        fileFd: file.fd,
+        fileName: file.name,
+        block: place,
+        present: shared,
+        table: table ? (table.bytes.buffer as SharedArrayBuffer) : null,
+        ram,
+        barrier: barrier?.shared ?? null,
+        channels,
+        channel,
+      });
+      worker.on("error", (error) => (eager ? ready.reject(error) : this.#break(toErrorData(error))));
+      worker.on("message", (message: LoaderMessage) => {
+        if (message.event === "failed" && eager) {
+          barrier?.end();
+          ready.reject(fromErrorData(message.error));
+        } else if (message.event === "failed") this.#break(message.error);
+        else if (message.event === "watching" || (eager && --left === 0)) ready.resolve();
+        else if (message.event === "loaded" && !eager) this.#options.say(loadedText(this.board.readRestore()));
+      });
+    }
+    if (plain.mode === "lazy") ready.resolve();
+    return ready.promise;
+  }
+
+  /** The guest stands still for good; a person may still look at it. */
+  #break(error: ErrorData): void {
+    if (this.#brokenExit === null) this.#options.say(formatError(error));
+    this.#brokenExit ??= EXIT.badBytes;
+    this.board.locked(() => {
+      if (this.board.runState !== "internal-error") this.board.cpuFailed("io-error");
+      this.board.pauseCpus("io-error");
     });
   }
 
@@ -177,7 +252,7 @@ export class GuestProcess {
 
   /** Ends the guest. */
   end(code: number): void {
-    this.#ended.resolve(code);
+    this.#ended.resolve(this.#brokenExit ?? code);
   }
 
   /** Removes what others could see of this process. The rest the kernel frees with it. */

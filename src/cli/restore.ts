@@ -1,4 +1,4 @@
-// tram restore: for a QEMU guest, how it is brought back; QEMU itself must run it.
+// tram restore: brings a guest out of a snapshot. For a QEMU guest it says how: QEMU itself must run it.
 import { EXIT, TramError } from "../errors.ts";
 import { commandLine, pluggedDevices } from "../inspect/machine.ts";
 import { openInput } from "../inspect/source.ts";
@@ -7,39 +7,71 @@ import { MACHINE_NAME } from "../stream/devices/machine.ts";
 import { command } from "./command.ts";
 import { print } from "./console.ts";
 import { parseFile } from "./file-target.ts";
+import { isOurSnapshot, RESTORE_ARGS } from "./restore-guest.ts";
+import { runGuest } from "./run.ts";
 
 export const restore = command({
   name: "restore",
-  summary: "says how a kept guest is brought back",
-  args: { file: { type: "positional", description: "the file: PATH or file:PATH,offset=N", required: true } },
-  examples: ["tram restore vm.tram"],
-  run(args) {
-    const input = openInput(parseFile(args.file, 0));
-    const found = survey(input.transport, input.offset, null);
-    if (found.problem) throw new TramError(found.problem.code, found.problem.message, found.problem);
-    const { machine } = found.configuration;
-    if (machine === MACHINE_NAME)
-      throw new TramError("E_REFUSED", "a tram guest is brought back in two steps for now", {
-        next: `tram run --incoming unix:/tmp/in.sock --name NAME, then: tram send ${args.file} unix:/tmp/in.sock`,
-      });
-    const fixed = found.kind === "fixed" ? args.file : "FILE";
-    const plugged = pluggedDevices(found.devices);
-    const lines = [
-      `${args.file} is of a QEMU guest, which QEMU must run. Start it as it was started before, waiting:`,
-      "",
-      `  ${commandLine(machine, found.blocks, found.devices).join(" ")} \\`,
-      "    … -qmp unix:/tmp/vm.qmp,server=on,wait=off -incoming unix:/tmp/in.sock",
-      "",
-      "and give it the file:",
-      "",
-      ...(found.kind === "fixed" ? [] : [`  tram convert ${args.file} FILE`]),
-      `  tram check ${fixed} --against unix:/tmp/vm.qmp`,
-      `  tram send ${fixed} unix:/tmp/in.sock`,
-      "",
-      plugged.length ? `Devices it had, by their place: ${plugged.join(", ")}` : "No devices on a bus are in the file.",
-      "Disks are not in the file: they must be as they were when it was saved.",
-    ];
-    print(lines.join("\n"));
-    return EXIT.refused; // nothing runs yet
+  summary: "brings a guest out of a snapshot",
+  args: {
+    file: { type: "positional", description: "the file: PATH, file:PATH,offset=N, fd:N or -", required: true },
+    name: { type: "string", description: "the guest's name (default the one it was saved with)", valueHint: "NAME" },
+    ...RESTORE_ARGS,
+    paused: { type: "boolean", description: "do not run the guest yet: tram resume NAME does" },
+    serial: {
+      type: "string",
+      description: "the serial port's output: none, stdio or file:PATH (default none)",
+      valueHint: "WHERE",
+    },
+    qmp: {
+      type: "string",
+      description: "QMP socket (default: NAME.qmp in the runtime folder)",
+      valueHint: "unix:PATH",
+    },
+  },
+  examples: [
+    "tram restore a.tram                     # runs within milliseconds; its memory is read while it runs",
+    "tram restore a.tram --name b            # a clone: the file is never changed",
+    "tram restore a.tram --eager --channels 4",
+    "tram restore a.tram --verify first      # no page is seen before it was checked",
+  ],
+  async run(args) {
+    const spec = parseFile(args.file, 0);
+    return isOurSnapshot(spec) ? runGuest({ ...args, incoming: args.file }, spec) : explain(args.file);
   },
 });
+
+/** What cannot be run here: of a QEMU guest, how it is brought back. */
+function explain(file: string): number {
+  const input = openInput(parseFile(file, 0));
+  const found = survey(input.transport, input.offset, null);
+  if (found.problem) throw new TramError(found.problem.code, found.problem.message, found.problem);
+  const { machine } = found.configuration;
+  if (machine === MACHINE_NAME)
+    throw new TramError(
+      "E_REFUSED",
+      `${file} is a stream, in which pages have no places: it can only be read from its beginning`,
+      {
+        next: `tram run --incoming ${file.includes(":") || file === "-" ? file : `file:${file}`}; or tram convert makes a snapshot of it`,
+      },
+    );
+  const fixed = found.kind === "fixed" ? file : "FILE";
+  const plugged = pluggedDevices(found.devices);
+  const lines = [
+    `${file} is of a QEMU guest, which QEMU must run. Start it as it was started before, waiting:`,
+    "",
+    `  ${commandLine(machine, found.blocks, found.devices).join(" ")} \\`,
+    "    … -qmp unix:/tmp/vm.qmp,server=on,wait=off -incoming unix:/tmp/in.sock",
+    "",
+    "and give it the file:",
+    "",
+    ...(found.kind === "fixed" ? [] : [`  tram convert ${file} FILE`]),
+    `  tram check ${fixed} --against unix:/tmp/vm.qmp`,
+    `  tram send ${fixed} unix:/tmp/in.sock`,
+    "",
+    plugged.length ? `Devices it had, by their place: ${plugged.join(", ")}` : "No devices on a bus are in the file.",
+    "Disks are not in the file: they must be as they were when it was saved.",
+  ];
+  print(lines.join("\n"));
+  return EXIT.refused; // nothing runs yet
+}

@@ -15,8 +15,17 @@ import { VERSION } from "../version.ts";
 import { command } from "./command.ts";
 import { say } from "./console.ts";
 import { startConsumer } from "./consumer.ts";
+import { type FileSpec, parseFile } from "./file-target.ts";
 import { GuestProcess } from "./guest-process.ts";
-import { checkName, claimSocket, socketPathOf } from "./runtime.ts";
+import {
+  isOurSnapshot,
+  openSnapshot,
+  RESTORE_ARGS,
+  readSnapshot,
+  restoreGuest,
+  restoreOptions,
+} from "./restore-guest.ts";
+import { checkName, claimSocket, isName, socketPathOf } from "./runtime.ts";
 import { formatBytes, parseCount, parseDuration, parseMemory } from "./units.ts";
 
 const DEFAULT_MEMORY = 512 << 20;
@@ -75,6 +84,7 @@ export const run = command({
       description: "incoming: longest silence of the source (default 10s)",
       valueHint: "TIME",
     },
+    ...RESTORE_ARGS,
     paused: { type: "boolean", description: "do not run the guest yet: tram resume NAME does" },
     prealloc: {
       type: "boolean",
@@ -86,7 +96,7 @@ export const run = command({
     "tram run --incoming tcp:0.0.0.0:4444 --name a",
     "tram migrate a - | ssh host tram run --incoming - --name a",
   ],
-  async run(args) {
+  run(args) {
     if (!args.guest && !args.incoming)
       throw new TramError("E_USAGE", "tram run needs a guest", {
         expected: "--guest walker or --incoming URI",
@@ -101,54 +111,108 @@ export const run = command({
       throw new TramError("E_USAGE", `--guest: there is no guest '${args.guest}'`, { expected: "walker" });
     const walkerOnly = (["workingSet", "dirtyRate", "fill", "seed"] as const).find((key) => args[key] !== undefined);
     if (args.incoming && walkerOnly)
-      throw new TramError(
-        "E_USAGE",
-        `--${walkerOnly.replace(/[A-Z]/, (c) => `-${c.toLowerCase()}`)} is for --guest walker: an incoming guest brings its own`,
-      );
-    const name = checkName(args.name ?? `tram-${process.pid}`);
-    const memory = args.memory === undefined ? null : parseMemory(args.memory, "--memory");
-    const cpus = args.cpus === undefined ? null : parseCount(args.cpus, "--cpus", 1, CPUS_MAX);
-    const replyMs = args.timeout === undefined ? DEFAULT_REPLY_MS : parseDuration(args.timeout, "--timeout");
-    const prealloc = args.prealloc === true;
-    const walker = args.guest ? walkerOptions(args, memory ?? DEFAULT_MEMORY) : null;
-    const serial = parseSerial(args.serial ?? "none", args.incoming);
-
-    const listener = args.incoming && args.incoming !== "defer" ? listenOn(args.incoming) : null;
-    const socketPath = args.qmp === undefined ? socketPathOf(name) : qmpPath(args.qmp);
-    const socket = { path: socketPath, fd: claimSocket(socketPath, name, args.qmp !== undefined) };
-
-    const guest = new GuestProcess({ name, version: VERSION, socketPath, serialFd: serial, replyMs, say });
-    const signals = onEndSignals(guest);
-    try {
-      if (walker) {
-        const memoryBytes = memory ?? DEFAULT_MEMORY;
-        guest.startCpus(cpus ?? 1); // takes longer than making the machine, and goes on beside it
-        // Who asks while much memory is filled shall get an answer; a small guest's first instruction comes first.
-        const isLarge = memoryBytes > LARGE_MEMORY;
-        if (isLarge) guest.serve(socket);
-        const description = { name, memoryBytes, cpus: cpus ?? 1, tscKhz: 0, walker: true, cpuid: hostCpuid() };
-        const handles = createMachine(description, createRam(memoryBytes, prealloc), guest.board);
-        bootWalker(handles, guest.board, walker);
-        guest.start(handles, !args.paused);
-        if (!isLarge) guest.serve(socket);
-        const { cpus: count } = description;
-        const state = args.paused ? "is paused" : "runs";
-        say(`guest '${name}' ${state}: ${formatBytes(memoryBytes)}, ${count} CPU${count > 1 ? "s" : ""}`);
-      } else {
-        net.close(openKvm()); // no guest will ever run here: say so now
-        guest.expectGuest();
-        guest.serve(socket);
-        const ram = memory !== null && prealloc ? createRam(memory, true).share() : null;
-        guest.await(listener, { name, memoryBytes: memory, cpus, ram, prealloc });
-        say(`guest '${name}' waits on ${listener ? endpointName(listener.endpoint) : "QMP migrate-incoming"}`);
-      }
-      return await guest.ended;
-    } finally {
-      signals.remove();
-      guest.cleanUp();
-    }
+      throw new TramError("E_USAGE", `${option(walkerOnly)} is for --guest walker: an incoming guest brings its own`);
+    const snapshot = args.incoming ? snapshotOf(args.incoming) : null;
+    const restoreOnly = (Object.keys(RESTORE_ARGS) as (keyof typeof RESTORE_ARGS)[]).find(
+      (key) => args[key] !== undefined,
+    );
+    if (!snapshot && restoreOnly)
+      throw new TramError("E_USAGE", `${option(restoreOnly)} is for a guest out of a snapshot: --incoming file:FILE`);
+    return runGuest(args, snapshot);
   },
 });
+
+const option = (key: string): string => `--${key.replace(/[A-Z]/g, (c) => `-${c.toLowerCase()}`)}`;
+
+/** A file with fixed offsets of one of our guests. Everything else is a stream, and read from its beginning. */
+function snapshotOf(uri: string): FileSpec | null {
+  if (!/^(file:|fd:|-$)/.test(uri)) return null;
+  const spec = parseFile(uri, 0);
+  return isOurSnapshot(spec) ? spec : null;
+}
+
+interface RunArgs {
+  guest?: string;
+  incoming?: string;
+  name?: string;
+  memory?: string;
+  cpus?: string;
+  workingSet?: string;
+  dirtyRate?: string;
+  fill?: string;
+  seed?: string;
+  serial?: string;
+  qmp?: string;
+  timeout?: string;
+  paused?: boolean;
+  prealloc?: boolean;
+  lazy?: boolean;
+  eager?: boolean;
+  verify?: string;
+  noPrefetch?: boolean;
+  channels?: string;
+  directIo?: string;
+}
+
+/** One guest's whole life in this process; its exit code. `spec`: it comes out of this snapshot. */
+export async function runGuest(args: RunArgs, spec: FileSpec | null): Promise<number> {
+  const given = args.name === undefined ? null : checkName(args.name);
+  const memory = args.memory === undefined ? null : parseMemory(args.memory, "--memory");
+  const cpus = args.cpus === undefined ? null : parseCount(args.cpus, "--cpus", 1, CPUS_MAX);
+  const replyMs = args.timeout === undefined ? DEFAULT_REPLY_MS : parseDuration(args.timeout, "--timeout");
+  const prealloc = args.prealloc === true;
+  const walker = args.guest ? walkerOptions(args, memory ?? DEFAULT_MEMORY) : null;
+  const serial = parseSerial(args.serial ?? "none", args.incoming);
+  const restoring = restoreOptions(args);
+  const opened = spec ? openSnapshot(spec) : null;
+  const snapshot = opened
+    ? readSnapshot(opened.file, opened.offset, restoring, { memoryBytes: memory, cpus, cpuid: hostCpuid() })
+    : null;
+  const name =
+    given ?? (snapshot && isName(snapshot.description.name) ? snapshot.description.name : `tram-${process.pid}`);
+
+  const listener = !spec && args.incoming && args.incoming !== "defer" ? listenOn(args.incoming) : null;
+  const socketPath = args.qmp === undefined ? socketPathOf(name) : qmpPath(args.qmp);
+  const socket = { path: socketPath, fd: claimSocket(socketPath, name, args.qmp !== undefined) };
+
+  const guest = new GuestProcess({ name, version: VERSION, socketPath, serialFd: serial, replyMs, say });
+  const signals = onEndSignals(guest);
+  try {
+    if (snapshot) {
+      guest.startCpus(snapshot.description.cpus); // takes longer than all else that comes before the first instruction
+      const waits = restoring.mode !== "lazy";
+      guest.expectGuest();
+      if (waits) guest.serve(socket);
+      await Promise.race([restoreGuest(guest, snapshot, name, restoring, args.paused === true), guest.ended]);
+      if (!waits) guest.serve(socket);
+    } else if (walker) {
+      const memoryBytes = memory ?? DEFAULT_MEMORY;
+      guest.startCpus(cpus ?? 1); // takes longer than making the machine, and goes on beside it
+      // Who asks while much memory is filled shall get an answer; a small guest's first instruction comes first.
+      const isLarge = memoryBytes > LARGE_MEMORY;
+      if (isLarge) guest.serve(socket);
+      const description = { name, memoryBytes, cpus: cpus ?? 1, tscKhz: 0, walker: true, cpuid: hostCpuid() };
+      const handles = createMachine(description, createRam(memoryBytes, prealloc), guest.board);
+      bootWalker(handles, guest.board, walker);
+      guest.start(handles, !args.paused);
+      if (!isLarge) guest.serve(socket);
+      const { cpus: count } = description;
+      const state = args.paused ? "is paused" : "runs";
+      say(`guest '${name}' ${state}: ${formatBytes(memoryBytes)}, ${count} CPU${count > 1 ? "s" : ""}`);
+    } else {
+      net.close(openKvm()); // no guest will ever run here: say so now
+      guest.expectGuest();
+      guest.serve(socket);
+      const ram = memory !== null && prealloc ? createRam(memory, true).share() : null;
+      guest.await(listener, { name, memoryBytes: memory, cpus, ram, prealloc });
+      say(`guest '${name}' waits on ${listener ? endpointName(listener.endpoint) : "QMP migrate-incoming"}`);
+    }
+    return await guest.ended;
+  } finally {
+    signals.remove();
+    guest.cleanUp();
+  }
+}
 
 function hostCpuid(): CpuidEntry[] {
   const kvm = openKvm();

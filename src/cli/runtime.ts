@@ -50,8 +50,10 @@ function isFolder(path: string): boolean {
   }
 }
 
+export const isName = (name: string): boolean => NAME_PATTERN.test(name);
+
 export function checkName(name: string): string {
-  if (!NAME_PATTERN.test(name))
+  if (!isName(name))
     throw new TramError("E_USAGE", `--name: '${name}' is no name for a guest`, {
       expected: "1 to 63 letters, digits, '.', '_' or '-', the first a letter or digit",
     });

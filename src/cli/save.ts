@@ -5,13 +5,13 @@ import { join } from "node:path";
 import { AFTER, type After } from "../control/save.ts";
 import { DEFAULT_MAX_DOWNTIME_MS, DEFAULT_REPLY_MS } from "../control/send.ts";
 import { TramError, toErrorData } from "../errors.ts";
-import { DIRECT_MODES } from "../native/file.ts";
 import { net } from "../native/net.ts";
 import { QmpClient } from "../qmp/client.ts";
 import { DOWNTIME_MS_MAX, isQemu, type MigrateInfo, QemuMigration } from "../qmp/migration.ts";
 import { MULTIFD_CHANNELS_MAX } from "../stream/wire.ts";
 import { type Listener, listen } from "../transport/index.ts";
 import { command } from "./command.ts";
+import { DIRECT_CHOICES, parseDirect } from "./direct.ts";
 import { fileTarget } from "./file-target.ts";
 import {
   cancelOnSignal,
@@ -65,7 +65,7 @@ export const save = command({
     },
     directIo: {
       type: "string",
-      description: "past the page cache: auto (long runs), on (all pages) or off (default auto)",
+      description: `past the page cache: ${DIRECT_CHOICES} (default auto)`,
       valueHint: "MODE",
     },
     reserve: { type: "boolean", description: "allocate all the blocks it may need before it begins" },
@@ -93,11 +93,7 @@ export const save = command({
       throw new TramError("E_USAGE", `--disks: '${args.disks}' is not known`, { expected: "none" });
     const channels =
       args.channels === undefined ? null : parseCount(args.channels, "--channels", 0, MULTIFD_CHANNELS_MAX);
-    const direct = DIRECT_MODES.find((mode) => mode === (args.directIo ?? "auto"));
-    if (!direct)
-      throw new TramError("E_USAGE", `--direct-io: '${args.directIo}' is not known`, {
-        expected: DIRECT_MODES.join(", "),
-      });
+    const direct = parseDirect(args.directIo);
     const settings = {
       channels: channels ?? 0,
       maxBandwidthBytesPerSec: args.maxBandwidth === undefined ? 0 : parseRate(args.maxBandwidth, "--max-bandwidth"),

@@ -56,6 +56,7 @@ export function save(
     const rounds = new Rounds(guest, share, { writer, checkStop, sleep }, crew, options, log);
     while (rounds.mustContinue()) rounds.send(false);
 
+    guest.settle(checkStop); // what a file has spoilt does not go any further
     const downtime = new Ledger(() => log.now());
     const was = guest.pause();
     let paused = true;

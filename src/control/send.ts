@@ -61,6 +61,7 @@ export function send(guest: Guest, writer: MoveWriter, options: SendOptions, con
     };
     while (rounds.mustContinue()) sendRound(false);
 
+    guest.settle(checkStop); // what a file has spoilt does not go any further
     const downtime = new Ledger(() => log.now());
     const was = guest.pause();
     undo.push(() => guest.unpause(was));

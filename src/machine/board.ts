@@ -2,6 +2,7 @@
 //
 // Pause and resume are a generation counter. Whoever wants a change holds the lock, sets `desired`, raises `generation`,
 // and kicks every vCPU until each has answered with that generation. A missed wake-up cannot hang: the kick is repeated.
+import type { RestoreJournal } from "../control/restore.ts";
 import { TramError } from "../errors.ts";
 import { kick } from "../native/kvm.ts";
 import type { RamHandle } from "../native/ram.ts";
@@ -15,9 +16,12 @@ export const RUN_STATES = [
   "finish-migrate", // stopped for the last round
   "postmigrate", // sent: only a person resumes it
   "internal-error", // KVM cannot run it any further
+  "io-error", // its memory comes from a file, and cannot be read or is not what was saved
   "shutdown", // the guest has shut down
 ] as const;
 export type RunState = (typeof RUN_STATES)[number];
+/** In these it never runs again. */
+const BROKEN: readonly RunState[] = ["internal-error", "io-error", "shutdown"];
 
 /** A guest's machine, as plain data: what any thread of the process needs to attach to it. */
 export interface MachineHandles {
@@ -49,7 +53,11 @@ const WORD = {
   pastHandover: 10, // mover: 1 when a cancel comes too late
   machineBytes: 11, // whoever made the machine, once
   committed: 12, // QMP: 1 when the file that is saved to has its name; cleared before a job
-  cpu: 16, // from here CPU_WORDS for each vCPU
+  loadPhase: 13, // loader: LOAD_PHASES; 0 without one
+  loadWanted: 14, // mover: 1 when the rest is to be read now
+  restoreVersion: 15, // loader: odd while it writes
+  restoreBytes: 16, // loader
+  cpu: 20, // from here CPU_WORDS for each vCPU
 } as const;
 const CPU_WORDS = 4;
 const CPU_WORD = { thread: 0, answered: 1 } as const; // each written by its vCPU
@@ -59,16 +67,21 @@ const JOURNAL_AT = RUN_POINTERS_AT + 8 * BOARD_CPUS_MAX;
 const JOURNAL_BYTES_MAX = 256 << 10;
 const MACHINE_AT = JOURNAL_AT + JOURNAL_BYTES_MAX;
 const MACHINE_BYTES_MAX = 64 << 10;
-const DEVICES_AT = MACHINE_AT + MACHINE_BYTES_MAX;
+const RESTORE_AT = MACHINE_AT + MACHINE_BYTES_MAX;
+const RESTORE_BYTES_MAX = 16 << 10;
+const DEVICES_AT = RESTORE_AT + RESTORE_BYTES_MAX;
 const DEVICES_BYTES = 512;
 const KICK_AGAIN_MS = 5;
 const COMMIT_SLICE_MS = 5;
+const LOAD_SLICE_MS = 50;
+const LOAD_PHASES: readonly RestoreJournal["phase"][] = ["waiting", "loading", "done", "failed"];
 
 export class Board {
   readonly shared: SharedArrayBuffer;
   readonly #words: Int32Array;
   readonly #runs: Float64Array;
-  readonly #journal: Uint8Array;
+  readonly #journal: Slot;
+  readonly #restore: Slot;
   /** The mover's stop word, for the calls that take one. */
   readonly moverStop: Int32Array;
 
@@ -76,7 +89,10 @@ export class Board {
     this.shared = shared;
     this.#words = new Int32Array(shared, 0, RUN_POINTERS_AT / 4);
     this.#runs = new Float64Array(shared, RUN_POINTERS_AT, BOARD_CPUS_MAX);
-    this.#journal = new Uint8Array(shared, JOURNAL_AT, JOURNAL_BYTES_MAX);
+    const journal = new Uint8Array(shared, JOURNAL_AT, JOURNAL_BYTES_MAX);
+    this.#journal = new Slot(this.#words, WORD.journalVersion, WORD.journalBytes, journal);
+    const restore = new Uint8Array(shared, RESTORE_AT, RESTORE_BYTES_MAX);
+    this.#restore = new Slot(this.#words, WORD.restoreVersion, WORD.restoreBytes, restore);
     this.moverStop = this.#words.subarray(WORD.moverStop, WORD.moverStop + 1);
   }
 
@@ -162,13 +178,13 @@ export class Board {
     const before = this.runState;
     if (Atomics.load(this.#words, WORD.desired) === DESIRE.run) this.#command(DESIRE.pause);
     // A vCPU may have died while it was being stopped; that is not forgotten.
-    if (this.runState !== "internal-error" && this.runState !== "shutdown") this.runState = to;
+    if (!BROKEN.includes(this.runState)) this.runState = to;
     return before;
   }
 
   /** Lets all vCPUs run. Under the lock. */
   runCpus(): void {
-    if (this.runState === "internal-error" || this.runState === "shutdown")
+    if (BROKEN.includes(this.runState))
       throw new TramError("E_STATE", `the guest cannot run: it is in state '${this.runState}'`, {
         next: "tram quit it",
       });
@@ -215,8 +231,8 @@ export class Board {
   }
 
   /** A vCPU that cannot go on. It answers commands still, but never runs again. */
-  cpuFailed(state: "internal-error" | "shutdown"): void {
-    this.runState = state;
+  cpuFailed(state: "internal-error" | "io-error" | "shutdown"): void {
+    if (this.runState !== "io-error") this.runState = state; // what follows from bad memory is not the reason
   }
 
   // --- moves ---
@@ -296,23 +312,79 @@ export class Board {
     if (thread !== 0) kick(0, thread);
   }
 
-  // --- the journal: the current move as JSON, one writer (the mover), any reader ---
+  // --- journals: the current move's (written by the mover) and the restore's (written by the loader), for any reader ---
 
   writeJournal(value: unknown): void {
-    const bytes = new TextEncoder().encode(JSON.stringify(value));
-    if (bytes.length > JOURNAL_BYTES_MAX) throw new TramError("E_INTERNAL", "the journal does not fit");
-    Atomics.add(this.#words, WORD.journalVersion, 1);
-    this.#journal.set(bytes);
-    Atomics.store(this.#words, WORD.journalBytes, bytes.length);
-    Atomics.add(this.#words, WORD.journalVersion, 1);
+    this.#journal.write(value);
   }
 
   readJournal<T>(): T | null {
+    return this.#journal.read();
+  }
+
+  writeRestore(value: RestoreJournal): void {
+    this.#restore.write(value);
+    Atomics.store(this.#words, WORD.loadPhase, LOAD_PHASES.indexOf(value.phase) + 1);
+    Atomics.notify(this.#words, WORD.loadPhase);
+  }
+
+  readRestore(): RestoreJournal | null {
+    return this.#restore.read();
+  }
+
+  /** Has all memory read, where it comes from a file, and waits for that; false: some of it is bad. */
+  awaitLoaded(checkStop: () => void): boolean {
     for (;;) {
-      const version = Atomics.load(this.#words, WORD.journalVersion);
+      const phase = Atomics.load(this.#words, WORD.loadPhase);
+      if (phase === 0) return true;
+      const name = LOAD_PHASES[phase - 1];
+      if (name === "done" || name === "failed") return name === "done";
+      Atomics.store(this.#words, WORD.loadWanted, 1);
+      Atomics.notify(this.#words, WORD.loadWanted);
+      checkStop();
+      Atomics.wait(this.#words, WORD.loadPhase, phase, LOAD_SLICE_MS);
+    }
+  }
+
+  get loadWanted(): boolean {
+    return Atomics.load(this.#words, WORD.loadWanted) !== 0;
+  }
+
+  /** Sleeps `ms`, or until somebody wants all memory read. */
+  awaitLoadWanted(ms: number): void {
+    Atomics.wait(this.#words, WORD.loadWanted, 0, ms);
+  }
+}
+
+/** JSON in shared memory: one writer, any reader. The version is odd while it is written. */
+class Slot {
+  readonly #words: Int32Array;
+  readonly #bytes: Uint8Array;
+  readonly #version: number;
+  readonly #length: number;
+
+  constructor(words: Int32Array, version: number, length: number, bytes: Uint8Array) {
+    this.#words = words;
+    this.#version = version;
+    this.#length = length;
+    this.#bytes = bytes;
+  }
+
+  write(value: unknown): void {
+    const bytes = new TextEncoder().encode(JSON.stringify(value));
+    if (bytes.length > this.#bytes.length) throw new TramError("E_INTERNAL", "the journal does not fit");
+    Atomics.add(this.#words, this.#version, 1);
+    this.#bytes.set(bytes);
+    Atomics.store(this.#words, this.#length, bytes.length);
+    Atomics.add(this.#words, this.#version, 1);
+  }
+
+  read<T>(): T | null {
+    for (;;) {
+      const version = Atomics.load(this.#words, this.#version);
       if (version === 0) return null;
-      const text = new TextDecoder().decode(this.#journal.slice(0, Atomics.load(this.#words, WORD.journalBytes)));
-      if (version % 2 === 0 && Atomics.load(this.#words, WORD.journalVersion) === version) return JSON.parse(text) as T;
+      const text = new TextDecoder().decode(this.#bytes.slice(0, Atomics.load(this.#words, this.#length)));
+      if (version % 2 === 0 && Atomics.load(this.#words, this.#version) === version) return JSON.parse(text) as T;
     }
   }
 }

@@ -1,6 +1,6 @@
 // A machine as control/ sees it: memory, dirty log, stop and go, device state. Any thread of the process may hold one.
 import type { DeviceState, Guest } from "../control/guest.ts";
-import { TramError } from "../errors.ts";
+import { fromErrorData, TramError } from "../errors.ts";
 import type { Bitmap } from "../memory/bitmap.ts";
 import { layOut, type Slot } from "../memory/block.ts";
 import { KVM_MEM_LOG_DIRTY_PAGES, setMemoryRegion } from "../native/kvm.ts";
@@ -72,6 +72,12 @@ export class KvmGuest implements Guest {
   stopTracking(): void {
     this.#setLogging(0);
     this.#log = null;
+  }
+
+  settle(checkStop: () => void): void {
+    if (this.#board.awaitLoaded(checkStop)) return;
+    const error = this.#board.readRestore()?.error;
+    throw error ? fromErrorData(error) : new TramError("E_GUEST_RAM", "the guest's memory cannot be read");
   }
 
   pause(): string {

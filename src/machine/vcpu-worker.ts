@@ -2,6 +2,7 @@
 import { writeSync } from "node:fs";
 import { parentPort, workerData } from "node:worker_threads";
 import { TramError, toErrorData } from "../errors.ts";
+import { layOut } from "../memory/block.ts";
 import { EXIT_REASON, RUN, runVcpu, threadId, viewRun } from "../native/kvm.ts";
 import { net, POLL } from "../native/net.ts";
 import { Board } from "./board.ts";
@@ -106,14 +107,26 @@ function handleIo(): void {
   }
 }
 
+const slots = layOut(handles.ram.bytes);
+
 function handleMmio(): void {
-  if (run.getUint8(RUN.mmio.isWrite)) return; // nothing there takes writes
   const address = Number(run.getBigUint64(RUN.mmio.address, true));
+  // No device is there: it is memory that the kernel could not reach.
+  if (slots.some(({ gpa, bytes }) => address >= gpa && address < gpa + bytes)) throw unreadable(address);
+  if (run.getUint8(RUN.mmio.isWrite)) return; // nothing there takes writes
   const index = (address - WALKER_MMIO_PROBE) / 4;
   const answers = walker !== null && Number.isInteger(index) && index >= 0 && index < handles.vcpus.length;
   const value = answers ? probeMmio(walker, index) : 0xffffffff;
   run.setUint32(RUN.mmio.data, value, true);
   run.setUint32(RUN.mmio.data + 4, 0xffffffff, true);
+}
+
+function unreadable(address: number): TramError {
+  return new TramError("E_GUEST_RAM", `vCPU ${cpu} cannot reach its memory`, {
+    where: `guest address 0x${address.toString(16)}`,
+    found: "the file that it comes from is cut short, was changed, or is on a disk that fails",
+    next: "the kernel's messages (dmesg) may say why; restore the guest from another snapshot",
+  });
 }
 
 /** False: the guest cannot go on. */
@@ -159,7 +172,7 @@ function attempt(step: () => boolean): boolean {
   try {
     return step();
   } catch (error) {
-    board.cpuFailed("internal-error");
+    board.cpuFailed(error instanceof TramError && error.code === "E_GUEST_RAM" ? "io-error" : "internal-error");
     parentPort?.postMessage({ event: "failed", cpu, error: toErrorData(error) });
     return false;
   }

@@ -188,6 +188,10 @@ export function runVcpu(vcpu: number): boolean {
   const result = symbols.tram_vcpu_run(vcpu);
   if (result === 0) return true;
   if (result === -4 /* EINTR */ || result === -11 /* EAGAIN: an uninitialised vCPU that was woken */) return false;
+  if (result === -14 /* EFAULT */ || result === -133 /* EHWPOISON */)
+    throw new TramError("E_GUEST_RAM", `a vCPU cannot reach its memory: KVM_RUN: ${describeErrno(result)}`, {
+      next: "the kernel's messages (dmesg) may say why; a guest that was restored from a file wants another snapshot",
+    });
   throw new TramError("E_GUEST", `KVM_RUN: ${describeErrno(result)}`);
 }
 

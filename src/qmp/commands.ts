@@ -1,5 +1,6 @@
 // The commands of a guest's QMP socket, under QEMU's names where QEMU has them. Pure but for the control it is given.
 import type { Journal } from "../control/journal.ts";
+import type { RestoreJournal } from "../control/restore.ts";
 import { TramError, toErrorData } from "../errors.ts";
 import type { QmpError, QmpMessage } from "./protocol.ts";
 
@@ -23,6 +24,8 @@ export interface GuestControl {
   migrateIncoming(uri: string): void;
   cancel(): boolean;
   journal(): Journal | null;
+  /** How far a restored guest's memory has come; null: it was not restored. */
+  restore(): RestoreJournal | null;
   takeFd(name: string): void;
   checkGuest(): object;
 }
@@ -124,6 +127,7 @@ export const COMMANDS: Record<string, Handler> = {
   },
   "tram-query-tracking": (control) => ({ tracking: control.isTracked() }),
   "tram-query-move": (control) => control.journal() ?? {},
+  "tram-query-restore": (control) => control.restore() ?? {},
   "tram-check-guest": (control) => control.checkGuest(),
 };
 

@@ -2,6 +2,7 @@
 // what needs the main thread (a job for the mover, the end of the process) goes there as a message.
 import { parentPort, workerData } from "node:worker_threads";
 import type { Journal } from "../control/journal.ts";
+import type { RestoreJournal } from "../control/restore.ts";
 import { AFTER } from "../control/save.ts";
 import { DEFAULT_MAX_DOWNTIME_MS, DEFAULT_REPLY_MS, type SendOptions } from "../control/send.ts";
 import { TramError, toErrorData } from "../errors.ts";
@@ -315,6 +316,10 @@ class Control implements GuestControl {
   journal(): Journal | null {
     const journal = board.readJournal<Journal>();
     return journal && "phase" in journal ? journal : null;
+  }
+
+  restore(): RestoreJournal | null {
+    return board.readRestore();
   }
 
   takeFd(name: string): void {

@@ -30,7 +30,7 @@ export class FileTransport implements Transport {
     return Math.min(fstatSync(this.fd).size, this.#end);
   }
 
-  /** What lies from `end` on is not part of what is read. */
+  /** What lies from `end` on is not part of what is read from the beginning; readAt still reaches it. */
   endAt(end: number): void {
     this.#end = end;
   }
@@ -40,16 +40,16 @@ export class FileTransport implements Transport {
   }
 
   read(out: Uint8Array): number {
-    const count = this.readAt(out, this.#at);
+    const left = Math.max(0, Math.min(out.length, this.#end - this.#at));
+    const count = this.readAt(out.subarray(0, left), this.#at);
     this.#at += count;
     return count;
   }
 
   /** As many bytes as there are from `offset` on, at most `out.length`. */
   readAt(out: Uint8Array, offset: number): number {
-    const count = Math.max(0, Math.min(out.length, this.#end - offset));
     try {
-      return readSync(this.fd, out, 0, count, offset);
+      return readSync(this.fd, out, 0, out.length, offset);
     } catch (error) {
       throw new TramError("E_FILE", `cannot read ${this.name}: ${(error as Error).message}`);
     }

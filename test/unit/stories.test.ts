@@ -39,6 +39,7 @@ class ScriptedGuest implements Guest {
   stopTracking(): void {
     this.calls.push("stopTracking");
   }
+  settle(): void {}
   pause(): string {
     this.calls.push("pause");
     return "running";
