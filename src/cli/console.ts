@@ -1,6 +1,6 @@
 // Where text goes: stdout is the command's product, stderr everything else.
 import { writeSync } from "node:fs";
-import { createConsola } from "consola";
+import { createConsola } from "consola/core";
 import { EXIT } from "../errors.ts";
 
 /**

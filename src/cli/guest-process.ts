@@ -18,10 +18,7 @@ import { startLoader, startMover, startQmp, startSaver, startVcpu } from "../wor
 import { formatCount, formatMs } from "./units.ts";
 
 export interface ProcessOptions {
-  name: string;
   version: string;
-  /** The QMP socket, which the process removes when it ends. */
-  socketPath: string;
   serialFd: number;
   replyMs: number;
   /** Called with each thing worth a line. */
@@ -46,6 +43,9 @@ const LINGER_MS = 2000;
 export class GuestProcess {
   readonly board = new Board();
   readonly #options: ProcessOptions;
+  #name = "";
+  #socketPath = "";
+  #cpus = 0;
   #mover: Worker | null = null;
   #wanted: Wanted | null = null;
   #listener: Listener | null = null;
@@ -70,11 +70,12 @@ export class GuestProcess {
 
   /** A Worker for each vCPU. They wait for the machine, and then for runCpus; so they may be started before both. */
   startCpus(count: number): void {
-    for (let cpu = 0; cpu < count; cpu++) {
+    for (; this.#cpus < count; this.#cpus++) {
+      const cpu = this.#cpus;
       const worker = startVcpu({ board: this.board.shared, cpu, serialFd: this.#options.serialFd });
       worker.on("message", (message: { event: string; cpu: number; error?: ErrorData }) => {
         if (message.event === "shutdown") {
-          this.#options.say(`guest '${this.#options.name}' has shut down`);
+          this.#options.say(`guest '${this.#name}' has shut down`);
           this.end(EXIT.done);
         } else if (message.error && this.#restored) this.#break(message.error);
         else if (message.error) this.#fail(fromErrorData(message.error));
@@ -83,9 +84,16 @@ export class GuestProcess {
     }
   }
 
+  /** Who the guest is, and the path of its socket, which goes when the process ends. */
+  identify(name: string, socketPath: string): void {
+    this.#name = name;
+    this.#socketPath = socketPath;
+  }
+
   /** Answers QMP on a listening socket. */
   serve(socket: { fd: number }): void {
-    const { name, version } = this.#options;
+    const { version } = this.#options;
+    const name = this.#name;
     const qmp = startQmp({ board: this.board.shared, listenFd: socket.fd, name, version });
     qmp.on("message", (request: QmpRequest) => this.#onRequest(request));
     qmp.on("error", (error) => this.#fail(error));
@@ -233,14 +241,14 @@ export class GuestProcess {
     if (journal?.owner !== "target") return; // the guest, or at least the decision, is still here
     this.#leaving = true;
     setTimeout(() => this.end(EXIT.done), this.#seen ? 0 : LINGER_MS);
-    this.#options.say(`guest '${this.#options.name}' has moved to ${journal.peer}`);
+    this.#options.say(`guest '${this.#name}' has moved to ${journal.peer}`);
   }
 
   #received(): void {
     this.#listener = null;
     const journal = this.board.readJournal<Journal>();
     if (!journal?.error) {
-      this.#options.say(`guest '${this.#options.name}' has arrived and is ${this.board.runState}`);
+      this.#options.say(`guest '${this.#name}' has arrived and is ${this.board.runState}`);
       return;
     }
     this.#ended.reject(fromErrorData(journal.error));
@@ -257,7 +265,7 @@ export class GuestProcess {
 
   /** Removes what others could see of this process. The rest the kernel frees with it. */
   cleanUp(): void {
-    rmSync(this.#options.socketPath, { force: true });
+    if (this.#socketPath) rmSync(this.#socketPath, { force: true });
     if (this.#listener) unlisten(this.#listener);
   }
 }

@@ -164,6 +164,9 @@ export async function runGuest(args: RunArgs, spec: FileSpec | null): Promise<nu
   const walker = args.guest ? walkerOptions(args, memory ?? DEFAULT_MEMORY) : null;
   const serial = parseSerial(args.serial ?? "none", args.incoming);
   const restoring = restoreOptions(args);
+  const guest = new GuestProcess({ version: VERSION, serialFd: serial, replyMs, say });
+  // Takes longer than all else that comes before the first instruction, and goes on beside it; every guest has one.
+  if (spec || walker) guest.startCpus(1);
   const opened = spec ? openSnapshot(spec) : null;
   const snapshot = opened
     ? readSnapshot(opened.file, opened.offset, restoring, { memoryBytes: memory, cpus, cpuid: hostCpuid() })
@@ -173,13 +176,13 @@ export async function runGuest(args: RunArgs, spec: FileSpec | null): Promise<nu
 
   const listener = !spec && args.incoming && args.incoming !== "defer" ? listenOn(args.incoming) : null;
   const socketPath = args.qmp === undefined ? socketPathOf(name) : qmpPath(args.qmp);
-  const socket = { path: socketPath, fd: claimSocket(socketPath, name, args.qmp !== undefined) };
+  const socket = { fd: claimSocket(socketPath, name, args.qmp !== undefined) };
 
-  const guest = new GuestProcess({ name, version: VERSION, socketPath, serialFd: serial, replyMs, say });
+  guest.identify(name, socketPath);
   const signals = onEndSignals(guest);
   try {
     if (snapshot) {
-      guest.startCpus(snapshot.description.cpus); // takes longer than all else that comes before the first instruction
+      guest.startCpus(snapshot.description.cpus);
       const waits = restoring.mode !== "lazy";
       guest.expectGuest();
       if (waits) guest.serve(socket);
@@ -187,7 +190,7 @@ export async function runGuest(args: RunArgs, spec: FileSpec | null): Promise<nu
       if (!waits) guest.serve(socket);
     } else if (walker) {
       const memoryBytes = memory ?? DEFAULT_MEMORY;
-      guest.startCpus(cpus ?? 1); // takes longer than making the machine, and goes on beside it
+      guest.startCpus(cpus ?? 1);
       // Who asks while much memory is filled shall get an answer; a small guest's first instruction comes first.
       const isLarge = memoryBytes > LARGE_MEMORY;
       if (isLarge) guest.serve(socket);

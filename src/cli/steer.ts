@@ -1,5 +1,6 @@
 // tram ps, status, pause, resume, quit, check-guest: look at running guests and steer them, tram's and QEMU's.
-import { EXIT, TramError } from "../errors.ts";
+import { type RestoreJournal, unverifiedPages } from "../control/restore.ts";
+import { EXIT, formatError, TramError } from "../errors.ts";
 import { QmpClient } from "../qmp/client.ts";
 import { command, type TramCommand } from "./command.ts";
 import { print, say } from "./console.ts";
@@ -52,6 +53,28 @@ async function readTracking(client: QmpClient): Promise<{ tracking?: boolean }> 
   }
 }
 
+/** How far a restored guest's memory has come; only tram's guests can tell. */
+async function readRestore(client: QmpClient): Promise<{ restore?: RestoreJournal }> {
+  try {
+    const restore = await client.execute<RestoreJournal | Record<string, never>>("tram-query-restore");
+    return "phase" in restore ? { restore: restore as RestoreJournal } : {};
+  } catch {
+    return {};
+  }
+}
+
+/** For a person: where the memory comes from, and what of it nobody has looked at yet. */
+function restoreLines(restore: RestoreJournal | undefined): string {
+  if (!restore) return "";
+  const { file, phase, mapped, verify, error } = restore;
+  const left = unverifiedPages(restore);
+  const state = !verify ? "not verified" : left ? `${formatCount(left)} pages not verified yet` : "all verified";
+  const where = mapped ? "its memory is the mapped file" : "its memory is its own";
+  const lines = [`from ${file}: ${phase === "done" ? "all here" : phase}, ${state}; ${where}`];
+  if (error) lines.push(formatError(error));
+  return `\n${lines.join("\n")}`;
+}
+
 const statusLine = ({ name, status, memory, cpus }: Status): string =>
   `${name.padEnd(20)} ${status.padEnd(16)} ${(memory ? formatBytes(memory) : "-").padEnd(10)} ${cpus || "-"}`;
 
@@ -64,10 +87,11 @@ export const status = command({
   examples: ["tram status a", "tram status unix:/run/qemu.qmp --json"],
   async run(args) {
     const found = await withGuest(args.vm, async (client) => {
-      const status = await readStatus(client, args.vm);
+      const status = { ...(await readStatus(client, args.vm)), ...(await readRestore(client)) };
       return args.json ? { ...status, ...(await readTracking(client)) } : status;
     });
-    print(args.json ? JSON.stringify({ schema: JSON_SCHEMA, ...found }) : `${HEADING}\n${statusLine(found)}`);
+    const text = `${HEADING}\n${statusLine(found)}${restoreLines(found.restore)}`;
+    print(args.json ? JSON.stringify({ schema: JSON_SCHEMA, ...found }) : text);
     return EXIT.done;
   },
 });

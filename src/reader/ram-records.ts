@@ -1,5 +1,4 @@
 // The records of section "ram": decoded where they lie in the buffer, and placed in batches.
-import { inflateSync } from "node:zlib";
 import { PAGE_BYTES } from "../native/ram.ts";
 import { asciiText, badStream, hex } from "../stream/bytes.ts";
 import { decodePageWord } from "../stream/ram.ts";
@@ -260,12 +259,15 @@ const RECORD_NAMES: Record<number, string> = {
   [RAM_SAVE_FLAG_COMPRESS_PAGE]: "compressed content",
 };
 
+/** With zlib's header and checksum, at any window. */
+const ZLIB_WINDOW_BITS = 15;
+
 function inflatePage(bytes: Uint8Array, offset: number): Uint8Array {
   const bad = (found: string) =>
     badStream("a compressed page cannot be read", offset, `${PAGE_BYTES} bytes when inflated`, found);
   let page: Uint8Array;
   try {
-    page = inflateSync(bytes, { maxOutputLength: PAGE_BYTES });
+    page = Bun.inflateSync(bytes as Uint8Array<ArrayBuffer>, { windowBits: ZLIB_WINDOW_BITS });
   } catch (error) {
     throw bad((error as Error).message);
   }
