@@ -41,6 +41,10 @@ export const migrate = command({
       description: "the longest the whole move, or silence of the target, may take (default none; 10s)",
       valueHint: "TIME",
     },
+    verify: {
+      type: "boolean",
+      description: "hash every page at both ends, and compare before the guest is handed over",
+    },
     iovMax: { type: "string", description: "iovecs in one system call, 1 to 1024 (default 1024)", valueHint: "N" },
     json: { type: "string", description: "events as JSON, one a line; the last is the report", valueHint: "PATH|fd:N" },
   },
@@ -61,6 +65,7 @@ export const migrate = command({
         maxBandwidthBytesPerSec: parseRate(args.maxBandwidth, "--max-bandwidth"),
       }),
       ...(args.iovMax !== undefined && { iovMax: parseCount(args.iovMax, "--iov-max", 1, 1024) }),
+      ...(args.verify && { verify: true }),
       ...(timeoutMs > 0 && { timeoutMs, replyMs: timeoutMs }),
       copying: process.env.TRAM_COPY_PAGES === "1", // for the benchmark: the same stream through a copying buffer
     };

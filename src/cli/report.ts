@@ -79,6 +79,8 @@ export interface FinalReport {
   bandwidthBytesPerSec: number;
   downtimeMs: number | null;
   downtimePartsMs: Record<string, number>;
+  /** With --verify: pages that had arrived otherwise than sent, and were sent again. */
+  differingPages?: number;
   error: ErrorData | null;
 }
 
@@ -109,6 +111,7 @@ export function finalReport(vm: string, journal: Journal): FinalReport {
     bandwidthBytesPerSec: Math.round((bytes * 1000) / Math.max(1, elapsedMs)),
     downtimeMs,
     downtimePartsMs,
+    ...(journal.differingPages !== undefined && { differingPages: journal.differingPages }),
     error,
   };
 }
@@ -128,6 +131,11 @@ export function formatReport(report: FinalReport): string {
         `${formatBytes(report.bytes)} in ${formatMs(report.elapsedMs)}, ${formatRate(report.bandwidthBytesPerSec)}`,
       ],
     );
+  if (report.differingPages !== undefined)
+    rows.push([
+      "verified",
+      `${formatCount(report.totalPages)} pages${report.differingPages ? `; ${formatCount(report.differingPages)} had arrived wrong, and were sent again` : ""}`,
+    ]);
   if (report.downtimeMs !== null) rows.push(["downtime", `${report.downtimeMs} ms (${parts.join(", ")})`]);
   return rows.map(([name, text]) => `  ${name.padEnd(9)} ${text}`).join("\n");
 }

@@ -29,6 +29,10 @@ export interface MoveWriter extends PageWriter {
   awaitHello(timeoutMs: number): Hello | null;
   machine(description: MachineDescription): void;
   startRam(blocks: readonly BlockEntry[]): void;
+  /** Two-way only: from here on each page is hashed as it goes, and as it arrives. Before startRam. */
+  verifyPages(): void;
+  /** Two-way only: asks the target for its hashes. The pages that have arrived otherwise than they were sent. */
+  differingPages(timeoutMs: number): Uint32Array;
   /** Between two of these, write() may be called any number of times. */
   beginRound(last: boolean): void;
   endRound(): void;

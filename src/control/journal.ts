@@ -51,6 +51,8 @@ export interface Journal {
   channels: ChannelCounts[];
   owner: Owner;
   error: ErrorData | null;
+  /** With --verify: pages that had arrived otherwise than sent, and were sent again. */
+  differingPages?: number;
   /** Of a save: the file is whole and on disk, and wants its name. */
   readyToCommit?: boolean;
   /** Of a save: pages that the file has. */

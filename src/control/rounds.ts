@@ -206,6 +206,12 @@ export class Rounds {
     if (last) last.dirtyPages = journal.remainingPages;
   }
 
+  /** These are to be sent once more. */
+  again(pages: Uint32Array): void {
+    for (const page of pages) this.#dirty.add(page);
+    this.#log.journal.remainingPages = pages.length;
+  }
+
   mustContinue(): boolean {
     this.sync();
     const { journal } = this.#log;

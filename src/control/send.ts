@@ -16,6 +16,8 @@ export interface SendOptions {
   replyMs: number;
   /** 0: no limit on the whole move. */
   timeoutMs: number;
+  /** Compare what has arrived with what was sent, before the guest is handed over. */
+  verify: boolean;
 }
 
 export const DEFAULT_MAX_DOWNTIME_MS = 300;
@@ -45,7 +47,9 @@ export function send(guest: Guest, writer: MoveWriter, options: SendOptions, con
     log.setPhase("setup");
     writer.begin();
     const hello = writer.twoWay ? greet(guest, writer, options) : null;
+    if (options.verify) checkVerifies(writer, hello);
     writer.machine(guest.description);
+    if (options.verify) writer.verifyPages();
     writer.startRam([{ name: RAM_BLOCK_NAME, bytes: guest.ram.bytes }]);
 
     undo.push(() => guest.stopTracking());
@@ -54,9 +58,9 @@ export function send(guest: Guest, writer: MoveWriter, options: SendOptions, con
     const share = shareRounds(guest.ram.pages, BATCH_PAGES, options.maxBandwidthBytesPerSec, log.now());
     const { checkCancelled: checkStop, sleep } = context;
     const rounds = new Rounds(guest, share, { writer, checkStop, sleep }, null, options, log, () => writer.bytes);
-    const sendRound = (last: boolean) => {
+    const sendRound = (stopped: boolean, last = stopped) => {
       writer.beginRound(last);
-      rounds.send(last);
+      rounds.send(stopped);
       writer.endRound();
     };
     while (rounds.mustContinue()) sendRound(false);
@@ -71,9 +75,18 @@ export function send(guest: Guest, writer: MoveWriter, options: SendOptions, con
     downtime.mark("deviceState");
     rounds.sync();
     downtime.mark("lastBitmap");
-    sendRound(true);
-    writer.devices(devices, was);
+    sendRound(true, !options.verify);
     downtime.mark("lastPages");
+    if (options.verify) {
+      for (let differing = compare(writer, options, log); differing.length; differing = compare(writer, options, log)) {
+        rounds.again(differing);
+        sendRound(true, false);
+      }
+      writer.beginRound(true); // nothing is left: only the end of the pages
+      writer.endRound();
+      downtime.mark("verify");
+    }
+    writer.devices(devices, was);
     if (writer.twoWay) writer.awaitReady(options.replyMs);
     downtime.mark("targetReady");
 
@@ -102,6 +115,39 @@ export function send(guest: Guest, writer: MoveWriter, options: SendOptions, con
   } finally {
     writer.close();
   }
+}
+
+function checkVerifies(writer: MoveWriter, hello: Hello | null): void {
+  if (hello?.verifies) return;
+  throw new TramError("E_REFUSED", "--verify: the target cannot say what has arrived", {
+    expected: "a tram that runs the guest, over a channel that goes both ways",
+    found: hello?.keeps
+      ? "one that keeps it in a file"
+      : writer.twoWay
+        ? "one of an older version"
+        : `${writer.name}, one-way`,
+    next: hello?.keeps
+      ? "leave --verify out: the file has hashes, and tram verify compares it with them"
+      : "leave --verify out",
+  });
+}
+
+/** The pages that are wrong at the target. What is wrong twice will not be right the third time. */
+function compare(writer: MoveWriter, options: SendOptions, log: MoveLog): Uint32Array {
+  const differing = writer.differingPages(options.replyMs);
+  const { journal } = log;
+  const before = journal.differingPages ?? 0;
+  journal.differingPages = before + differing.length;
+  if (differing.length === 0 || before === 0) return differing;
+  throw new TramError(
+    "E_HASH",
+    `${differing.length} page${differing.length > 1 ? "s" : ""} arrived otherwise than sent, twice`,
+    {
+      where: `pages ${[...differing.subarray(0, 8)].join(", ")}${differing.length > 8 ? ", …" : ""}`,
+      expected: "the hashes that they were sent with",
+      next: "something between the two hosts, or the memory of one, changes bytes: the guest stays here",
+    },
+  );
 }
 
 /** Does it; returns the error, if there was one. */

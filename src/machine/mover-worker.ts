@@ -158,6 +158,7 @@ function runReceive(job: Extract<Job, { kind: "receive" }>): void {
           memoryBytes: job.wanted.memoryBytes,
           cpus: job.wanted.cpus,
           cpuid,
+          verifies: true,
         },
         createGuest(description) {
           const { ram, prealloc } = job.wanted;

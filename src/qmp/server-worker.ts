@@ -148,6 +148,7 @@ function moveRequest(given: Record<string, unknown>) {
   const options: SendOptions = {
     ...limitsOf(given),
     replyMs: Math.min(number("replyMs", DEFAULT_REPLY_MS, 1), MS_MAX),
+    verify: given.verify === true,
   };
   const iovMax = Math.min(number("iovMax", IOV_MAX, 1), IOV_MAX);
   return { request: "migrate" as const, options, iovMax, copying: given.copying === true };

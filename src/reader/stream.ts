@@ -3,6 +3,8 @@ import type { Incoming, MoveReader, PagesReceived } from "../control/channel.ts"
 import type { Guest } from "../control/guest.ts";
 import { TramError } from "../errors.ts";
 import { Bitmap } from "../memory/bitmap.ts";
+import { HASH_BYTES, HashTable, hashOf } from "../native/hash.ts";
+import type { Ram } from "../native/ram.ts";
 import { ByteWriter, badStream } from "../stream/bytes.ts";
 import { DEVICE_TABLES } from "../stream/devices/index.ts";
 import {
@@ -13,20 +15,33 @@ import {
   machineFromState,
   RAM_BLOCK_NAME,
   runStateFrom,
+  verify,
 } from "../stream/devices/machine.ts";
-import { encodeHello, encodePong, encodeRefuse, encodeShut, type Hello } from "../stream/return-path.ts";
+import {
+  encodeHashes,
+  encodeHello,
+  encodePong,
+  encodeRefuse,
+  encodeRoot,
+  encodeShut,
+  HASHES_PAGES_MAX,
+  type Hello,
+} from "../stream/return-path.ts";
 import { type Command, type Configuration, pingValue, type SectionHeader } from "../stream/section.ts";
 import { loadState } from "../stream/vmstate.ts";
 import {
   MIG_CMD_OPEN_RETURN_PATH,
   MIG_CMD_PING,
   QEMU_VM_VMDESCRIPTION,
+  TRAM_PING_HASHES,
   TRAM_PING_HELLO,
   TRAM_PING_READY,
+  TRAM_PING_ROOT,
   VMDESC_BYTES_MAX,
 } from "../stream/wire.ts";
 import type { Transport } from "../transport/transport.ts";
 import { MainChannel } from "./main-channel.ts";
+import type { PageSink } from "./pages.ts";
 import { TransportSource } from "./source.ts";
 
 /** One for each vCPU and its APIC, and room for the others. */
@@ -40,6 +55,9 @@ export class StreamReader implements MoveReader {
   readonly #source: TransportSource;
   readonly #main: MainChannel;
   #returnPathOpen = false;
+  #ram: Ram | null = null;
+  /** Of what has arrived, when the source wants it. */
+  #hashes: HashTable | null = null;
 
   constructor(transport: Transport) {
     this.name = transport.name;
@@ -57,9 +75,30 @@ export class StreamReader implements MoveReader {
   }
 
   into(guest: Guest): void {
-    const { pages } = guest.ram;
-    const block = { name: RAM_BLOCK_NAME, sink: guest.ram, present: new Bitmap(pages), told: new Bitmap(pages) };
-    this.#main.into([block]);
+    this.#ram = guest.ram;
+    this.#sinkInto(guest.ram);
+  }
+
+  #sinkInto(sink: PageSink): void {
+    const { pages } = sink;
+    this.#main.into([{ name: RAM_BLOCK_NAME, sink, present: new Bitmap(pages), told: new Bitmap(pages) }]);
+  }
+
+  /** From here on pages are hashed as they lie in the guest's memory. */
+  #verifyPages(at: number): void {
+    if (!this.#ram) throw badStream("what is to be verified has not come", at, "section 'tram/machine' first", "none");
+    this.#hashes = new HashTable(this.#ram.pages);
+    this.#sinkInto(new HashedRam(this.#ram, this.#hashes));
+  }
+
+  #answerRoot(hashes: HashTable): void {
+    this.#answer((out) => encodeRoot(out, hashOf(hashes.bytes)));
+  }
+
+  #answerHashes({ bytes }: HashTable): void {
+    const size = HASHES_PAGES_MAX * HASH_BYTES;
+    for (let at = 0; at < bytes.length; at += size)
+      this.#answer((out) => encodeHashes(out, at / HASH_BYTES, bytes.subarray(at, at + size)));
   }
 
   pagesKnown(): number {
@@ -107,7 +146,9 @@ export class StreamReader implements MoveReader {
     const value = pingValue(command);
     if (value === TRAM_PING_HELLO) return { kind: "hello-wanted" };
     if (value === TRAM_PING_READY) return { kind: "ready-wanted" };
-    this.#answer((out) => encodePong(out, value));
+    if (this.#hashes && value === TRAM_PING_ROOT) this.#answerRoot(this.#hashes);
+    else if (this.#hashes && value === TRAM_PING_HASHES) this.#answerHashes(this.#hashes);
+    else this.#answer((out) => encodePong(out, value));
     return null;
   }
 
@@ -122,6 +163,10 @@ export class StreamReader implements MoveReader {
     const state = loadState(table, this.#source);
     this.#main.endDevice(section);
     if (table === machine) return { kind: "machine", description: machineFromState(state, at) };
+    if (table === verify) {
+      this.#verifyPages(at);
+      return { kind: "pages" };
+    }
     if (table === globalstate) return { kind: "run-state", runState: runStateFrom(state) };
     return { kind: "device", device: { table, instance: section.instance, state } };
   }
@@ -172,6 +217,31 @@ export class StreamReader implements MoveReader {
 
   close(): void {
     this.#transport.close();
+  }
+}
+
+/** A guest's memory whose pages are hashed where they have come to lie. */
+class HashedRam implements PageSink {
+  readonly pages: number;
+  readonly #ram: Ram;
+  readonly #hashes: HashTable;
+
+  constructor(ram: Ram, hashes: HashTable) {
+    this.pages = ram.pages;
+    this.#ram = ram;
+    this.#hashes = hashes;
+  }
+
+  scatter(buffer: Uint8Array, index: Uint32Array, offset: Uint32Array, count: number): void {
+    this.#ram.scatter(buffer, index, offset, count);
+    this.#hashes.setFromRam(this.#ram, index, count);
+  }
+  clear(index: Uint32Array, count: number): void {
+    this.#ram.clear(index, count);
+    this.#hashes.clear(index, 0, count);
+  }
+  read(offset: number, bytes: number): Uint8Array {
+    return this.#ram.read(offset, bytes);
   }
 }
 

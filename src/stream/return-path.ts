@@ -2,10 +2,19 @@
 //
 //   SHUT  1 (be32 status, 0 is success)      PONG  2 (be32 value)
 //   HELLO  0x7400, REFUSE  0x7401 (UTF-8 JSON): between two trams only, after the source's PING 0x74720001
+//   ROOT  0x7402 (be64 hash of the table of page hashes): to PING 0x74720003
+//   HASHES  0x7403 (be32 first page, le64 hashes of it and those behind it), as often as it takes: to PING 0x74720004
 import { TramError } from "../errors.ts";
 import { type ByteSource, type ByteWriter, badStream, hex } from "./bytes.ts";
 import { CPUID_ENTRIES_MAX, type CpuidEntry } from "./devices/machine.ts";
-import { MIG_RP_MSG_PONG, MIG_RP_MSG_SHUT, TRAM_RP_MSG_HELLO, TRAM_RP_MSG_REFUSE } from "./wire.ts";
+import {
+  MIG_RP_MSG_PONG,
+  MIG_RP_MSG_SHUT,
+  TRAM_RP_MSG_HASHES,
+  TRAM_RP_MSG_HELLO,
+  TRAM_RP_MSG_REFUSE,
+  TRAM_RP_MSG_ROOT,
+} from "./wire.ts";
 
 /** What a target says of itself before it takes a guest. `null`: it takes what the stream says. */
 export interface Hello {
@@ -16,6 +25,8 @@ export interface Hello {
   cpuid: CpuidEntry[];
   /** The target keeps the guest in a file: it need not be able to run it. */
   keeps?: boolean;
+  /** The target hashes pages when it is asked to. */
+  verifies?: boolean;
 }
 
 export const HELLO_VERSION = 1;
@@ -25,6 +36,8 @@ export type ReturnMessage =
   | { type: "pong"; value: number }
   | { type: "hello"; hello: Hello }
   | { type: "refuse"; reason: string; code: string }
+  | { type: "root"; root: bigint }
+  | { type: "hashes"; first: number; hashes: Uint8Array }
   | { type: "other"; number: number };
 
 export function encodeShut(out: ByteWriter, status: number): void {
@@ -33,6 +46,21 @@ export function encodeShut(out: ByteWriter, status: number): void {
 
 export function encodePong(out: ByteWriter, value: number): void {
   out.u16(MIG_RP_MSG_PONG).u16(4).u32(value);
+}
+
+export function encodeRoot(out: ByteWriter, root: bigint): void {
+  out.u16(TRAM_RP_MSG_ROOT).u16(8).u64(root);
+}
+
+/** Pages whose hashes go into one message. */
+export const HASHES_PAGES_MAX = 4096;
+
+export function encodeHashes(out: ByteWriter, first: number, hashes: Uint8Array): void {
+  out
+    .u16(TRAM_RP_MSG_HASHES)
+    .u16(4 + hashes.length)
+    .u32(first)
+    .bytes(hashes);
 }
 
 const CPUID_FIELDS = ["function", "index", "flags", "eax", "ebx", "ecx", "edx"] as const;
@@ -72,6 +100,13 @@ export function decodeReturnMessage(source: ByteSource): ReturnMessage {
         code: textOf(value.code).slice(0, 64),
       };
     }
+    case TRAM_RP_MSG_ROOT:
+      if (length !== 8) throw badStream("a message from the target has another length", at, "8", `${length}`);
+      return { type: "root", root: source.u64() };
+    case TRAM_RP_MSG_HASHES:
+      if (length < 4 || length % 8 !== 4)
+        throw badStream("a message from the target has another length", at, "4, and 8 for each page", `${length}`);
+      return { type: "hashes", first: source.u32(), hashes: source.bytes(length - 4) };
     default:
       source.bytes(length);
       return { type: "other", number };
@@ -115,6 +150,7 @@ function parseHello(value: Record<string, unknown>): Hello {
     memoryBytes: count("memoryBytes"),
     cpus: count("cpus"),
     ...(value.keeps === true && { keeps: true }),
+    ...(value.verifies === true && { verifies: true }),
     cpuid: rows.map(
       (row: number[]) => Object.fromEntries(CPUID_FIELDS.map((field, i) => [field, row[i]])) as unknown as CpuidEntry,
     ),

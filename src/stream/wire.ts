@@ -27,9 +27,14 @@ export const MIG_RP_MSG_PONG = 2;
 /** Between two trams only, and only after the source's first PING had TRAM_PING_HELLO. */
 export const TRAM_RP_MSG_HELLO = 0x7400;
 export const TRAM_RP_MSG_REFUSE = 0x7401;
+export const TRAM_RP_MSG_ROOT = 0x7402;
+export const TRAM_RP_MSG_HASHES = 0x7403;
 
 export const TRAM_PING_HELLO = 0x74720001;
 export const TRAM_PING_READY = 0x74720002;
+/** What is the hash of all the pages' hashes; and what are these. Only to a target that has said that it verifies. */
+export const TRAM_PING_ROOT = 0x74720003;
+export const TRAM_PING_HASHES = 0x74720004;
 
 export const RAM_SAVE_FLAG_ZERO = 0x002;
 export const RAM_SAVE_FLAG_MEM_SIZE = 0x004;

@@ -52,6 +52,33 @@ export class Replies {
     if (message.type !== "pong" || message.value !== value) throw unexpected(message, `PONG ${hex(value)}`);
   }
 
+  /** The answer to PING TRAM_PING_ROOT. */
+  awaitRoot(timeoutMs: number): bigint {
+    const message = this.next(timeoutMs);
+    if (message.type === "root") return message.root;
+    throw unexpected(message, "ROOT");
+  }
+
+  /** The answers to PING TRAM_PING_HASHES: one hash for each of `pages` pages, as they stand in a table. */
+  awaitHashes(pages: number, timeoutMs: number): Uint8Array {
+    const table = new Uint8Array(pages * 8);
+    for (let done = 0; done < pages; ) {
+      const message = this.next(timeoutMs);
+      if (message.type !== "hashes") throw unexpected(message, "HASHES");
+      const { first, hashes } = message;
+      if (first !== done || hashes.length === 0 || hashes.length > (pages - done) * 8)
+        throw badStream(
+          "the target's hashes are out of turn",
+          0,
+          `page ${done}`,
+          `page ${first}, ${hashes.length} bytes`,
+        );
+      table.set(hashes, done * 8);
+      done += hashes.length / 8;
+    }
+    return table;
+  }
+
   /** The last word: 0 is success. */
   awaitShut(timeoutMs: number): number {
     let message = this.next(timeoutMs);

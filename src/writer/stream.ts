@@ -2,6 +2,7 @@
 import type { MoveWriter, PagesSent } from "../control/channel.ts";
 import type { DeviceState } from "../control/guest.ts";
 import { TramError } from "../errors.ts";
+import { HashTable, hashOf } from "../native/hash.ts";
 import { PAGE_BYTES, type Ram } from "../native/ram.ts";
 import { ByteWriter } from "../stream/bytes.ts";
 import {
@@ -10,6 +11,8 @@ import {
   machine,
   machineToState,
   RAM_BLOCK_NAME,
+  VERIFY_XXH3,
+  verify,
 } from "../stream/devices/machine.ts";
 import {
   type BlockEntry,
@@ -36,8 +39,10 @@ import {
   RAM_SAVE_FLAG_ZERO,
   RAM_SECTION_NAME,
   RAM_SECTION_VERSION,
+  TRAM_PING_HASHES,
   TRAM_PING_HELLO,
   TRAM_PING_READY,
+  TRAM_PING_ROOT,
 } from "../stream/wire.ts";
 import type { Transport } from "../transport/transport.ts";
 import { DeviceSections, RAM_SECTION_ID } from "./devices.ts";
@@ -66,6 +71,8 @@ export class StreamWriter implements MoveWriter {
   #gathered: Uint8Array | null = null;
   #blockNamed = false;
   readonly #replies: Replies;
+  /** Of what was sent, with --verify. */
+  #hashes: HashTable | null = null;
   readonly #devices = new DeviceSections();
 
   constructor(transport: Transport, ram: Ram) {
@@ -101,6 +108,25 @@ export class StreamWriter implements MoveWriter {
     this.#devices.full(this.#pending, { table: machine, instance: 0, state });
   }
 
+  verifyPages(): void {
+    this.#hashes = new HashTable(this.#ram.pages);
+    this.#devices.full(this.#pending, { table: verify, instance: 0, state: { algorithm: VERIFY_XXH3 } });
+  }
+
+  differingPages(timeoutMs: number): Uint32Array {
+    const { bytes } = this.#hashes as HashTable;
+    encodePing(this.#pending, TRAM_PING_ROOT);
+    this.#flush();
+    if (this.#replies.awaitRoot(timeoutMs) === hashOf(bytes)) return new Uint32Array(0);
+    encodePing(this.#pending, TRAM_PING_HASHES);
+    this.#flush();
+    const theirs = this.#replies.awaitHashes(this.#ram.pages, timeoutMs);
+    const differing: number[] = [];
+    const [a, b] = [new BigUint64Array(bytes.buffer), new BigUint64Array(theirs.buffer)];
+    for (let page = 0; page < a.length; page++) if (a[page] !== b[page]) differing.push(page);
+    return Uint32Array.from(differing);
+  }
+
   startRam(blocks: readonly BlockEntry[]): void {
     const section = { id: RAM_SECTION_ID, name: RAM_SECTION_NAME, instance: 0, version: RAM_SECTION_VERSION };
     encodeSectionStart(this.#pending, QEMU_VM_SECTION_START, section);
@@ -118,6 +144,8 @@ export class StreamWriter implements MoveWriter {
     if (count === 0) return { pages: 0, zeroPages: 0, bytes: 0 };
     const bytesBefore = this.bytes;
     const pages = this.#ram.splitZero(index, count);
+    this.#hashes?.setFromRam(this.#ram, index, pages); // what changes from here on is sent again
+    this.#hashes?.clear(index, pages, count);
     let at = this.#takePending();
     if (!this.#blockNamed) at = this.#nameBlock(index, pages, count, at);
     at = this.#zeroRecords(index, pages, count, at);

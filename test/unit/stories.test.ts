@@ -59,6 +59,8 @@ const STEPS = [
   "begin",
   "awaitHello",
   "machine",
+  "verifyPages",
+  "differingPages",
   "startRam",
   "beginRound",
   "write",
@@ -89,6 +91,11 @@ function scriptedWriter(failAt: Step | null, confirms = true): MoveWriter & { ca
     },
     machine: () => step("machine"),
     startRam: () => step("startRam"),
+    verifyPages: () => step("verifyPages"),
+    differingPages: () => {
+      step("differingPages");
+      return new Uint32Array(0);
+    },
     beginRound: () => step("beginRound"),
     write: (_, count) => {
       step("write");
@@ -108,7 +115,13 @@ function scriptedWriter(failAt: Step | null, confirms = true): MoveWriter & { ca
   };
 }
 
-const options: SendOptions = { maxDowntimeMs: 300, maxBandwidthBytesPerSec: 0, replyMs: 1000, timeoutMs: 0 };
+const options: SendOptions = {
+  maxDowntimeMs: 300,
+  maxBandwidthBytesPerSec: 0,
+  replyMs: 1000,
+  timeoutMs: 0,
+  verify: false,
+};
 
 function run(guest: Guest, writer: MoveWriter, context: Partial<Parameters<typeof send>[3]> = {}): Journal {
   let now = 0;

@@ -31,6 +31,14 @@ export const machine: Table = {
   ],
 };
 
+/** The source wants the target to hash each page that it places: XXH3-64, seed 0. */
+export const verify: Table = {
+  name: "tram/verify",
+  version: 1,
+  fields: [{ name: "algorithm", type: "uint32" }],
+};
+export const VERIFY_XXH3 = 1;
+
 export interface CpuidEntry {
   function: number;
   index: number;
