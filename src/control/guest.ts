@@ -22,8 +22,8 @@ export interface Guest {
   /** Just before [firstPage, firstPage + pages) is read: later writes to it count again. Multiples of 64, or to the end. */
   clearDirty(firstPage: number, pages: number): void;
   stopTracking(): void;
-  /** Returns when all of its memory is there, and known to be good. Throws if it is not. */
-  settle(checkStop: () => void): void;
+  /** Returns when all of its memory is there, and known to be good; true: that took a while. Throws if it is not. */
+  settle(checkStop: () => void): boolean;
 
   /** Stops all vCPUs with their pending I/O completed; the state the guest was in. */
   pause(): string;

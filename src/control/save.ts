@@ -54,9 +54,9 @@ export function save(
     const crew = context.startCrew(share);
     const writer = context.pages();
     const rounds = new Rounds(guest, share, { writer, checkStop, sleep }, crew, options, log);
-    while (rounds.mustContinue()) rounds.send(false);
+    do while (rounds.mustContinue()) rounds.send(false);
+    while (guest.settle(checkStop)); // what a file has spoilt does not go into another
 
-    guest.settle(checkStop); // what a file has spoilt does not go any further
     const downtime = new Ledger(() => log.now());
     const was = guest.pause();
     let paused = true;

@@ -63,9 +63,9 @@ export function send(guest: Guest, writer: MoveWriter, options: SendOptions, con
       rounds.send(stopped);
       writer.endRound();
     };
-    while (rounds.mustContinue()) sendRound(false);
+    do while (rounds.mustContinue()) sendRound(false);
+    while (guest.settle(checkStop)); // what a file has spoilt does not go any further
 
-    guest.settle(checkStop); // what a file has spoilt does not go any further
     const downtime = new Ledger(() => log.now());
     const was = guest.pause();
     undo.push(() => guest.unpause(was));

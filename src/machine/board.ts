@@ -332,18 +332,23 @@ export class Board {
     return this.#restore.read();
   }
 
-  /** Has all memory read, where it comes from a file, and waits for that; false: some of it is bad. */
-  awaitLoaded(checkStop: () => void): boolean {
-    for (;;) {
+  /** Has all memory read, where it comes from a file, and waits for that. */
+  awaitLoaded(checkStop: () => void): "at once" | "later" | "bad" {
+    for (let waited = false; ; waited = true) {
       const phase = Atomics.load(this.#words, WORD.loadPhase);
-      if (phase === 0) return true;
       const name = LOAD_PHASES[phase - 1];
-      if (name === "done" || name === "failed") return name === "done";
-      Atomics.store(this.#words, WORD.loadWanted, 1);
-      Atomics.notify(this.#words, WORD.loadWanted);
+      if (name === "failed") return "bad";
+      if (phase === 0 || name === "done") return waited ? "later" : "at once";
+      this.wantLoaded();
       checkStop();
       Atomics.wait(this.#words, WORD.loadPhase, phase, LOAD_SLICE_MS);
     }
+  }
+
+  /** All of the guest's memory is about to be read. */
+  wantLoaded(): void {
+    Atomics.store(this.#words, WORD.loadWanted, 1);
+    Atomics.notify(this.#words, WORD.loadWanted);
   }
 
   get loadWanted(): boolean {

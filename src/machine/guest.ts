@@ -51,6 +51,7 @@ export class KvmGuest implements Guest {
 
   startTracking(): void {
     const { vm, manualProtect } = this.#handles;
+    this.#board.wantLoaded(); // in large pieces, before this thread touches it page by page
     this.#setLogging(KVM_MEM_LOG_DIRTY_PAGES);
     this.#log = DirtyLog.of(vm, this.#slots, manualProtect);
   }
@@ -74,8 +75,9 @@ export class KvmGuest implements Guest {
     this.#log = null;
   }
 
-  settle(checkStop: () => void): void {
-    if (this.#board.awaitLoaded(checkStop)) return;
+  settle(checkStop: () => void): boolean {
+    const loaded = this.#board.awaitLoaded(checkStop);
+    if (loaded !== "bad") return loaded === "later";
     const error = this.#board.readRestore()?.error;
     throw error ? fromErrorData(error) : new TramError("E_GUEST_RAM", "the guest's memory cannot be read");
   }

@@ -39,7 +39,9 @@ class ScriptedGuest implements Guest {
   stopTracking(): void {
     this.calls.push("stopTracking");
   }
-  settle(): void {}
+  settle(): boolean {
+    return false;
+  }
   pause(): string {
     this.calls.push("pause");
     return "running";
@@ -59,8 +61,6 @@ const STEPS = [
   "begin",
   "awaitHello",
   "machine",
-  "verifyPages",
-  "differingPages",
   "startRam",
   "beginRound",
   "write",
@@ -71,9 +71,15 @@ const STEPS = [
   "describe",
   "awaitConfirmation",
 ] as const;
-type Step = (typeof STEPS)[number];
+/** Only with --verify. */
+const VERIFY_STEPS = ["verifyPages", "differingPages"] as const;
+type Step = (typeof STEPS)[number] | (typeof VERIFY_STEPS)[number];
 
-function scriptedWriter(failAt: Step | null, confirms = true): MoveWriter & { calls: string[] } {
+function scriptedWriter(
+  failAt: Step | null,
+  confirms = true,
+  differing: number[][] = [],
+): MoveWriter & { calls: string[] } {
   const calls: string[] = [];
   const step = (name: Step) => {
     calls.push(name);
@@ -94,7 +100,7 @@ function scriptedWriter(failAt: Step | null, confirms = true): MoveWriter & { ca
     verifyPages: () => step("verifyPages"),
     differingPages: () => {
       step("differingPages");
-      return new Uint32Array(0);
+      return Uint32Array.from(differing.shift() ?? []);
     },
     beginRound: () => step("beginRound"),
     write: (_, count) => {
@@ -123,7 +129,12 @@ const options: SendOptions = {
   verify: false,
 };
 
-function run(guest: Guest, writer: MoveWriter, context: Partial<Parameters<typeof send>[3]> = {}): Journal {
+function run(
+  guest: Guest,
+  writer: MoveWriter,
+  context: Partial<Parameters<typeof send>[3]> = {},
+  wanted = options,
+): Journal {
   let now = 0;
   const log = new MoveLog(
     "outgoing",
@@ -138,11 +149,48 @@ function run(guest: Guest, writer: MoveWriter, context: Partial<Parameters<typeo
     handedOver: () => {},
     ...context,
   };
-  send(guest, writer, options, whole, log);
+  send(guest, writer, wanted, whole, log);
   return log.journal;
 }
 
 describe("the source's story", () => {
+  const verifying = { ...options, verify: true };
+  const verifies: Hello = { ...hello, verifies: true };
+
+  test("with --verify: what arrived otherwise is sent again, and compared again", () => {
+    const writer = { ...scriptedWriter(null, true, [[3, 5], []]), awaitHello: () => verifies };
+    const journal = run(new ScriptedGuest(), writer, {}, verifying);
+    expect(journal).toMatchObject({ phase: "completed", owner: "target", differingPages: 2, error: null });
+    expect(writer.calls.filter((call) => call === "differingPages")).toHaveLength(2);
+    expect(writer.calls.indexOf("verifyPages")).toBeLessThan(writer.calls.indexOf("startRam"));
+    expect(writer.calls.lastIndexOf("differingPages")).toBeLessThan(writer.calls.indexOf("devices"));
+  });
+
+  test("with --verify: what is wrong twice gives the guest back", () => {
+    const guest = new ScriptedGuest();
+    const writer = { ...scriptedWriter(null, true, [[3, 5], [5]]), awaitHello: () => verifies };
+    const journal = run(guest, writer, {}, verifying);
+    expect(journal).toMatchObject({ phase: "failed", owner: "source", error: { code: "E_HASH", where: "pages 5" } });
+    expect(guest.calls).toEqual(["startTracking", "pause", "unpause running", "stopTracking"]);
+    expect(writer.calls).not.toContain("handOver");
+  });
+
+  test("with --verify: a target that cannot say is refused before anything is sent", () => {
+    const guest = new ScriptedGuest();
+    const journal = run(guest, scriptedWriter(null), {}, verifying);
+    expect(journal).toMatchObject({ phase: "failed", owner: "source", error: { code: "E_REFUSED" } });
+    expect(guest.calls).toEqual([]);
+  });
+
+  test("waits for the rest of a restored guest's memory, and then sends what was written meanwhile", () => {
+    const guest = new ScriptedGuest();
+    let waits = 1;
+    guest.settle = () => waits-- > 0;
+    const writer = scriptedWriter(null);
+    expect(run(guest, writer)).toMatchObject({ phase: "completed", owner: "target" });
+    expect(guest.syncs).toBe(4); // bulk, after it, after the wait, and with the guest stopped
+  });
+
   test("goes through all its steps once, and re-sends what was written meanwhile", () => {
     const guest = new ScriptedGuest();
     const writer = scriptedWriter(null);
