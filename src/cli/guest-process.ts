@@ -1,7 +1,7 @@
 // The process of one guest: its Workers, its socket, its end. Main thread only; everything that blocks is in a Worker.
 import { rmSync } from "node:fs";
 import type { Worker } from "node:worker_threads";
-import { Barrier } from "../control/barrier.ts";
+import { Barrier, sumCounts } from "../control/barrier.ts";
 import type { Journal } from "../control/journal.ts";
 import type { RestoreJournal } from "../control/restore.ts";
 import { DEFAULT_REPLY_MS } from "../control/send.ts";
@@ -24,6 +24,9 @@ export interface ProcessOptions {
   /** Called with each thing worth a line. */
   say: (line: string) => void;
 }
+
+/** Between two looks at how far the threads are. */
+const PROGRESS_MS = 50;
 
 /** See GuestProcess.load. */
 export interface LoadOptions
@@ -120,7 +123,7 @@ export class GuestProcess {
    * returns when they are all there.
    */
   load(options: LoadOptions): Promise<void> {
-    this.#restored = true;
+    this.#restored = options.mode !== "eager"; // else its memory is its own by the time it runs
     const { snapshot, ram, channels, ...plain } = options;
     const { block, seal, file } = snapshot;
     const { present, ...place } = block;
@@ -156,7 +159,24 @@ export class GuestProcess {
       });
     }
     if (plain.mode === "lazy") ready.resolve();
-    return ready.promise;
+    return barrier ? this.#whileEager(options, barrier, ready.promise) : ready.promise;
+  }
+
+  /** Several threads read, and none of them knows of the others: their sum is told here. */
+  async #whileEager({ snapshot, verify }: LoadOptions, barrier: Barrier, loaded: Promise<void>): Promise<void> {
+    const startedMs = performance.now();
+    const totalPages = snapshot.block.present.count();
+    const tell = (phase: RestoreJournal["phase"]) => {
+      const { pages } = sumCounts(barrier.counts());
+      const elapsedMs = Math.round(performance.now() - startedMs);
+      const counts = { totalPages, loadedPages: pages, verifiedPages: verify ? pages : 0, elapsedMs };
+      const plain = { file: snapshot.file.name, mode: "eager" as const, verify, mapped: false, held: false };
+      this.board.writeRestore({ ...plain, ...counts, phase, error: null });
+    };
+    const timer = setInterval(() => tell("loading"), PROGRESS_MS);
+    tell("loading");
+    await loaded.finally(() => clearInterval(timer));
+    tell("done");
   }
 
   /** The guest stands still for good; a person may still look at it. */
