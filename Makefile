@@ -93,7 +93,7 @@ check: node_modules/.installed ## types and lint
 fmt: node_modules/.installed ## formats and applies safe lint fixes
 	$(Q)$(BIOME) check --write .
 
-build/asan/c-test: $(C_SRC) $(wildcard test/c/*.c test/c/*.h) c/tram.h c/guest/walker.h | build/.host
+build/asan/c-test: $(C_SRC) $(wildcard test/c/*.c test/c/*.h c/*.h c/guest/*.h) | build/.host
 	@mkdir -p $(@D)
 	$(Q)$(CC) -std=gnu11 -g -O1 -Wall -Wextra -Werror -fsanitize=address,undefined -fno-sanitize-recover=all -Ic \
 	  -o $@ $(C_SRC) $(wildcard test/c/*.c) $(C_LIBS) -pthread
