@@ -8,7 +8,7 @@
 #include "internal.h"
 #include "tram.h"
 
-__thread sigjmp_buf *guard_point;
+__thread sigjmp_buf *guard_point __attribute__((tls_model("initial-exec")));
 
 static struct sigaction bus_before, segv_before;
 

@@ -28,20 +28,23 @@ int page_is_zero(const uint8_t *page);
 int all_are_pages(const struct tram_ram *ram, const uint32_t *index, uint32_t count);
 
 /* The result of `call`, which touches guest memory; -EFAULT where that cannot be read (guard.c). `call` holds nothing that
- * would have to be given back. */
-extern __thread sigjmp_buf *guard_point;
-#define GUARDED(call)                      \
-  __extension__({                          \
-    sigjmp_buf point_;                     \
-    int64_t result_;                       \
-    if (sigsetjmp(point_, 0)) {            \
-      result_ = -EFAULT;                   \
-    } else {                               \
-      guard_point = &point_;               \
-      result_ = (call);                    \
-    }                                      \
-    guard_point = NULL;                    \
-    result_;                               \
+ * would have to be given back. The fences keep it inside: a compiler sees no connection between the guard and plain words
+ * that are read, and would drop the one or move the others. Initial-exec, because a signal handler must not allocate. */
+extern __thread sigjmp_buf *guard_point __attribute__((tls_model("initial-exec")));
+#define GUARDED(call)                            \
+  __extension__({                                \
+    sigjmp_buf point_, *const outer_ = guard_point; \
+    int64_t result_;                             \
+    if (sigsetjmp(point_, 0)) {                  \
+      result_ = -EFAULT;                         \
+    } else {                                     \
+      guard_point = &point_;                     \
+      __atomic_signal_fence(__ATOMIC_SEQ_CST);   \
+      result_ = (call);                          \
+      __atomic_signal_fence(__ATOMIC_SEQ_CST);   \
+    }                                            \
+    guard_point = outer_;                        \
+    result_;                                     \
   })
 
 #endif
