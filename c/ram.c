@@ -14,9 +14,10 @@
 #endif
 
 enum { HUGE_PAGE = 2 << 20 };
+#define RAM_BYTES_MAX (((uint64_t)UINT32_MAX + 1) * PAGE_BYTES) /* a page's number has 32 bits */
 
 int64_t tram_ram_create(uint64_t bytes) {
-  if (bytes == 0 || bytes % PAGE_BYTES || bytes > (uint64_t)1 << 46) return -EINVAL;
+  if (bytes == 0 || bytes % PAGE_BYTES || bytes > RAM_BYTES_MAX) return -EINVAL;
   struct tram_ram *ram = calloc(1, sizeof *ram);
   if (!ram) return -ENOMEM;
   /* Over-reserve to align: huge pages need it, and first touch is the dearest part of a move. */

@@ -15,7 +15,7 @@ static void fill(uint8_t *out, uint64_t bytes, uint32_t seed) {
 }
 
 static void create_refuses_sizes(void) {
-  static const uint64_t bad[] = {0, 1, PAGE_BYTES - 1, PAGE_BYTES + 1, ((uint64_t)1 << 46) + PAGE_BYTES, UINT64_MAX};
+  static const uint64_t bad[] = {0, 1, PAGE_BYTES - 1, PAGE_BYTES + 1, ((uint64_t)1 << 44) + PAGE_BYTES, UINT64_MAX};
   for (unsigned i = 0; i < sizeof bad / sizeof *bad; i++) {
     test_where = i;
     CHECK_EQ(tram_ram_create(bad[i]), -EINVAL);
