@@ -53,19 +53,22 @@ static int params_are_sane(const struct walker_params *params, const struct tram
          params->set_pages >= params->cpus && params->fill <= WALKER_FILL_MIXED;
 }
 
+static int fill(struct tram_ram *ram, const struct walker_params *params) {
+  for (uint32_t page = WALKER_RAM_START / PAGE_BYTES; page < params->ram_pages; page++) {
+    int in_set = page - params->first_page < params->set_pages;
+    if (!in_set && (params->fill == WALKER_FILL_ZERO || (params->fill == WALKER_FILL_MIXED && page % 4 == 3)))
+      continue; /* stays untouched */
+    uint64_t *word = (uint64_t *)(void *)checked_page(ram, page);
+    make_page(word, params->fill, params->seed, page);
+    if (in_set) word[0] = walker_record(page, 0, params->seed);
+  }
+  return 0;
+}
+
 int tram_walker_fill(struct tram_ram *ram, const void *params_bytes) {
   struct walker_params params;
   memcpy(&params, params_bytes, sizeof params);
-  if (!params_are_sane(&params, ram)) return -EINVAL;
-  for (uint32_t page = WALKER_RAM_START / PAGE_BYTES; page < params.ram_pages; page++) {
-    int in_set = page - params.first_page < params.set_pages;
-    if (!in_set && (params.fill == WALKER_FILL_ZERO || (params.fill == WALKER_FILL_MIXED && page % 4 == 3)))
-      continue; /* stays untouched */
-    uint64_t *word = (uint64_t *)(void *)checked_page(ram, page);
-    make_page(word, params.fill, params.seed, page);
-    if (in_set) word[0] = walker_record(page, 0, params.seed);
-  }
-  return 0;
+  return params_are_sane(&params, ram) ? (int)GUARDED(fill(ram, &params)) : -EINVAL;
 }
 
 /* The boundary of a slice: how many of its pages carry the vCPU's current pass, all before the rest, which carry the pass
