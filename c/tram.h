@@ -27,7 +27,7 @@ TRAM_API int tram_ram_map_file(struct tram_ram *ram, uint64_t offset, uint64_t b
 /* Brings pages in, so that nobody waits for them later; `own`: as copies of ours, whatever they were before. */
 TRAM_API int tram_ram_populate_range(struct tram_ram *ram, uint64_t offset, uint64_t bytes, int own);
 TRAM_API int tram_ram_forbid(struct tram_ram *ram, uint32_t page); /* whoever touches it fails: its content is known to be bad */
-TRAM_API int tram_guard_install(void); /* guard.c, once a process, before memory is a file's: faults become -EFAULT */
+TRAM_API int tram_guard_install(void); /* guard.c, before memory is a file's or forbidden: faults become -EFAULT */
 
 /* uffd.c: memory that is filled as it is touched; `fd` is a userfaultfd, and `ram` has been touched nowhere yet. */
 TRAM_API int tram_uffd_begin(int fd, const struct tram_ram *ram);

@@ -133,6 +133,7 @@ export class Ram {
 
   /** Whoever touches the page fails from here on. */
   forbid(page: number): void {
+    check(symbols.tram_guard_install(), "E_MEMORY", "cannot guard guest memory");
     check(symbols.tram_ram_forbid(this.#h, u32(page, "page")), "E_MEMORY", "cannot lock a page away");
   }
 
