@@ -24,7 +24,8 @@ TRAM_API int tram_ram_write(struct tram_ram *ram, uint64_t offset, const void *i
 /* These and all calls below that take guest memory return -EFAULT where it cannot be read or written: it may be a file's. */
 /* [offset, offset + bytes) becomes the file's content from file_offset on, privately: writes stay here. Whole pages. */
 TRAM_API int tram_ram_map_file(struct tram_ram *ram, uint64_t offset, uint64_t bytes, int fd, uint64_t file_offset);
-/* Brings pages in, so that nobody waits for them later; `own`: as copies of ours, whatever they were before. */
+/* Brings pages in, so that nobody waits for them later; `own`: as copies of ours, whatever they were before. Where their file
+ * is cut they are gone all the same. */
 TRAM_API int tram_ram_populate_range(struct tram_ram *ram, uint64_t offset, uint64_t bytes, int own);
 TRAM_API int tram_ram_forbid(struct tram_ram *ram, uint32_t page); /* whoever touches it fails: its content is known to be bad */
 TRAM_API int tram_guard_install(void); /* guard.c, before memory is a file's or forbidden: faults become -EFAULT */
@@ -80,7 +81,8 @@ TRAM_API int tram_file_punch_pages(struct tram_file *file, uint64_t pages_offset
 
 TRAM_API int tram_file_allocate(int fd, uint64_t offset, uint64_t bytes); /* blocks for it; the file grows no longer */
 TRAM_API int64_t tram_file_seek_data(int fd, uint64_t offset); /* the first byte from there on that is in no hole; or -ENXIO */
-TRAM_API int tram_file_lock(int fd, int exclusive); /* shared or exclusive, or -EWOULDBLOCK */
+/* Shared or exclusive, or -EWOULDBLOCK, and then what was held before is gone, too. */
+TRAM_API int tram_file_lock(int fd, int exclusive);
 /* A read lease: who wants to write to the file waits, for some time, until it is ended. */
 TRAM_API int tram_file_lease(int fd);
 TRAM_API int tram_file_lease_holds(int fd); /* 0: somebody wants to write */
