@@ -6,6 +6,7 @@
 #include <stdio.h>
 
 extern int test_failed;
+extern const char *test_skipped; /* why it cannot run here */
 extern unsigned long test_where; /* what a table's loop is at: printed with a failure */
 
 #define CHECK(condition)                                                                                  \
@@ -28,13 +29,20 @@ extern unsigned long test_where; /* what a table's loop is at: printed with a fa
     }                                                                                                     \
   } while (0)
 
+#define SKIP(reason)                                                                                      \
+  do {                                                                                                    \
+    test_skipped = (reason);                                                                              \
+    return;                                                                                               \
+  } while (0)
+
 struct test {
   const char *name;
   void (*run)(void);
 };
 
 /* Each ends with an empty name. */
-extern const struct test memory_tests[], file_tests[], inflate_tests[], walker_tests[], net_tests[];
+extern const struct test memory_tests[], map_tests[], uffd_tests[], file_tests[], hash_tests[], inflate_tests[],
+    walker_tests[], net_tests[];
 
 /* xorshift: the same numbers on every run. */
 static inline uint32_t next_random(uint32_t *state) {
@@ -46,5 +54,9 @@ static inline uint32_t next_random(uint32_t *state) {
 
 struct tram_ram;
 static inline struct tram_ram *as_ram(int64_t handle) { return (struct tram_ram *)(uintptr_t)handle; }
+
+/* What the kernel says of a guest page (map.c). */
+enum page_state { PAGE_ABSENT, PAGE_OWN, PAGE_OF_FILE };
+enum page_state page_state(const struct tram_ram *ram, uint32_t page);
 
 #endif
