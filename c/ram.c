@@ -101,6 +101,30 @@ int tram_ram_populate_range(struct tram_ram *ram, uint64_t offset, uint64_t byte
   return (int)GUARDED(touch(at, bytes, own)); /* a kernel before 5.14; or one of them is forbidden */
 }
 
+static int copy_content(uint8_t *to, const uint8_t *from, uint64_t bytes) {
+  for (uint64_t done = 0; done < bytes; done += PAGE_BYTES) /* zero is what the copy is already */
+    if (!page_is_zero(from + done)) memcpy(to + done, from + done, PAGE_BYTES);
+  return 0;
+}
+
+int tram_ram_detach(struct tram_ram *ram, uint64_t offset, uint64_t bytes) {
+  uint8_t *at = checked(ram, offset, bytes);
+  if (!at || bytes == 0 || !is_whole_pages(offset, bytes)) return -ERANGE;
+  const uint64_t span = bytes + HUGE_PAGE;
+  uint8_t *raw = mmap(NULL, span, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (raw == MAP_FAILED) return -errno;
+  /* As far from a huge page's border as the place it goes to: huge pages are moved whole. */
+  uint8_t *made = raw + ((uintptr_t)at - (uintptr_t)raw) % HUGE_PAGE;
+  (void)madvise(made, bytes, MADV_HUGEPAGE);
+  (void)madvise(made, bytes, MADV_DONTDUMP);
+  int result = (int)GUARDED(copy_content(made, at, bytes));
+  if (result == 0 && mremap(made, bytes, bytes, MREMAP_MAYMOVE | MREMAP_FIXED, at) == MAP_FAILED) result = -errno;
+  if (result < 0) munmap(made, bytes);
+  if (made > raw) munmap(raw, (size_t)(made - raw));
+  munmap(made + bytes, span - bytes - (size_t)(made - raw));
+  return result;
+}
+
 int tram_ram_forbid(struct tram_ram *ram, uint32_t page) {
   uint8_t *at = checked_page(ram, page);
   if (!at) return -ERANGE;

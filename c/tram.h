@@ -27,6 +27,9 @@ TRAM_API int tram_ram_map_file(struct tram_ram *ram, uint64_t offset, uint64_t b
 /* Brings pages in, so that nobody waits for them later; `own`: as copies of ours, whatever they were before. Where their file
  * is cut they are gone all the same. */
 TRAM_API int tram_ram_populate_range(struct tram_ram *ram, uint64_t offset, uint64_t bytes, int own);
+/* [offset, offset + bytes) keeps its content and is no file's any longer, whatever becomes of it. Nobody writes there
+ * meanwhile: that would be lost. Who reads may go on. Whole pages. */
+TRAM_API int tram_ram_detach(struct tram_ram *ram, uint64_t offset, uint64_t bytes);
 TRAM_API int tram_ram_forbid(struct tram_ram *ram, uint32_t page); /* whoever touches it fails: its content is known to be bad */
 TRAM_API int tram_guard_install(void); /* guard.c, before memory is a file's or forbidden: faults become -EFAULT */
 

@@ -14,6 +14,7 @@ const SIGNATURES = {
   tram_ram_write: { args: ["u64_fast", "u64_fast", "ptr", "u32"], returns: "i32" },
   tram_ram_map_file: { args: ["u64_fast", "u64_fast", "u64_fast", "i32", "u64_fast"], returns: "i32" },
   tram_ram_populate_range: { args: ["u64_fast", "u64_fast", "u64_fast", "i32"], returns: "i32" },
+  tram_ram_detach: { args: ["u64_fast", "u64_fast", "u64_fast"], returns: "i32" },
   tram_ram_forbid: { args: ["u64_fast", "u32"], returns: "i32" },
   tram_guard_install: { args: [], returns: "i32" },
   tram_uffd_begin: { args: ["i32", "u64_fast"], returns: "i32" },

@@ -650,6 +650,58 @@ static void populating_loses_nothing(void) {
   free(content);
 }
 
+/* --- memory that leaves its file ----------------------------------------------------------------------------------------- */
+
+static void what_was_detached_outlives_the_file(void) {
+  static const struct {
+    uint32_t first, pages;
+  } rows[] = {{0, PAGES}, {0, 1}, {PAGES - 1, 1}, {20, 30}, {1, PAGES - 2}};
+  for (unsigned i = 0; i < 2 * sizeof rows / sizeof *rows; i++) {
+    test_where = i;
+    const uint32_t first = rows[i / 2].first, end = first + rows[i / 2].pages;
+    struct mapped one = mapped_file(i % 2);
+    uint8_t page[PAGE_BYTES];
+    memset(one.content + first * PAGE_BYTES, 0, 100);
+    CHECK_EQ(tram_ram_write(one.ram, (uint64_t)first * PAGE_BYTES, one.content + first * PAGE_BYTES, 100), 0);
+    CHECK_EQ(tram_ram_detach(one.ram, (uint64_t)first * PAGE_BYTES, (uint64_t)rows[i / 2].pages * PAGE_BYTES), 0);
+    CHECK(is_all(one.ram, one.content));
+    CHECK_EQ(pwrite(one.fd, "theirs", 6, (off_t)first * PAGE_BYTES), 6);
+    CHECK_EQ(ftruncate(one.fd, 0), 0);
+    for (uint32_t at = 0; at < PAGES; at++) {
+      const int result = tram_ram_read(one.ram, (uint64_t)at * PAGE_BYTES, page, PAGE_BYTES);
+      CHECK_EQ(result, at >= first && at < end ? 0 : -EFAULT);
+      if (result == 0) CHECK(memcmp(page, one.content + (uint64_t)at * PAGE_BYTES, PAGE_BYTES) == 0);
+    }
+    for (int call = 0; call < TOUCHERS; call++)
+      if (touchers[call] != by_read_across) CHECK(touchers[call](one.ram, first) >= 0);
+    release(&one);
+  }
+}
+
+static void what_cannot_be_detached_stays_as_it_was(void) {
+  static const struct {
+    uint64_t offset, bytes;
+  } bad[] = {{1, PAGE_BYTES},          {0, 1},           {0, 0},
+             {0, BYTES + PAGE_BYTES},  {BYTES, PAGE_BYTES}, {PAGE_BYTES, UINT64_MAX - PAGE_BYTES + 1}};
+  struct mapped one = mapped_file(0);
+  for (unsigned i = 0; i < sizeof bad / sizeof *bad; i++) {
+    test_where = i;
+    CHECK_EQ(tram_ram_detach(one.ram, bad[i].offset, bad[i].bytes), -ERANGE);
+  }
+  CHECK_EQ(tram_ram_detach(NULL, 0, PAGE_BYTES), -ERANGE);
+  CHECK(is_all(one.ram, one.content));
+  for (uint32_t page = 0; page < PAGES; page++) CHECK_EQ(page_state(one.ram, page), PAGE_OF_FILE);
+  CHECK_EQ(ftruncate(one.fd, (PAGES - 1) * PAGE_BYTES), 0);
+  CHECK_EQ(tram_ram_detach(one.ram, 0, BYTES), -EFAULT);
+  CHECK_EQ(ftruncate(one.fd, BYTES), 0);
+  memset(one.content + (PAGES - 1) * PAGE_BYTES, 0, PAGE_BYTES);
+  CHECK(is_all(one.ram, one.content));
+  CHECK_EQ(tram_ram_forbid(one.ram, 7), 0);
+  CHECK_EQ(tram_ram_detach(one.ram, 0, BYTES), -EFAULT);
+  CHECK_EQ(by_read(one.ram, 7), -EFAULT);
+  release(&one);
+}
+
 /* --- several threads --------------------------------------------------------------------------------------------------- */
 
 enum { THREADS = 6 };
@@ -699,6 +751,7 @@ static atomic_int over;
 struct reader {
   const struct mapped *of;
   unsigned long read, failed;
+  int whole; /* all of it is there, always; else the first 16 pages */
   int wrong;
 };
 
@@ -715,7 +768,7 @@ static void *reads_on(void *argument) {
       self->failed++;
     if (result != 0 && result != -EFAULT) self->wrong = 1;
     if (hashed != 0 && hashed != -EFAULT) self->wrong = 2;
-    const int always = at < 16;
+    const int always = self->whole || at < 16;
     if (always && result < 0) self->wrong = 3;
     if (always && memcmp(page, self->of->content + (uint64_t)at * PAGE_BYTES, PAGE_BYTES)) self->wrong = 4;
   }
@@ -748,6 +801,30 @@ static void the_end_moves_while_threads_read(void) {
   }
   CHECK(read_all > 0 && failed_all > 0); /* it did happen */
   CHECK(is_all(one.ram, one.content));
+  release(&one);
+}
+
+/* While it leaves its file, whoever reads sees what has always been there. */
+static void threads_read_while_memory_is_detached(void) {
+  struct mapped one = mapped_file(0);
+  struct reader readers[THREADS];
+  pthread_t threads[THREADS];
+  atomic_store(&over, 0);
+  for (unsigned i = 0; i < THREADS; i++) {
+    readers[i] = (struct reader){.of = &one, .whole = 1};
+    pthread_create(&threads[i], NULL, reads_on, &readers[i]);
+  }
+  for (unsigned round = 0; round < 200; round++) {
+    for (uint32_t page = 0; page < PAGES; page += 16)
+      if (tram_ram_detach(one.ram, (uint64_t)page * PAGE_BYTES, 16 * PAGE_BYTES)) abort();
+    if (tram_ram_map_file(one.ram, 0, BYTES, one.fd, 0)) abort();
+  }
+  atomic_store(&over, 1);
+  for (unsigned i = 0; i < THREADS; i++) pthread_join(threads[i], NULL);
+  for (unsigned i = 0; i < THREADS; i++) {
+    CHECK_EQ(readers[i].wrong, 0);
+    CHECK(readers[i].read > 0 && readers[i].failed == 0);
+  }
   release(&one);
 }
 
@@ -796,6 +873,9 @@ const struct test map_tests[] = {
     {"map: a call that fails in the middle has done the first half", a_call_fails_in_the_middle},
     {"map: the walker's fill and check fail where their file has ended", the_walkers_check_fails_with_its_file},
     {"map: a forbidden page fails every call, and its neighbours do not", a_forbidden_page_fails},
+    {"map: what was detached outlives its file", what_was_detached_outlives_the_file},
+    {"map: what cannot be detached stays as it was", what_cannot_be_detached_stays_as_it_was},
+    {"map: threads read while memory is detached", threads_read_while_memory_is_detached},
     {"map: threads fail each for itself", threads_fail_each_for_itself},
     {"map: the file's end moves while threads read", the_end_moves_while_threads_read},
     {"map: page 2^32 - 1 is a page, and there is none behind it", the_last_page_number_is_a_page},
