@@ -192,6 +192,19 @@ export class Board {
     this.#command(DESIRE.run);
   }
 
+  /** Does something while no vCPU runs; those that ran go on. */
+  whileStopped<T>(action: () => T): T {
+    return this.locked(() => {
+      const runs = Atomics.load(this.#words, WORD.desired) === DESIRE.run;
+      if (runs) this.#command(DESIRE.pause);
+      try {
+        return action();
+      } finally {
+        if (runs && !BROKEN.includes(this.runState)) this.#command(DESIRE.run);
+      }
+    });
+  }
+
   /** Waits until every vCPU's Worker is up and idle, so that its state may be loaded. */
   settleCpus(): void {
     this.locked(() => this.#command(DESIRE.pause));

@@ -60,6 +60,8 @@ const CHUNK_PAGES = 512;
 /** Around a page that somebody waits for: they will want its neighbours. */
 const WINDOW_PAGES = 16;
 const EAGER_PAGES = 4096;
+/** Copied while the guest stands still: some ten milliseconds. */
+const DETACH_PAGES = 8192;
 const FAULTS_MAX = 64;
 const WATCH_MS = 250;
 const PUBLISH_MS = 50;
@@ -229,11 +231,13 @@ function watch(progress: Progress): void {
   progress.publish();
 }
 
-/** Somebody wants to write to the file: the guest takes all of it as its own, while they wait. */
+/** Somebody wants to write to the file: the guest takes all of it as its own, while they wait. It stands still for a piece at a
+ * time, because what it wrote there meanwhile would be lost. */
 function takeOver(): void {
-  for (let first = 0; first < ram.pages; first += EAGER_PAGES) {
-    const pages = Math.min(EAGER_PAGES, ram.pages - first);
-    if (ram.tryPopulate(first * PAGE_BYTES, pages * PAGE_BYTES, true) < 0)
+  for (let first = 0; first < ram.pages; first += DETACH_PAGES) {
+    const pages = Math.min(DETACH_PAGES, ram.pages - first);
+    const result = board.whileStopped(() => ram.tryDetach(first * PAGE_BYTES, pages * PAGE_BYTES));
+    if (result < 0)
       throw new TramError(
         "E_GUEST_RAM",
         "somebody wants to write to the file that is the guest's memory, and it cannot be copied",

@@ -131,6 +131,11 @@ export class Ram {
     return symbols.tram_ram_populate_range(this.#h, u53(offset, "offset"), u53(bytes, "size"), own ? 1 : 0);
   }
 
+  /** [offset, offset + bytes) is no file's any longer; the plain result. Nobody writes there meanwhile. */
+  tryDetach(offset: number, bytes: number): number {
+    return symbols.tram_ram_detach(this.#h, u53(offset, "offset"), u53(bytes, "size"));
+  }
+
   /** Whoever touches the page fails from here on. */
   forbid(page: number): void {
     check(symbols.tram_guard_install(), "E_MEMORY", "cannot guard guest memory");
