@@ -175,7 +175,7 @@ function runLazy(): void {
   try {
     if (!init.prefetch) {
       progress.publish("waiting");
-      while (!board.loadWanted) {
+      while (!board.loadWanted && !writerWaits) {
         watch(progress);
         board.awaitLoadWanted(WATCH_MS);
       }
@@ -189,7 +189,7 @@ function runLazy(): void {
       const count = fetch(first, end, table);
       if (table && count < end - first) checkHoles(first, end);
       // Brought in, so that the guest does not wait for it. Where that fails, the guest would.
-      if (count) ram.tryPopulate(first * PAGE_BYTES, (end - first) * PAGE_BYTES, false);
+      if (count) ram.tryPopulate(first * PAGE_BYTES, (end - first) * PAGE_BYTES);
       progress.count(count);
       if (performance.now() - watchedMs < WATCH_MS) continue;
       watch(progress);
@@ -197,25 +197,27 @@ function runLazy(): void {
     }
     progress.publish("done");
     tell({ event: "loaded" });
-    for (;;) {
-      if (!progress.journal.mapped) return;
+    while (!writerWaits) {
       Bun.sleepSync(WATCH_MS);
       watch(progress);
     }
+    leaveFile(progress);
   } catch (error) {
     fail(progress, error);
   }
 }
 
 const stamp = (): string => {
-  const { size, mtimeMs, ctimeMs } = fstatSync(init.fileFd);
-  return `${size} ${mtimeMs} ${init.leased ? "" : ctimeMs}`;
+  const { size, mtimeMs } = fstatSync(init.fileFd); // not its ctime: another file may take its name
+  return `${size} ${mtimeMs}`;
 };
 const stampBefore = stamp();
 
+/** Somebody wants to write to the file, and waits for us, as long as the kernel lets them. */
+let writerWaits = false;
+
 /** Whether the file is still what was mapped; and whether somebody waits to write to it. */
-function watch(progress: Progress): void {
-  if (!progress.journal.mapped) return;
+function watch({ journal }: Progress): void {
   if (stamp() !== stampBefore)
     throw new TramError("E_GUEST_RAM", "the file that is the guest's memory was changed beneath it", {
       where: init.fileName,
@@ -223,17 +225,14 @@ function watch(progress: Progress): void {
       found: `${fstatSync(init.fileFd).size} bytes, changed at ${fstatSync(init.fileFd).mtime.toISOString()}`,
       next: "replace such files by renaming another one over them, as tram save does",
     });
-  if (!progress.journal.held || lease.holds(init.fileFd)) return;
-  takeOver();
-  lease.end(init.fileFd);
-  progress.journal.mapped = false;
-  progress.journal.held = false;
-  progress.publish();
+  writerWaits ||= journal.held && !lease.holds(init.fileFd);
 }
 
-/** Somebody wants to write to the file: the guest takes all of it as its own, while they wait. It stands still for a piece at a
- * time, because what it wrote there meanwhile would be lost. */
-function takeOver(): void {
+/**
+ * All of the file was read and checked: the guest takes it as its own, and whoever waits may write. It stands still for a piece
+ * at a time, because what it wrote there meanwhile would be lost.
+ */
+function leaveFile(progress: Progress): void {
   for (let first = 0; first < ram.pages; first += DETACH_PAGES) {
     const pages = Math.min(DETACH_PAGES, ram.pages - first);
     const result = board.whileStopped(() => ram.tryDetach(first * PAGE_BYTES, pages * PAGE_BYTES));
@@ -247,6 +246,11 @@ function takeOver(): void {
         },
       );
   }
+  watch(progress); // the kernel may have lost its patience, and let them write before we were done
+  lease.end(init.fileFd);
+  progress.journal.mapped = false;
+  progress.journal.held = false;
+  progress.publish();
 }
 
 // --- first

@@ -126,9 +126,9 @@ export class Ram {
     check(result, "E_MEMORY", `cannot map ${bytes} bytes of the file as guest memory`);
   }
 
-  /** Brings pages in, `own`: as copies of their own; the plain result, because what cannot be read is an answer. */
-  tryPopulate(offset: number, bytes: number, own: boolean): number {
-    return symbols.tram_ram_populate_range(this.#h, u53(offset, "offset"), u53(bytes, "size"), own ? 1 : 0);
+  /** Brings pages in; the plain result, because what cannot be read is an answer. */
+  tryPopulate(offset: number, bytes: number): number {
+    return symbols.tram_ram_populate_range(this.#h, u53(offset, "offset"), u53(bytes, "size"), 0);
   }
 
   /** [offset, offset + bytes) is no file's any longer; the plain result. Nobody writes there meanwhile. */
