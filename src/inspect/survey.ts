@@ -11,7 +11,7 @@ import { type DeviceSection, readTail, type Tail } from "../stream/description.t
 import { DEVICE_TABLES } from "../stream/devices/index.ts";
 import { MACHINE_NAME } from "../stream/devices/machine.ts";
 import { bitmapBytes, type MappedBlock } from "../stream/mapped.ts";
-import { findSealHead } from "../stream/seal.ts";
+import { findSealHead, type SealSeen } from "../stream/seal.ts";
 import type { Configuration } from "../stream/section.ts";
 import { loadState } from "../stream/vmstate.ts";
 import { QEMU_VM_SECTION_END, TAIL_BYTES_MAX } from "../stream/wire.ts";
@@ -42,6 +42,8 @@ export interface Survey {
   tail: Tail | null;
   tailBytes: Uint8Array;
   tailOffset: number;
+  /** A seal that follows the stream where nobody has ended the reading before it: through a pipe, or if it is not whole. */
+  seal: SealSeen | null;
   /** Behind the last byte that was understood. */
   endOffset: number;
   /** Why the reading ended early, if it did; everything else is what was read before. */
@@ -95,6 +97,7 @@ class Surveying {
       tail: null,
       tailBytes: new Uint8Array(0),
       tailOffset: 0,
+      seal: null,
       endOffset: offset,
       problem: null,
       at: null,
@@ -219,9 +222,13 @@ class Surveying {
   #tail(): boolean {
     const { result } = this;
     this.#source.tap = null;
+    const raw = this.#raw;
     for (let piece = this.#source.takeReady(); piece; piece = this.#source.takeReady()) {
-      this.#raw.bytes(piece);
-      if (this.#raw.length > TAIL_BYTES_MAX)
+      if (result.seal) continue; // its tables may be long
+      raw.bytes(piece);
+      if (raw.length <= TAIL_BYTES_MAX) continue;
+      result.seal = findSealHead(raw.done(), result.tailOffset);
+      if (!result.seal)
         throw badStream(
           "the device state is too large",
           this.#source.offset,
@@ -229,9 +236,8 @@ class Surveying {
           "more",
         );
     }
-    const raw = this.#raw.done();
-    const sealAt = findSealHead(raw, result.tailOffset);
-    result.tailBytes = sealAt < 0 ? raw : raw.subarray(0, sealAt);
+    result.seal ??= findSealHead(raw.done(), result.tailOffset);
+    result.tailBytes = raw.done().subarray(0, result.seal ? result.seal.streamEnd - result.tailOffset : raw.length);
     result.tail = readTail(result.tailBytes, result.tailOffset, this.#earlyDevices);
     result.devices = result.tail.devices;
     result.endOffset = this.#source.offset;

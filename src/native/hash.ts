@@ -11,10 +11,13 @@ export class HashTable {
   readonly pages: number;
   /** As they stand in a file: little-endian. */
   readonly bytes: Uint8Array;
+  /** The same, for other threads. */
+  readonly shared: SharedArrayBuffer;
 
   /** `shared`: memory of bytesFor(pages) that other threads use, too. */
   constructor(pages: number, shared = new SharedArrayBuffer(HashTable.bytesFor(pages))) {
     this.pages = pages;
+    this.shared = shared;
     this.bytes = new Uint8Array(shared, 0, HashTable.bytesFor(pages));
   }
 

@@ -8,7 +8,7 @@ import { readTail, type Tail } from "../stream/description.ts";
 import { DEVICE_TABLES } from "../stream/devices/index.ts";
 import { MACHINE_NAME } from "../stream/devices/machine.ts";
 import { bitmapBytes, type MappedBlock } from "../stream/mapped.ts";
-import { findSealHead } from "../stream/seal.ts";
+import { findSealHead, type SealSeen } from "../stream/seal.ts";
 import { type Configuration, decodeHeader, type SectionHeader } from "../stream/section.ts";
 import { loadState } from "../stream/vmstate.ts";
 import { CAPABILITY_MAPPED_RAM, QEMU_VM_SECTION_END, TAIL_BYTES_MAX } from "../stream/wire.ts";
@@ -44,11 +44,14 @@ export class MappedFile {
   readonly seal: Seal | null;
   readonly #pages: PageFile;
 
-  /** Reads everything but the pages, and checks what can be checked without them. The stream begins at `offset`. */
-  constructor(file: FileTransport, offset = 0) {
+  /**
+   * Reads everything but the pages, and checks what can be checked without them. The stream begins at `offset`. `seal`: null
+   * where it is not to be looked for.
+   */
+  constructor(file: FileTransport, offset = 0, seal: Seal | null = sealAtEnd(file)) {
     this.file = file;
     this.offset = offset;
-    this.seal = sealAtEnd(file);
+    this.seal = seal;
     this.#pages = new PageFile(file.fd);
     file.seek(offset);
     const source = new TransportSource(file, offset);
@@ -94,12 +97,19 @@ export class MappedFile {
     this.between = between;
     this.tailOffset = source.offset;
     this.tailBytes = this.#tailBytes();
-    this.seal?.checkLayout(offset, blocks, true);
+    this.seal?.checkLayout(offset, blocks);
     this.tail = readTail(this.tailBytes, this.tailOffset, earlyDevices);
   }
 
   #stored(block: MappedBlock): StoredBlock {
     const { bytes: fileBytes } = this.file;
+    if (block.bitmapOffset < this.offset)
+      throw badStream(
+        `the bitmap of block '${block.name}' lies before the stream`,
+        block.bitmapOffset,
+        `byte ${this.offset} or behind`,
+        `byte ${block.bitmapOffset}`,
+      );
     const present = new Bitmap(block.bytes / PAGE_BYTES);
     const size = bitmapBytes(block.bytes);
     const end = Math.max(block.bitmapOffset + size, block.pagesOffset + block.bytes);
@@ -124,21 +134,17 @@ export class MappedFile {
   }
 
   #tailBytes(): Uint8Array {
-    const bytes = this.file.bytes - this.tailOffset;
-    if (bytes > TAIL_BYTES_MAX)
-      throw badStream("the device state is too large", this.tailOffset, `at most ${TAIL_BYTES_MAX} bytes`, `${bytes}`);
-    const out = new Uint8Array(Math.max(0, bytes));
+    const bytes = Math.max(0, this.file.bytes - this.tailOffset);
+    const out = new Uint8Array(Math.min(bytes, TAIL_BYTES_MAX));
     for (let done = 0; done < out.length; ) {
       const count = this.file.readAt(out.subarray(done), this.tailOffset + done);
       if (count === 0) break;
       done += count;
     }
-    const head = this.seal ? -1 : findSealHead(out, this.tailOffset);
-    if (head >= 0)
-      throw new TramError("E_STREAM_TRUNCATED", "the file is cut short: its seal is not whole", {
-        where: `${this.file.name}, from byte ${this.tailOffset + head} on`,
-        next: "the stream before it may be whole: head -c with that number of bytes takes it, tram check tells",
-      });
+    const seen = this.seal ? null : findSealHead(out, this.tailOffset);
+    if (seen) throw sealNotWhole(this.file.name, seen);
+    if (bytes > out.length)
+      throw badStream("the device state is too large", this.tailOffset, `at most ${TAIL_BYTES_MAX} bytes`, `${bytes}`);
     return out;
   }
 
@@ -152,9 +158,22 @@ export class MappedFile {
 /** A file is read up to the seal that is at its end. */
 export function sealAtEnd(file: FileTransport): Seal | null {
   const seal = Seal.find(file);
+  if (seal?.isBeside)
+    throw new TramError("E_STREAM", `${file.name} is a seal, and not the file that it is about`, {
+      next: `tram verify FILE --seal ${file.name}`,
+    });
   if (seal) file.endAt(seal.head.streamEnd);
   return seal;
 }
+
+/** A seal begins behind the stream, and the file does not end as one does. */
+export const sealNotWhole = (name: string, { offset, streamEnd }: SealSeen): TramError =>
+  new TramError("E_STREAM_TRUNCATED", "the seal at the file's end is not whole", {
+    where: `${name}, from byte ${offset} on`,
+    expected: "the seal's last bytes at the file's end",
+    found: "other bytes: the file was cut short, or sealing it was interrupted",
+    next: `tram seal --force makes a new one; the stream before it is the file's first ${streamEnd} bytes`,
+  });
 
 /** Whether the stream at `offset` is one with fixed offsets, by its own header. */
 export function hasFixedOffsets(file: FileTransport, offset: number): boolean {

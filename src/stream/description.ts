@@ -69,9 +69,22 @@ const FIELDS_MAX = 1_000_000;
  */
 export function findDescription(bytes: Uint8Array): { eofAt: number; json: string } | null {
   if (bytes.at(-1) !== 0x7d /* } */) return null;
+  const first = Math.max(0, bytes.length - VMDESC_BYTES_MAX - 6);
+  return lastDescription(bytes, first, (end) => end === bytes.length);
+}
+
+/** Where a described stream ends in `bytes`, its tail with whatever follows it; -1: nowhere. */
+export const describedEnd = (bytes: Uint8Array): number =>
+  lastDescription(bytes, 0, (end) => end <= bytes.length)?.end ?? -1;
+
+/** The last description that begins at or behind `first` and ends where it `mayEnd`. */
+function lastDescription(
+  bytes: Uint8Array,
+  first: number,
+  mayEnd: (end: number) => boolean,
+): { eofAt: number; json: string; end: number } | null {
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.length);
   const haystack = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length);
-  const first = Math.max(0, bytes.length - VMDESC_BYTES_MAX - 6);
   let tries = 0;
   for (
     let at = haystack.lastIndexOf(END_AND_DESCRIPTION);
@@ -79,9 +92,10 @@ export function findDescription(bytes: Uint8Array): { eofAt: number; json: strin
     at = haystack.lastIndexOf(END_AND_DESCRIPTION, at - 1)
   ) {
     const text = at + 6;
-    if (text < bytes.length && bytes[text] === 0x7b && view.getUint32(at + 2) === bytes.length - text) {
-      const json = new TextDecoder("latin1").decode(bytes.subarray(text));
-      if (parseDescription(json)) return { eofAt: at, json };
+    const end = text < bytes.length && bytes[text] === 0x7b /* { */ ? text + view.getUint32(at + 2) : text;
+    if (end > text && mayEnd(end)) {
+      const json = new TextDecoder("latin1").decode(bytes.subarray(text, end));
+      if (parseDescription(json)) return { eofAt: at, json, end };
       if (++tries === TRIES_MAX) return null; // no stream has so many that look like one: somebody wants us to be busy
     }
     if (at === 0) break;
@@ -131,6 +145,14 @@ export function endsUndescribed(bytes: Uint8Array): boolean {
 }
 
 function endWithoutDescription(bytes: Uint8Array, base: number): number {
+  const end = describedEnd(bytes);
+  if (end >= 0)
+    throw new TramError("E_STREAM", "bytes follow the stream's end", {
+      where: `byte ${base + end} of the stream`,
+      expected: "nothing",
+      found: `${bytes.length - end} bytes`,
+      next: "what is left of a seal is replaced by tram seal --force; anything else does not belong there",
+    });
   if (endsUndescribed(bytes)) return bytes.length - 1;
   throw new TramError("E_STREAM_TRUNCATED", "the stream ends in the middle of the device state", {
     where: `byte ${base + bytes.length} of the stream`,

@@ -12,9 +12,13 @@ import { MAPPED_RAM_FILE_OFFSET_ALIGNMENT as ALIGNMENT, MAPPED_RAM_HDR_VERSION, 
 const HEADER_BYTES = 28;
 const ENTRY_BYTES = 1 + 8;
 
-export interface MappedBlock extends BlockEntry {
-  bitmapOffset: number;
+/** A block, and where its pages lie. */
+export interface PlacedBlock extends BlockEntry {
   pagesOffset: number;
+}
+
+export interface MappedBlock extends PlacedBlock {
+  bitmapOffset: number;
 }
 
 export const bitmapBytes = (blockBytes: number): number => Math.ceil(blockBytes / TARGET_PAGE_BYTES / 64) * 8;
@@ -31,7 +35,7 @@ export function layOutBlocks(blocks: readonly BlockEntry[], start: number): Mapp
 }
 
 /** The byte behind a block's pages: where the next record begins. */
-export const endOfBlock = ({ pagesOffset, bytes }: MappedBlock): number => pagesOffset + bytes;
+export const endOfBlock = ({ pagesOffset, bytes }: PlacedBlock): number => pagesOffset + bytes;
 
 /** A block's name, size and header. */
 export function encodeMappedBlock(out: ByteWriter, block: MappedBlock): void {

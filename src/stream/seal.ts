@@ -12,9 +12,10 @@
 // A hash is XXH3-64 with seed 0. A clear page whose place has other bytes than zeros (QEMU leaves such) has their hash; flag 1
 // says that there are none. HEAD and the tables begin at multiples of 4096. The first byte is no QEMU_VM_VMDESCRIPTION.
 import { TramError } from "../errors.ts";
-import { ByteReader, type ByteWriter, badStream } from "./bytes.ts";
-import { endOfBlock, type MappedBlock } from "./mapped.ts";
-import { RAM_BLOCKS_MAX, TARGET_PAGE_BYTES } from "./wire.ts";
+import { ByteReader, type ByteWriter, badStream, hex } from "./bytes.ts";
+import { endOfBlock, type PlacedBlock } from "./mapped.ts";
+import type { BlockEntry } from "./ram.ts";
+import { RAM_BLOCKS_MAX, RAM_BYTES_MAX, TARGET_PAGE_BYTES } from "./wire.ts";
 
 export const SEAL_MAGIC = Buffer.from("TRAMSEAL");
 const VERSION = 1;
@@ -22,6 +23,8 @@ const FLAG_HOLES = 1;
 export const SEAL_FOOTER_BYTES = 40;
 /** More than any head has: RAM_BLOCKS_MAX blocks and as many extents. */
 export const SEAL_HEAD_BYTES_MAX = 1 << 20;
+/** Of the head, up to its extents. */
+const PREFIX_BYTES = 32;
 const ENTRY_BYTES = 8;
 
 export interface SealExtent {
@@ -30,10 +33,7 @@ export interface SealExtent {
   hash: bigint;
 }
 
-export interface SealBlock {
-  name: string;
-  bytes: number;
-  pagesOffset: number;
+export interface SealBlock extends PlacedBlock {
   /** From the head's first byte. */
   tableOffset: number;
   tableHash: bigint;
@@ -61,7 +61,7 @@ export const tableBytes = (block: { bytes: number }): number => (block.bytes / T
 /** The ranges of a file that a seal hashes whole: everything but the pages. `end`: where the seal's head would begin. */
 export function extentsOf(
   streamOffset: number,
-  blocks: readonly MappedBlock[],
+  blocks: readonly PlacedBlock[],
   end: number,
 ): { offset: number; bytes: number }[] {
   let at = streamOffset;
@@ -80,16 +80,16 @@ export function extentsOf(
 }
 
 /** Where the tables and the footer go: from the head's first byte. */
-export function layOutSeal(blocks: readonly MappedBlock[]): { tables: number[]; footer: number } {
+export function layOutSeal(blocks: readonly BlockEntry[]): { headBytes: number; tables: number[]; footer: number } {
   const names = blocks.reduce((sum, { name }) => sum + 1 + name.length, 0);
-  const headBytes = 32 + 8 + (blocks.length + 1) * 24 + names + blocks.length * 32;
+  const headBytes = PREFIX_BYTES + 8 + (blocks.length + 1) * 24 + names + blocks.length * 32;
   let at = alignSeal(headBytes);
   const tables = blocks.map((block) => {
     const here = at;
     at = alignSeal(at + tableBytes(block));
     return here;
   });
-  return { tables, footer: at };
+  return { headBytes, tables, footer: at };
 }
 
 export function encodeSealHead(out: ByteWriter, head: SealHead): void {
@@ -103,7 +103,7 @@ export function encodeSealHead(out: ByteWriter, head: SealHead): void {
     out.pstr(block.name).size(block.bytes).size(block.pagesOffset).size(block.tableOffset).u64(block.tableHash);
 }
 
-/** `bytes` are all of the head; they have the hash that the footer says. */
+/** `bytes` are all of the head, which stands at `at`; they have the hash that the footer says. */
 export function decodeSealHead(bytes: Uint8Array, at: number): SealHead {
   const source = new ByteReader(bytes, at);
   const magic = Buffer.from(source.bytes(SEAL_MAGIC.length));
@@ -112,6 +112,8 @@ export function decodeSealHead(bytes: Uint8Array, at: number): SealHead {
   const version = source.u32();
   if (version !== VERSION) throw badStream("the seal is of another version", at + 8, `${VERSION}`, `${version}`);
   const flags = source.u32();
+  if (flags & ~FLAG_HOLES)
+    throw badStream("the seal says what nobody here knows", at + 12, "flag 1 or none", hex(flags, 8));
   const streamOffset = source.size();
   const streamEnd = source.size();
   const extents = many(source, "extents", () => ({ offset: source.size(), bytes: source.size(), hash: source.u64() }));
@@ -122,6 +124,10 @@ export function decodeSealHead(bytes: Uint8Array, at: number): SealHead {
     tableOffset: source.size(),
     tableHash: source.u64(),
   }));
+  for (const { name, bytes: size } of blocks)
+    if (size % TARGET_PAGE_BYTES || size > RAM_BYTES_MAX)
+      throw badStream(`the seal has a block '${name}' that cannot be`, at, "whole pages", `${size} bytes`);
+  if (source.left) throw badStream("the seal's head goes on", source.offset, "its end", `${source.left} bytes more`);
   return { streamOffset, streamEnd, holes: (flags & FLAG_HOLES) !== 0, extents, blocks };
 }
 
@@ -156,9 +162,22 @@ export function decodeSealFooter(bytes: Uint8Array, at: number): SealFooter | nu
   return { headOffset, headBytes: Number(size), root };
 }
 
-/** Where the first seal's head begins in what lies behind a stream's RAM, from byte `at` of its file on; -1: there is none. */
-export function findSealHead(bytes: Uint8Array, at: number): number {
-  for (let i = alignSeal(at) - at; i + SEAL_MAGIC.length <= bytes.length; i += TARGET_PAGE_BYTES)
-    if (SEAL_MAGIC.equals(bytes.subarray(i, i + SEAL_MAGIC.length))) return i;
-  return -1;
+/** A seal's head in what lies behind a stream's RAM, whole or not. Offsets count from the beginning of the file. */
+export interface SealSeen {
+  offset: number;
+  streamEnd: number;
+}
+
+/**
+ * Looks for it in `bytes`, which stand at `at` of their file; null: there is none. Its first bytes say where the stream ends,
+ * which is just before it: what only looks like a seal does not.
+ */
+export function findSealHead(bytes: Uint8Array, at: number): SealSeen | null {
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.length);
+  for (let i = alignSeal(at) - at; i + PREFIX_BYTES <= bytes.length; i += TARGET_PAGE_BYTES) {
+    if (!SEAL_MAGIC.equals(bytes.subarray(i, i + SEAL_MAGIC.length))) continue;
+    const streamEnd = view.getUint32(i + 24) * 2 ** 32 + view.getUint32(i + 28);
+    if (streamEnd > at && alignSeal(streamEnd) === at + i) return { offset: at + i, streamEnd };
+  }
+  return null;
 }

@@ -30,6 +30,11 @@ export class FileTransport implements Transport {
     return Math.min(fstatSync(this.fd).size, this.#end);
   }
 
+  /** The same file, read without an end that this one was told, by the same descriptor. */
+  whole(): FileTransport {
+    return new FileTransport(this.fd, this.name);
+  }
+
   /** What lies from `end` on is not part of what is read from the beginning; readAt still reaches it. */
   endAt(end: number): void {
     this.#end = end;

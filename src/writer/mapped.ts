@@ -8,7 +8,7 @@ import { PAGE_BYTES } from "../native/ram.ts";
 import { ByteWriter } from "../stream/bytes.ts";
 import { encodeMappedBlock, endOfBlock, layOutBlocks, type MappedBlock } from "../stream/mapped.ts";
 import { type BlockEntry, encodeEndOfSection } from "../stream/ram.ts";
-import { alignSeal, extentsOf } from "../stream/seal.ts";
+import { alignSeal, extentsOf, layOutSeal, SEAL_FOOTER_BYTES } from "../stream/seal.ts";
 import {
   type Configuration,
   encodeFooter,
@@ -87,7 +87,7 @@ export class MappedWriter {
     return this.#targets;
   }
 
-  /** What the file's pages could come to, holes counted. */
+  /** Where the file ends, as far as it is written; holes counted. */
   get bytes(): number {
     return this.#end;
   }
@@ -170,6 +170,7 @@ export class MappedWriter {
       blocks,
       tables: this.#targets.map(({ block, hashes }) => new HashTable(block.bytes / PAGE_BYTES, hashes)),
     });
+    this.#end = sealOffset + layOutSeal(blocks).footer + SEAL_FOOTER_BYTES;
   }
 }
 

@@ -4,7 +4,7 @@ import { setLength, writeAt } from "../native/file.ts";
 import type { HashTable } from "../native/hash.ts";
 import { hashOf } from "../native/hash.ts";
 import { ByteWriter } from "../stream/bytes.ts";
-import type { MappedBlock } from "../stream/mapped.ts";
+import type { PlacedBlock } from "../stream/mapped.ts";
 import { encodeSealFooter, encodeSealHead, layOutSeal, SEAL_FOOTER_BYTES, type SealExtent } from "../stream/seal.ts";
 
 export interface SealedStream {
@@ -14,14 +14,17 @@ export interface SealedStream {
   holes: boolean;
   /** Everything of the stream but its pages; see extentsOf. */
   extents: SealExtent[];
-  blocks: readonly MappedBlock[];
+  blocks: readonly PlacedBlock[];
   tables: readonly HashTable[];
 }
 
 const PIECE_BYTES = 4096;
 
-/** The seal at `offset` of the file, a multiple of 4096; the file ends with it. Returns its root. */
-export function writeSeal(fd: number, offset: number, sealed: SealedStream): bigint {
+/**
+ * The seal at `offset` of the file, a multiple of 4096; the file ends with it. Returns its root. `settle` is called between its
+ * parts: where each is on disk before the next is written, a seal that is not whole is known by its head, whatever happens.
+ */
+export function writeSeal(fd: number, offset: number, sealed: SealedStream, settle = () => {}): bigint {
   const { streamOffset, streamEnd, holes, extents, blocks, tables } = sealed;
   const places = layOutSeal(blocks);
   const head = new ByteWriter();
@@ -41,11 +44,13 @@ export function writeSeal(fd: number, offset: number, sealed: SealedStream): big
   const root = hashOf(head.done());
   const footer = new ByteWriter();
   encodeSealFooter(footer, { headOffset: offset, headBytes: head.length, root });
-  setLength(fd, offset + places.footer + SEAL_FOOTER_BYTES);
   writeAt(fd, head.done(), offset);
+  settle();
+  setLength(fd, offset + places.footer + SEAL_FOOTER_BYTES);
   tables.forEach((table, i) => {
     writeSparse(fd, table.bytes, offset + places.tables[i]);
   });
+  settle();
   writeAt(fd, footer.done(), offset + places.footer);
   return root;
 }

@@ -3,6 +3,7 @@ import { ByteWriter } from "../../src/stream/bytes.ts";
 import {
   type DeviceField,
   type DeviceSection,
+  describedEnd,
   findDescription,
   readTail,
   type Tail,
@@ -81,6 +82,29 @@ describe.each(captures())("the tail of $name", ({ name, main }) => {
     const bytes = main.subarray(start);
     expect(findDescription(bytes)).not.toBeNull();
     for (let cut = bytes.length - 1; cut > 0; cut--) if (findDescription(bytes.subarray(0, cut))) expect(cut).toBe(-1);
+  });
+
+  test("ends where its description does, and whatever follows it is told of", () => {
+    const whole = main.subarray(start);
+    for (const more of [
+      [0],
+      [0x7d],
+      Array.from({ length: 5000 }, () => 0),
+      [0, 6, 0, 0, 0, 2, 0x7b, 0x7d],
+      [0x7e, 0, 0, 0, 1, 0],
+    ]) {
+      // biome-ignore format: one line
+      const bytes = Buffer.concat([whole, Uint8Array.from(more)]);
+      expect(describedEnd(bytes)).toBe(whole.length);
+      expect(errorOf(() => readTail(bytes, start))).toMatchObject({
+        code: "E_STREAM",
+        message: "bytes follow the stream's end",
+        details: { where: `byte ${main.length} of the stream`, found: `${more.length} bytes` },
+      });
+    }
+    expect(describedEnd(whole)).toBe(whole.length);
+    expect(describedEnd(whole.subarray(0, -1))).toBe(-1);
+    expect(describedEnd(new Uint8Array(0))).toBe(-1);
   });
 
   test("that is cut anywhere but between two devices and the end is cut short", () => {
