@@ -14,8 +14,10 @@ import { receive } from "./cli/receive.ts";
 import { restore } from "./cli/restore.ts";
 import { run } from "./cli/run.ts";
 import { save } from "./cli/save.ts";
+import { seal } from "./cli/seal.ts";
 import { send } from "./cli/send.ts";
 import { checkGuest, pause, ps, quit, resume, status } from "./cli/steer.ts";
+import { verify } from "./cli/verify.ts";
 import { EXIT, formatError, TramError, toErrorData } from "./errors.ts";
 import { VERSION } from "./version.ts";
 
@@ -29,6 +31,8 @@ export const COMMANDS: readonly TramCommand[] = [
   restore,
   inspect,
   check,
+  verify,
+  seal,
   extract,
   convert,
   diff,

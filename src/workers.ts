@@ -1,6 +1,7 @@
 // Starting Workers: the one place that knows where their code lies. It stands beside main.ts, because in the executable all
 // paths are relative to that.
 import { Worker } from "node:worker_threads";
+import type { VerifierInit } from "./inspect/verifier-worker.ts";
 import type { ChannelInit } from "./keep/channel-worker.ts";
 import type { KeeperInit } from "./keep/keeper-worker.ts";
 import type { PlayerInit } from "./keep/player-worker.ts";
@@ -40,3 +41,6 @@ export const startPlayer = (init: Omit<PlayerInit, "library">): Worker =>
 
 export const startSender = (init: Omit<SenderInit, "library">): Worker =>
   start("./keep/sender-worker.ts", init.name, init);
+
+export const startVerifier = (init: Omit<VerifierInit, "library">): Worker =>
+  start("./inspect/verifier-worker.ts", init.name, init);

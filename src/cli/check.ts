@@ -1,16 +1,15 @@
 // tram check: everything that would make a restore fail, before anything is touched.
 import { existsSync, readdirSync } from "node:fs";
 import { dirname, join, resolve } from "node:path";
-import { type ErrorData, EXIT, formatError, fromErrorData, TramError, toErrorData } from "../errors.ts";
-import { openInput } from "../inspect/source.ts";
-import { type Survey, survey } from "../inspect/survey.ts";
+import { type ErrorData, formatError, TramError, toErrorData } from "../errors.ts";
+import { examine, type Sealed } from "../inspect/examine.ts";
+import type { Survey } from "../inspect/survey.ts";
 import { QmpClient } from "../qmp/client.ts";
-import { MappedFile } from "../reader/mapped.ts";
 import { temporaryPrefix } from "../writer/output-file.ts";
 import { command } from "./command.ts";
 import { print, say } from "./console.ts";
 import { parseFile } from "./file-target.ts";
-import { JSON_SCHEMA } from "./report.ts";
+import { exitOf, JSON_SCHEMA } from "./report.ts";
 import { findSocket } from "./runtime.ts";
 import { formatBytes, formatCount } from "./units.ts";
 
@@ -32,21 +31,9 @@ export const check = command({
   },
   examples: ["tram check vm.tram", "tram check vm.tram --against unix:/run/vm.qmp"],
   async run(args) {
-    const problems: ErrorData[] = [];
-    const notes: string[] = [];
     const spec = parseFile(args.file, 0);
-    const found = attempt(problems, () => {
-      const input = openInput(spec);
-      if (input.kind === "channel")
-        throw new TramError("E_STREAM", "this is a capture of one multifd channel: it has no machine and no devices");
-      const found = survey(input.transport, input.offset, null);
-      if (found.problem) problems.push(found.problem);
-      else if (found.kind === "fixed" && input.file)
-        attempt(problems, () => new MappedFile(input.file as NonNullable<typeof input.file>, input.offset));
-      return found;
-    });
-    if (found) look(found, problems, notes);
-    if (spec.path) notes.push(...leftovers(spec.path));
+    const { found, sealed, problems, notes } = examine(spec);
+    notes.push(...leftovers(spec.path));
     if (found && args.against !== undefined) await compare(found, args.against, problems);
     if (args.json)
       print(
@@ -54,62 +41,36 @@ export const check = command({
           schema: JSON_SCHEMA,
           file: args.file,
           good: problems.length === 0,
+          sealed,
           machine: found?.configuration.machine ?? null,
           problems,
           notes,
         }),
       );
     else {
-      if (found && !problems.length) print(`${args.file}: good; ${summary(found)}`);
+      if (found && !problems.length) print(`${args.file}: good; ${summary(found)}; ${SEALED[`${sealed}`]}`);
       for (const note of notes) print(`note: ${note}`);
       for (const problem of problems) say(formatError(problem));
     }
-    return problems.length ? fromErrorData(problems[0]).exitCode : EXIT.done;
+    return exitOf(problems);
   },
 });
 
-function attempt<T>(problems: ErrorData[], action: () => T): T | null {
-  try {
-    return action();
-  } catch (error) {
-    if (!(error instanceof TramError)) throw error;
-    problems.push(toErrorData(error));
-    return null;
-  }
-}
+const SEALED: Record<`${Sealed}`, string> = {
+  true: "sealed (tram verify compares the hashes)",
+  beside: "sealed in a file beside it (tram verify compares the hashes)",
+  false: "not sealed",
+};
 
-function summary({ configuration, kind, blocks, devices, tail }: Survey): string {
+export function summary({ configuration, kind, blocks, devices, tail }: Survey): string {
   const content = blocks.reduce((sum, block) => sum + block.content, 0);
   const bytes = blocks.reduce((sum, block) => sum + block.bytes, 0);
   return `${kind === "fixed" ? "fixed offsets" : "plain stream"}, machine ${configuration.machine}, ${formatBytes(bytes)} of RAM in ${blocks.length} blocks, ${formatCount(content)} pages with content, ${tail?.description ? `${devices.length} devices` : "devices not described"}`;
 }
 
-/** What is not wrong in itself, and would bring back another guest than was saved. */
-function look(found: Survey, problems: ErrorData[], notes: string[]): void {
-  const { blocks, kind, multifd, tail } = found;
-  if (multifd)
-    problems.push(
-      toErrorData(
-        new TramError("E_STREAM", "the stream's RAM went over other channels: this file has none of it", {
-          next: "tram receive keeps all channels of a multifd migration",
-        }),
-      ),
-    );
-  const largest = [...blocks].sort((a, b) => b.bytes - a.bytes)[0];
-  if (kind === "fixed" && blocks.every(({ content }) => content === 0) && largest)
-    notes.push("every page is zero: a save by QEMU that was interrupted looks so, because it writes its bitmaps last");
-  const untold = blocks.reduce((sum, block) => sum + block.untold, 0);
-  if (untold && !multifd)
-    notes.push(
-      `the source told nothing of ${formatCount(untold)} pages: a target has them as it makes them, mostly zero`,
-    );
-  if (tail && !tail.description) notes.push("no description follows the devices: their borders cannot be checked");
-  if (tail?.bordersBy === "headers")
-    notes.push("the description does not fit the devices: only their borders were checked");
-}
-
 /** Files beside it that a killed tram left behind. */
-function leftovers(path: string): string[] {
+export function leftovers(path: string | null): string[] {
+  if (path === null) return [];
   const folder = dirname(resolve(path));
   const prefix = temporaryPrefix(path);
   if (!existsSync(folder)) return [];

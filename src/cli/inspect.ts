@@ -1,15 +1,17 @@
 // tram inspect: shows what is in a stream or file, QEMU's or tram's.
-import { EXIT, formatError, fromErrorData, TramError } from "../errors.ts";
+import { type ErrorData, EXIT, formatError, fromErrorData, TramError, toErrorData } from "../errors.ts";
 import { type ChannelSurvey, surveyChannel } from "../inspect/channel.ts";
 import { commandLine, pluggedDevices } from "../inspect/machine.ts";
 import { openInput, type StreamInput } from "../inspect/source.ts";
 import { type Survey, survey } from "../inspect/survey.ts";
 import { type FieldValue, fieldValues } from "../inspect/values.ts";
+import { sealNotWhole } from "../reader/mapped.ts";
+import { hex } from "../reader/seal.ts";
 import { commandName } from "../stream/commands.ts";
 import { command } from "./command.ts";
 import { print, say } from "./console.ts";
 import { parseFile } from "./file-target.ts";
-import { JSON_SCHEMA } from "./report.ts";
+import { exitOf, JSON_SCHEMA } from "./report.ts";
 import { formatBytes, formatCount } from "./units.ts";
 
 export const inspect = command({
@@ -49,9 +51,9 @@ export const inspect = command({
       );
     else if (args.device !== undefined) print(formatDevices(found, args.device));
     else print(format(args.source, input, found));
-    if (!found.problem) return EXIT.done;
-    say(formatError(found.problem));
-    return fromErrorData(found.problem).exitCode;
+    const problems = [found.problem, sealProblemOf(input, found)].filter((one) => one !== null);
+    for (const problem of problems) say(formatError(problem));
+    return exitOf(problems);
   },
 });
 
@@ -92,6 +94,8 @@ function format(source: string, input: StreamInput, found: Survey): string {
     "bytes",
     `${formatCount(input.bytes ?? found.endOffset)} (${formatBytes(input.bytes ?? found.endOffset)})${input.offset ? `, the stream from ${input.offset} on` : ""}`,
   ]);
+  const seal = sealText(input, found);
+  if (seal) rows.push(["seal", seal]);
   if (found.kind === "plain" && blocks.length)
     rows.push([
       "records",
@@ -114,6 +118,18 @@ function format(source: string, input: StreamInput, found: Survey): string {
       `Restore with:  ${commandLine(configuration.machine, blocks, devices).join(" ")} … -incoming defer   (see tram restore ${source})`,
     );
   return parts.join("\n\n");
+}
+
+function sealProblemOf({ name, file, seal, sealProblem }: StreamInput, found: Survey): ErrorData | null {
+  return sealProblem ?? (file && !seal && found.seal ? toErrorData(sealNotWhole(name, found.seal)) : null);
+}
+
+function sealText(input: StreamInput, found: Survey): string | null {
+  const { seal } = input;
+  if (seal) return `root ${hex(seal.root)}, ${formatCount(seal.bytes)} bytes from byte ${seal.headOffset} on`;
+  const problem = sealProblemOf(input, found);
+  if (problem) return `damaged: ${problem.message}`;
+  return found.seal && `from byte ${found.seal.offset} on; what it says is read from a regular file only`;
 }
 
 function blockTable({ blocks }: Survey): string {
@@ -195,6 +211,15 @@ function asJson(source: string, input: StreamInput, found: Survey): object {
     multifd,
     devices: devices.map((section) => ({ ...section, fields: fieldValues(section, found.tailBytes, tailOffset) })),
     plugged: pluggedDevices(devices),
+    seal: input.seal
+      ? {
+          root: hex(input.seal.root),
+          offset: input.seal.headOffset,
+          bytes: input.seal.bytes,
+          holes: input.seal.head.holes,
+        }
+      : null,
+    sealProblem: sealProblemOf(input, found),
     tailOffset,
     eofOffset: tail?.eofOffset ?? null,
     described: tail?.description != null,

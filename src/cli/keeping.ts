@@ -154,8 +154,11 @@ export class KeepView {
   }
 }
 
-/** Cancels on Ctrl-C, a closed terminal, a polite kill; says which it was. */
-export function cancelOnSignal(cancel: () => void): { signal(): string | null; remove(): void } {
+/** Cancels on Ctrl-C, a closed terminal, a polite kill; says which it was, and `ending`. */
+export function cancelOnSignal(
+  cancel: () => void,
+  ending = "ending; once more does not wait for the other side",
+): { signal(): string | null; remove(): void } {
   let signal: string | null = null;
   const handlers = (["SIGINT", "SIGTERM", "SIGHUP"] as const).map((name) => {
     const handler = () => {
@@ -166,7 +169,7 @@ export function cancelOnSignal(cancel: () => void): { signal(): string | null; r
         return;
       }
       signal = name;
-      say(`${name}: ending; once more does not wait for the other side`);
+      say(`${name}: ${ending}`);
       cancel();
     };
     process.on(name, handler);

@@ -1,7 +1,7 @@
 // A move as people and programs see it: the journal in, one live line, one line a round, or one JSON event a line out.
 import { openSync } from "node:fs";
 import type { Journal, Round } from "../control/journal.ts";
-import { type ErrorData, formatError, TramError, toErrorData } from "../errors.ts";
+import { type ErrorData, EXIT, formatError, fromErrorData, TramError, toErrorData } from "../errors.ts";
 import { net } from "../native/net.ts";
 import { print, say, writeAll } from "./console.ts";
 import { formatBytes, formatCount, formatMs, formatRate } from "./units.ts";
@@ -60,6 +60,12 @@ export function progressLine(journal: Journal, width: number): string {
 export function roundLine(round: Round): string {
   const rate = (round.bytes * 1000) / Math.max(1, round.durationMs);
   return `round=${round.round} pages=${round.pages} zero=${round.zeroPages} bytes=${round.bytes} ms=${Math.round(round.durationMs)} rate=${Math.round(rate)} dirty=${round.dirtyPages}`;
+}
+
+/** Of everything that was found in a file: bad bytes are the worst. */
+export function exitOf(problems: readonly ErrorData[]): number {
+  const codes = problems.map((one) => fromErrorData(one).exitCode);
+  return codes.includes(EXIT.badBytes) ? EXIT.badBytes : (codes[0] ?? EXIT.done);
 }
 
 export interface FinalReport {

@@ -10,6 +10,13 @@ import { FdTransport } from "../transport/fd.ts";
 import { FileTransport } from "../transport/file.ts";
 import type { Transport } from "../transport/transport.ts";
 
+/** What is to be opened. With both, `fd` is open for `path` already, and is taken over. */
+export interface InputSpec {
+  path: string | null;
+  fd: number | null;
+  offset: number | null;
+}
+
 export interface StreamInput {
   name: string;
   /** A regular file can be read from anywhere. */
@@ -26,19 +33,28 @@ export interface StreamInput {
 }
 
 /** Opens a path or a descriptor; a libvirt image's header is passed over. */
-export function openInput(spec: { path: string | null; fd: number | null; offset: number | null }): StreamInput {
+export function openInput(spec: InputSpec): StreamInput {
   const name = spec.path ?? (spec.fd === 0 ? "standard input" : `fd:${spec.fd}`);
-  const fd = spec.path === null ? net.duplicate(spec.fd as number) : openPath(spec.path);
+  const fd = spec.path === null ? net.duplicate(spec.fd as number) : (spec.fd ?? openPath(spec.path));
   if (!fstatSync(fd).isFile()) return pipeInput(fd, name);
   const file = new FileTransport(fd, name, spec.offset ?? 0);
   const first = new Uint8Array(LIBVIRT_HEADER_BYTES);
-  const count = file.readAt(first, spec.offset ?? 0);
+  const count = readFirst(file, first, spec.offset ?? 0);
   const libvirt = decodeLibvirtHeader(first.subarray(0, count));
   const offset = (spec.offset ?? 0) + (libvirt?.streamOffset ?? 0);
   file.seek(offset);
   const isChannel = count >= 4 && new DataView(first.buffer).getUint32(0) === MULTIFD_MAGIC;
   const kind = isChannel ? "channel" : "main";
   return { name, file, transport: file, offset, bytes: file.bytes, kind, libvirt, ...sealOf(file) };
+}
+
+/** What the disk does not give is told of by whoever reads the stream; the rest of the file can be looked at. */
+function readFirst(file: FileTransport, first: Uint8Array, offset: number): number {
+  try {
+    return file.readAt(first, offset);
+  } catch {
+    return 0;
+  }
 }
 
 /** A damaged seal does not keep anybody from looking at the stream before it. */

@@ -191,7 +191,8 @@ export function nextData(fd: number, offset: number): { from: number; to: number
 export function tryLock(fd: number, kind: "shared" | "exclusive"): boolean {
   const result = symbols.tram_file_lock(fd, kind === "exclusive" ? 1 : 0);
   if (errnoName(result) === "EAGAIN" || errnoName(result) === "EWOULDBLOCK") return false;
-  if (result < 0 && ["ENOLCK", "EOPNOTSUPP", "EINVAL", "ENOSYS"].includes(errnoName(result))) return true; // a file system without locks
+  // A file system without locks; or without exclusive ones for who only reads.
+  if (result < 0 && ["ENOLCK", "EOPNOTSUPP", "EINVAL", "ENOSYS", "EBADF"].includes(errnoName(result))) return true;
   check(result, "E_FILE", "cannot lock the file");
   return true;
 }

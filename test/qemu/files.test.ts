@@ -117,6 +117,33 @@ describe.skipIf(whyNot !== null)(`QEMU 10.0 and files${whyNot ? ` (skipped: ${wh
     60_000,
   );
 
+  test.each<[string, string, Record<string, boolean>, Record<string, unknown>]>([
+    ["", "", {}, {}],
+    [" at an offset", ",offset=0x1234000", {}, {}],
+    [" with channels and direct I/O", "", { multifd: true }, { "multifd-channels": 2, "direct-io": true }],
+  ])(
+    "wrote a file%s: it is sealed, verified, and loaded by QEMU as before",
+    (_, offset, capabilities, parameters) =>
+      withGuest(GUEST, async (bed, guest) => {
+        const path = bed.path("q.mapped");
+        const spec = `file:${path}${offset}`;
+        await guest.setCapabilities({ "mapped-ram": true, ...capabilities });
+        if (Object.keys(parameters).length) await guest.setParameters(parameters);
+        await guest.migrate(spec);
+        const before = statSync(path).size;
+        expect(await bed.expectDone("verify", spec)).toContain("unsealed");
+        await bed.expectDone("seal", spec);
+        expect(statSync(path).size).toBeGreaterThan(before);
+        const { sealed, good, checkedBytes } = JSON.parse(await bed.expectDone("verify", spec, "--json"));
+        expect({ sealed, good }).toEqual({ sealed: true, good: true });
+        expect(checkedBytes).toBe(statSync(path).size - Number(/=(.*)/.exec(offset)?.[1] ?? 0));
+        await loads(bed, spec, capabilities, parameters);
+        expect(JSON.parse(await bed.expectDone("verify", spec, "--json")).good).toBe(true);
+        await bed.expectDone("check", spec);
+      }),
+    60_000,
+  );
+
   test(
     "loads what convert made of a plain stream, and the plain stream that convert makes of its file",
     () =>

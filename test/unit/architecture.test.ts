@@ -39,7 +39,7 @@ const ALLOWED: Record<string, string[]> = {
   keep: ["errors.ts", "native", "stream", "memory", "transport", "control", "reader", "writer"],
   machine: ["errors.ts", "stream", "memory", "native", "transport", "control", "writer", "reader"],
   qmp: ["errors.ts", "memory", "native", "transport", "control", "machine"],
-  "workers.ts": ["native", "type:keep", "type:machine", "type:qmp"],
+  "workers.ts": ["native", "type:inspect", "type:keep", "type:machine", "type:qmp"],
   cli: [
     "errors.ts",
     "version.ts",

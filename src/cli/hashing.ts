@@ -1,0 +1,86 @@
+// Runs the threads that hash a file's pages, and shows how far they are: behind tram verify and tram seal.
+import { fromErrorData, TramError } from "../errors.ts";
+import { type HashJob, type HashResult, mergeResults, progressOf, stopJob } from "../inspect/hashing.ts";
+import type { VerifierMessage } from "../inspect/verifier-worker.ts";
+import { PAGE_BYTES } from "../native/ram.ts";
+import { MULTIFD_CHANNELS_MAX } from "../stream/wire.ts";
+import { startVerifier } from "../workers.ts";
+import { writeAll } from "./console.ts";
+import { cancelOnSignal } from "./keeping.ts";
+import { formatBytes, formatRate, parseCount } from "./units.ts";
+
+export const CHANNELS_OPTION = {
+  type: "string",
+  description: "threads that read and hash pages (default 2)",
+  valueHint: "N",
+} as const;
+const CHANNELS_DEFAULT = 2;
+const SHOWN_MS = 100;
+
+/** From its making until `end` a signal interrupts it, and not the process. */
+export class HashCrew {
+  readonly #threads: number;
+  readonly #doing: string;
+  readonly #live: boolean;
+  readonly #signals: ReturnType<typeof cancelOnSignal>;
+  #job: HashJob | null = null;
+
+  /** `live`: progress may be shown on a terminal. */
+  constructor(channels: string | undefined, doing: string, live: boolean) {
+    this.#threads =
+      channels === undefined ? CHANNELS_DEFAULT : parseCount(channels, "--channels", 1, MULTIFD_CHANNELS_MAX);
+    this.#doing = doing;
+    this.#live = live && process.stderr.isTTY === true;
+    this.#signals = cancelOnSignal(() => this.#job && stopJob(this.#job), "ending");
+  }
+
+  readonly hash = async (job: HashJob): Promise<HashResult> => {
+    this.#job = job;
+    await Bun.sleep(0); // a signal that came before is heard of only now
+    this.checkInterrupted();
+    const began = performance.now();
+    const timer = this.#live ? setInterval(() => this.#show(job, performance.now() - began), SHOWN_MS) : null;
+    try {
+      const threads = Array.from({ length: this.#threads }, (_, i) => inThread(job, `hash/${i + 1}`));
+      const results = await Promise.all(threads);
+      this.checkInterrupted();
+      return mergeResults(results);
+    } finally {
+      if (timer) clearInterval(timer);
+      if (timer) writeAll(2, "\r\x1b[K");
+    }
+  };
+
+  checkInterrupted(): void {
+    const signal = this.#signals.signal();
+    if (signal) throw new TramError("E_INTERRUPTED", `interrupted by ${signal}: the file is as it was`);
+  }
+
+  #show(job: HashJob, elapsedMs: number): void {
+    const share = progressOf(job);
+    const bytes = share * job.blocks.reduce((sum, { pages }) => sum + pages * PAGE_BYTES, 0);
+    const text = `${this.#doing}  ${Math.floor(share * 100)}%  ${formatBytes(Math.round(bytes))}  ${formatRate((bytes * 1000) / Math.max(1, elapsedMs))}`;
+    writeAll(2, `\r\x1b[K${text.slice(0, (process.stderr.columns ?? 80) - 1)}`);
+  }
+
+  end(): void {
+    this.#signals.remove();
+  }
+}
+
+/** One that fails ends the others, too. */
+function inThread(job: HashJob, name: string): Promise<HashResult> {
+  const { promise, resolve, reject } = Promise.withResolvers<HashResult>();
+  const fail = (error: unknown) => {
+    stopJob(job);
+    reject(error);
+  };
+  const worker = startVerifier({ name, job });
+  worker.on("error", fail);
+  worker.on("exit", () => fail(new TramError("E_INTERNAL", "a thread that hashes pages has ended by itself"))); // it has answered before
+  worker.on("message", (message: VerifierMessage) => {
+    if ("result" in message) resolve(message.result);
+    else fail(fromErrorData(message.error));
+  });
+  return promise;
+}
