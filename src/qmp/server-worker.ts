@@ -343,7 +343,15 @@ class Control implements GuestControl {
       if (board.runState === "running") throw stateError("checked", board.runState, "tram pause it first");
       const result = new Uint32Array(8 + 4 * 16);
       if (walkerCheck(machine.ram.handle, result) < 0)
-        return { pages: 0, nonZero: 0, bad: 1, firstBad: { page: 1, offset: 0 }, badCpus: 0, cpus: [], parametersAreBad: true };
+        return {
+          pages: 0,
+          nonZero: 0,
+          bad: 1,
+          firstBad: { page: 1, offset: 0 },
+          badCpus: 0,
+          cpus: [],
+          parametersAreBad: true,
+        };
       const [pages, bad, page, offset, cpus, badCpus, nonZero] = result;
       const rows = Array.from({ length: cpus }, (_, i) => result.subarray(8 + 4 * i, 12 + 4 * i));
       return {
