@@ -1,5 +1,5 @@
 // Files as commands are given them: PATH, file:PATH[,offset=N], fd:N, or - for standard output.
-import { statSync } from "node:fs";
+import { existsSync, type Stats, statSync } from "node:fs";
 import { TramError } from "../errors.ts";
 import { net } from "../native/net.ts";
 import type { FileTarget } from "../writer/output-file.ts";
@@ -33,11 +33,14 @@ function nonEmpty(path: string, text: string): string {
   throw new TramError("E_USAGE", `'${text}' names no file`, { expected: FILE_FORMS });
 }
 
+/** null: there is none; also where what the path goes through is no folder. */
+export const statOf = (path: string): Stats | null => (existsSync(path) ? statSync(path) : null);
+
 /** Where a file with fixed offsets goes: what cannot be written at any place is refused before anything is read. */
 export function fileTarget(text: string): FileTarget {
   const { path, fd, offset } = parseFile(text, 1);
   if (path !== null) {
-    const there = statSync(path, { throwIfNoEntry: false });
+    const there = statOf(path);
     if (there && !there.isFile())
       throw new TramError("E_USAGE", `${path}: pages have fixed places in this file, so it must be a regular one`, {
         expected: "a regular file, or none yet",
@@ -64,7 +67,7 @@ export function fileTarget(text: string): FileTarget {
 /** What is read may not be what is written: it would be gone before it was read, or change its kind unasked. */
 export function refuseSameFile(from: string, to: string): void {
   const [one, other] = [parseFile(from, 0), parseFile(to, 1)].map(({ path, fd }) =>
-    statSync(path ?? `/proc/self/fd/${fd}`, { throwIfNoEntry: false }),
+    statOf(path ?? `/proc/self/fd/${fd}`),
   );
   if (one?.isFile() && other && one.dev === other.dev && one.ino === other.ino)
     throw new TramError("E_USAGE", `${from} and ${to} are the same file`, {

@@ -1,5 +1,5 @@
 // A guest out of a snapshot, in this process: behind tram restore and tram run --incoming file:.
-import { openSync, statSync } from "node:fs";
+import { openSync } from "node:fs";
 import { checkFit } from "../control/fit.ts";
 import type { RestoreMode } from "../control/restore.ts";
 import { TramError } from "../errors.ts";
@@ -16,7 +16,7 @@ import { CAPABILITY_MAPPED_RAM } from "../stream/wire.ts";
 import { FileTransport } from "../transport/file.ts";
 import { say } from "./console.ts";
 import { DIRECT_CHOICES, parseDirect } from "./direct.ts";
-import type { FileSpec } from "./file-target.ts";
+import { type FileSpec, statOf } from "./file-target.ts";
 import type { GuestProcess } from "./guest-process.ts";
 import { formatBytes, formatMs, parseCount } from "./units.ts";
 
@@ -109,7 +109,7 @@ export function openSnapshot(spec: FileSpec): { file: FileTransport; offset: num
 /** By its header: a regular file with fixed offsets, of a machine of ours. */
 export function isOurSnapshot(spec: FileSpec): boolean {
   const path = spec.path ?? `/proc/self/fd/${spec.fd}`;
-  if (!statSync(path, { throwIfNoEntry: false })?.isFile()) return false;
+  if (!statOf(path)?.isFile()) return false;
   const file = FileTransport.open(path);
   try {
     file.seek(spec.offset ?? 0);

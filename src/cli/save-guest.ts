@@ -1,6 +1,6 @@
 // tram save of a guest of ours: its own process writes the file that it is handed; here the file is made, given its name when it
 // is whole, and told of.
-import { statfsSync, statSync } from "node:fs";
+import { existsSync, statfsSync } from "node:fs";
 import { dirname, resolve } from "node:path";
 import type { ChannelCounts } from "../control/barrier.ts";
 import type { Journal } from "../control/journal.ts";
@@ -13,6 +13,7 @@ import { MACHINE_NAME, RAM_BLOCK_NAME } from "../stream/devices/machine.ts";
 import { type FileTarget, OutputFile } from "../writer/output-file.ts";
 import { worstCaseBytes } from "../writer/snapshot.ts";
 import { say } from "./console.ts";
+import { statOf } from "./file-target.ts";
 import { untilBooted } from "./migrate.ts";
 import { JSON_SCHEMA, type MoveView, outcomeOf } from "./report.ts";
 import { formatBytes, formatCount, formatMs, formatRate } from "./units.ts";
@@ -61,7 +62,8 @@ export interface SaveReport {
 /** Where there is less room than the file may need, nothing is begun. */
 function checkSpace(target: FileTarget, needed: number, overcommit: boolean): void {
   const path = "fd" in target ? `/proc/self/fd/${target.fd}` : resolve(target.path);
-  const there = statSync(path, { throwIfNoEntry: false });
+  const there = statOf(path);
+  if (!there && !existsSync(dirname(path))) return; // whoever opens it says so
   const { bavail, bsize } = statfsSync(there ? path : dirname(path));
   const inPlace = "fd" in target || target.offset !== undefined;
   const free = bavail * bsize + (inPlace ? (there?.blocks ?? 0) * 512 : 0); // else the old one stays until the new one is whole

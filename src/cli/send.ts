@@ -1,5 +1,4 @@
 // tram send: plays a kept guest to a waiting target, QEMU's or tram's.
-import { statSync } from "node:fs";
 import { resolve } from "node:path";
 import type { Journal } from "../control/journal.ts";
 import { DEFAULT_REPLY_MS } from "../control/send.ts";
@@ -14,7 +13,7 @@ import { startPlayer, startSender } from "../workers.ts";
 import { command } from "./command.ts";
 import { say, writeAll } from "./console.ts";
 import { startConsumer } from "./consumer.ts";
-import { parseFile } from "./file-target.ts";
+import { parseFile, statOf } from "./file-target.ts";
 import { cancelOnSignal } from "./keeping.ts";
 import { JSON_SCHEMA, openJson, outcomeOf } from "./report.ts";
 import { formatBytes, formatCount, formatMs, formatRate, parseCount, parseDuration, parseRate } from "./units.ts";
@@ -109,7 +108,7 @@ export const send = command({
 /** Where the kept guest's stream begins: in a libvirt image behind its header. */
 function openKept(text: string): { path: string; offset: number } {
   const spec = parseFile(text, 0);
-  const there = spec.path === null ? null : statSync(spec.path, { throwIfNoEntry: false });
+  const there = spec.path === null ? null : statOf(spec.path);
   if (there && !there.isFile()) throw notSeekable(text);
   const { file, offset, transport } = openInput(spec);
   transport.close();
