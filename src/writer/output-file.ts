@@ -48,7 +48,7 @@ export class OutputFile {
         this.#path = `fd:${target.fd}`;
         this.#temporary = "";
         this.#way = "in place";
-        refuseAppending(target.fd);
+        refuseUnfit(target.fd);
         this.fd = readable(target.fd);
         this.offset = positionOf(target.fd);
         this.isPlain = net.fdType(this.fd) === "file";
@@ -142,6 +142,8 @@ export class OutputFile {
 const PRIVATE = 0o600;
 /** Linux's O_TMPFILE, with the O_DIRECTORY that belongs to it. */
 const O_TMPFILE = 0o20200000;
+/** O_ACCMODE. */
+const ACCESS_MODES = 3;
 
 /** -1: this file system has no files without a name. */
 function openNameless(folder: string): number {
@@ -204,10 +206,17 @@ function keepRights(fd: number, { mode, uid, gid }: Stats): void {
 /** What the names of files begin with that are on their way to be `path`; a process number and more follow. A name has 255 bytes. */
 export const temporaryPrefix = (path: string): string => `.${[...basename(path)].slice(0, 50).join("")}.tram-`;
 
-/** Linux writes behind the end of such a file, whatever place is asked for. */
-function refuseAppending(fd: number): void {
+/**
+ * One that appends: Linux writes behind the end of such a file, whatever place is asked for. One that only reads: it is opened
+ * again, and whoever said < has not said that the file may be changed.
+ */
+function refuseUnfit(fd: number): void {
   const info = readFileSync(`/proc/self/fdinfo/${fd}`, "utf8");
   const flags = Number.parseInt(/^flags:\s*([0-7]+)$/m.exec(info)?.[1] ?? "0", 8);
+  if ((flags & ACCESS_MODES) === constants.O_RDONLY)
+    throw new TramError("E_USAGE", `descriptor ${fd} was opened for reading only`, {
+      next: `use ${fd}<> instead of ${fd}<, or give the file's path`,
+    });
   if (flags & constants.O_APPEND)
     throw new TramError(
       "E_USAGE",

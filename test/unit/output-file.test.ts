@@ -109,6 +109,12 @@ describe("a file that is written", () => {
 });
 
 describe("a descriptor that is written to", () => {
+  test("is one that may be", () => {
+    writeFileSync(path("vm"), "as it was");
+    expect(errorOf(() => new OutputFile({ fd: opened("vm", "r") }))).toMatchObject({ code: "E_USAGE" });
+    expect(text("vm")).toBe("as it was");
+  });
+
   const main = Buffer.from(golden("qemu-10.2-stream.bin"));
   const ramIn = (name: string, at = 1 << 20) => readFileSync(path(name)).subarray(at, at + (1 << 20));
 
