@@ -2,7 +2,7 @@
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { AFTER, type After } from "../control/save.ts";
+import { AFTER, type After, SAVE_THREADS_MAX } from "../control/save.ts";
 import { DEFAULT_MAX_DOWNTIME_MS, DEFAULT_REPLY_MS } from "../control/send.ts";
 import { TramError, toErrorData } from "../errors.ts";
 import { net } from "../native/net.ts";
@@ -91,11 +91,10 @@ export const save = command({
     const after = oneOf(args.after ?? "quit");
     if (args.disks !== undefined && args.disks !== "none")
       throw new TramError("E_USAGE", `--disks: '${args.disks}' is not known`, { expected: "none" });
-    const channels =
-      args.channels === undefined ? null : parseCount(args.channels, "--channels", 0, MULTIFD_CHANNELS_MAX);
+    const channels = args.channels === undefined ? 0 : parseCount(args.channels, "--channels", 0, MULTIFD_CHANNELS_MAX);
     const direct = parseDirect(args.directIo);
     const settings = {
-      channels: channels ?? 0,
+      channels,
       maxBandwidthBytesPerSec: args.maxBandwidth === undefined ? 0 : parseRate(args.maxBandwidth, "--max-bandwidth"),
       maxDowntimeMs:
         args.maxDowntime !== undefined
@@ -117,8 +116,10 @@ export const save = command({
             maxBandwidthBytesPerSec: settings.maxBandwidthBytesPerSec,
             timeoutMs,
           };
-          const threads = channels ?? DEFAULT_CHANNELS;
-          if (threads === 0) throw new TramError("E_USAGE", "--channels: at least one thread writes", { found: "0" });
+          const threads =
+            args.channels === undefined
+              ? DEFAULT_CHANNELS
+              : parseCount(args.channels, "--channels", 1, SAVE_THREADS_MAX);
           const { reserve, overcommit } = args;
           const wanted = { after, channels: threads, direct, reserve: !!reserve, overcommit: !!overcommit, limits };
           const move = new MoveView(args.vm, json);

@@ -10,6 +10,9 @@ export const AFTER = ["quit", "pause", "resume"] as const;
 /** What becomes of the guest when its file is on disk. */
 export type After = (typeof AFTER)[number];
 
+/** More would only wait for each other. */
+export const SAVE_THREADS_MAX = 64;
+
 export interface SaveOptions extends RoundsOptions {
   /** 0: no limit. */
   maxBandwidthBytesPerSec: number;

@@ -3,7 +3,7 @@
 import { parentPort, workerData } from "node:worker_threads";
 import type { Journal } from "../control/journal.ts";
 import type { RestoreJournal } from "../control/restore.ts";
-import { AFTER } from "../control/save.ts";
+import { AFTER, SAVE_THREADS_MAX } from "../control/save.ts";
 import { DEFAULT_MAX_DOWNTIME_MS, DEFAULT_REPLY_MS, type SendOptions } from "../control/send.ts";
 import { TramError, toErrorData } from "../errors.ts";
 import { Board } from "../machine/board.ts";
@@ -50,7 +50,6 @@ const KICK_AGAIN_MS = 10;
 const MOVER_IDLE_MS = 3000;
 const PEER_CHARS_MAX = 1000;
 const MS_MAX = 2 ** 31 - 1;
-const SAVE_CHANNELS_MAX = 64;
 
 const ask = (request: QmpRequest): void => parentPort?.postMessage(request);
 
@@ -256,7 +255,7 @@ class Control implements GuestControl {
     const after = AFTER.find((one) => one === (given.after ?? "quit"));
     if (!after) throw new TramError("E_QMP", "'after' is not known", { expected: AFTER.join(", ") });
     const number = numbersOf(given);
-    const channels = number("channels", 1, 1, SAVE_CHANNELS_MAX);
+    const channels = number("channels", 1, 1, SAVE_THREADS_MAX);
     const offset = number("offset", 0);
     const options = { ...limitsOf(given), after };
     const name = String(given.peer ?? "a file").slice(0, PEER_CHARS_MAX);
