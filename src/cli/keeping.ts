@@ -199,7 +199,7 @@ export function reportingFailure<T>(
       event: "keep.finished",
       file,
       outcome: "failed",
-      owner: "source",
+      owner: error instanceof TramError && error.code === "E_HANDOVER_UNKNOWN" ? "unconfirmed" : "source",
       error: toErrorData(error),
     });
     throw error;

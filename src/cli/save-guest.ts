@@ -114,9 +114,18 @@ export async function saveGuest(
       output.commit();
       committed = true;
     });
+    if (committed && journal.phase !== "completed")
+      throw new TramError("E_STATE", `the guest's process says '${journal.phase}'`);
     const report = saveReport(file, journal, committed ? output.size : null, fallback);
     await leave(vm, client, wanted.after, report, signal());
     return report;
+  } catch (error) {
+    if (!committed) throw error;
+    throw new TramError("E_HANDOVER_UNKNOWN", `${file} is complete and on disk, but its guest was not left as asked`, {
+      expected: `--after ${wanted.after}`,
+      found: (error as Error).message,
+      next: `tram status ${vm}: if it is there and stands still, tram quit or tram resume it; if it runs, the file is older than it`,
+    });
   } finally {
     if (!committed) output.discard();
   }
