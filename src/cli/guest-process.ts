@@ -80,7 +80,7 @@ export class GuestProcess {
         if (message.event === "shutdown") {
           this.#options.say(`guest '${this.#name}' has shut down`);
           this.end(EXIT.done);
-        } else if (message.error && this.#restored) this.#break(message.error);
+        } else if (message.error && this.#restored) this.#break("vcpu", message.error);
         else if (message.error) this.#fail(fromErrorData(message.error));
       });
       worker.on("error", (error) => this.#fail(error));
@@ -148,12 +148,12 @@ export class GuestProcess {
         channels,
         channel,
       });
-      worker.on("error", (error) => (eager ? ready.reject(error) : this.#break(toErrorData(error))));
+      worker.on("error", (error) => (eager ? ready.reject(error) : this.#break("loader", toErrorData(error))));
       worker.on("message", (message: LoaderMessage) => {
         if (message.event === "failed" && eager) {
           barrier?.end();
           ready.reject(fromErrorData(message.error));
-        } else if (message.event === "failed") this.#break(message.error);
+        } else if (message.event === "failed") this.#break("loader", message.error);
         else if (message.event === "watching" || (eager && --left === 0)) ready.resolve();
         else if (message.event === "loaded" && !eager) this.#options.say(loadedText(this.board.readRestore()));
       });
@@ -179,12 +179,15 @@ export class GuestProcess {
     tell("done");
   }
 
-  /** The guest stands still for good; a person may still look at it. */
-  #break(error: ErrorData): void {
-    if (this.#brokenExit === null) this.#options.say(formatError(error));
+  /**
+   * The guest stands still for good; a person may still look at it. `by`: who found out. A guest whose page tables are gone
+   * crashes, and that is seen sooner than why.
+   */
+  #break(by: "vcpu" | "loader", error: ErrorData): void {
+    if (this.#brokenExit === null || by === "loader") this.#options.say(formatError(error));
     this.#brokenExit ??= EXIT.badBytes;
     this.board.locked(() => {
-      if (this.board.runState !== "internal-error") this.board.cpuFailed("io-error");
+      if (by === "loader" || this.board.runState !== "internal-error") this.board.cpuFailed("io-error");
       this.board.pauseCpus("io-error");
     });
   }
