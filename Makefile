@@ -127,17 +127,22 @@ demo: build/tram ## moves a busy guest twice and verifies every page
 	$(Q)./build/tram demo
 
 .PHONY: bench
-bench: build/tram build/bench/bare build/bench/bare-file ## measures against the bare limit and QEMU; writes test/bench/*.md
+bench: build/tram build/bench/bare build/bench/bare-file build/bench/bare-snapshot ## measures against the bare limit and QEMU; writes test/bench/*.md
 	$(Q)$(BUN) test/bench/run.ts
 	$(Q)$(BUN) test/bench/files.ts
+	$(Q)$(BUN) test/bench/snapshots.ts
 
 .PHONY: bench-files
-bench-files: build/tram build/bench/bare-file ## the half of bench that writes files, FILES.md
+bench-files: build/tram build/bench/bare-file ## the part of bench that writes QEMU's guests into files, FILES.md
 	$(Q)$(BUN) test/bench/files.ts
+
+.PHONY: bench-snapshots
+bench-snapshots: build/tram build/bench/bare-snapshot ## the part of bench that saves and restores, SNAPSHOTS.md; BENCH_QUICK=1: a small one
+	$(Q)$(BUN) test/bench/snapshots.ts
 
 build/bench/%: test/bench/%.c | build/.host
 	@mkdir -p $(@D)
-	$(Q)$(CC) -std=gnu11 -O2 -Wall -Wextra -Werror -o $@ $<
+	$(Q)$(CC) -std=gnu11 -O2 -Wall -Wextra -Werror -pthread -o $@ $<
 
 PREFIX ?= /usr/local
 .PHONY: install

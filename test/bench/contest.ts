@@ -1,8 +1,9 @@
-// What both halves of make bench share: rounds, figures, the table of the host, and an end that leaves nothing behind.
-import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+// What all parts of make bench share: rounds, figures, the table of the host, and an end that leaves nothing behind.
+import { dlopen } from "bun:ffi";
+import { closeSync, mkdtempSync, openSync, readFileSync, rmSync, statfsSync, writeFileSync } from "node:fs";
 import { availableParallelism, cpus, loadavg, release } from "node:os";
 import { join } from "node:path";
-import { endRunning, type Sample } from "./measure.ts";
+import { endRunning, outputOf, type Sample } from "./measure.ts";
 import { table } from "./stats.ts";
 import { TRAM } from "./tram.ts";
 
@@ -11,8 +12,14 @@ export const MIB = Number(process.env.BENCH_MIB ?? 2048);
 export const GIB = 2 ** 30;
 const SAMPLE_MS = 300_000;
 
-export type Contestants = Record<string, () => Promise<Sample>>;
-export type Samples = Record<string, Sample[]>;
+export type Contestants<T = Sample> = Record<string, () => Promise<T>>;
+export type Samples<T = Sample> = Record<string, T[]>;
+
+/** How long a contest goes on: there is no round that would begin too late to end in time, but always a first one. */
+export interface Extent {
+  rounds: number;
+  seconds: number;
+}
 
 export const print = (line: object): void => void process.stdout.write(`${JSON.stringify(line)}\n`);
 
@@ -31,9 +38,15 @@ export async function bounded<T>(name: string, work: () => Promise<T>): Promise<
 }
 
 /** Interleaved: A B C A B C … */
-export async function contest(section: string, contestants: Contestants): Promise<Samples> {
-  const samples: Samples = {};
-  for (let pair = 1; pair <= PAIRS; pair++) {
+export async function contest<T extends object = Sample>(
+  section: string,
+  contestants: Contestants<T>,
+  { rounds, seconds }: Extent = { rounds: PAIRS, seconds: Number.POSITIVE_INFINITY },
+): Promise<Samples<T>> {
+  const samples: Samples<T> = {};
+  const startedMs = performance.now();
+  const elapsed = () => (performance.now() - startedMs) / 1000;
+  for (let pair = 1; pair <= rounds && (pair === 1 || elapsed() * (pair / (pair - 1)) <= seconds); pair++) {
     for (const [name, move] of Object.entries(contestants)) {
       const sample = await bounded(`${section}, ${name}`, move);
       samples[name] ??= [];
@@ -68,6 +81,47 @@ export async function environment(qemu: string | null, more: string[][] = []): P
       ...more,
     ],
   );
+}
+
+export const freeGib = (folder: string): number => {
+  const { bavail, bsize } = statfsSync(folder);
+  return (bavail * bsize) / GIB;
+};
+
+export function availableMemoryGib(): number {
+  const kib = /MemAvailable:\s+([0-9]+)/.exec(readFileSync("/proc/meminfo", "utf8"))?.[1] ?? "0";
+  return Number(kib) / 2 ** 20;
+}
+
+/** The file system that has a folder: "ext4 on /dev/vda, 70 GiB free". */
+export async function diskOf(folder: string): Promise<string> {
+  const [type, source] = (await outputOf(["df", "--output=fstype,source", folder])).trim().split("\n")[1].split(/\s+/);
+  return `${type} on ${source}, ${Math.floor(freeGib(folder))} GiB free`;
+}
+
+const DROP_CACHES = "/proc/sys/vm/drop_caches";
+
+/** Whether the host let us: then the next reader, and its executable, come from the disk. */
+export async function dropCaches(): Promise<boolean> {
+  await outputOf(["sync"]);
+  try {
+    writeFileSync(DROP_CACHES, "1");
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+const POSIX_FADV_DONTNEED = 4;
+const libc = dlopen("libc.so.6", { posix_fadvise: { args: ["i32", "i64", "i64", "i32"], returns: "i32" } });
+
+/** The page cache has nothing of a file. */
+export async function dropFromCache(file: string): Promise<void> {
+  await outputOf(["sync", file]);
+  const fd = openSync(file, "r");
+  const error = libc.symbols.posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
+  closeSync(fd);
+  if (error) throw new Error(`${file}: the page cache keeps it: error ${error}`);
 }
 
 /** A new folder that is gone when this process ends, whichever way; what it runs has ended before. */

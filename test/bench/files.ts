@@ -1,13 +1,16 @@
-// The second half of make bench: a QEMU guest's RAM into a file. Prints each sample as a line of JSON, writes FILES.md. Aims that
+// The second part of make bench: a QEMU guest's RAM into a file. Prints each sample as a line of JSON, writes FILES.md. Aims that
 // are missed fail nothing.
-import { mkdirSync, readFileSync, rmSync, statfsSync, writeFileSync } from "node:fs";
+import { mkdirSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import {
+  availableMemoryGib,
   bounded,
   contest,
+  diskOf,
+  dropCaches,
   environment,
-  GIB,
+  freeGib,
   MIB,
   PAIRS,
   print,
@@ -18,7 +21,7 @@ import {
   txCpu,
 } from "./contest.ts";
 import { inspect, type KeepOptions, keepBare, receive, save } from "./keep.ts";
-import { outputOf, type Sample } from "./measure.ts";
+import type { Sample } from "./measure.ts";
 import { contentBytes, type Form, fillFile, moveMultifd, qemuVersion } from "./qemu.ts";
 import { median, ratios, spread, table, verdict } from "./stats.ts";
 
@@ -29,7 +32,6 @@ const DISK_GIB = 12;
 const RESULTS = process.env.BENCH_FILES_RESULTS ?? join(import.meta.dir, "FILES.md");
 const BUILD = resolve(import.meta.dir, "../../build");
 const SHM = "/dev/shm";
-const DROP_CACHES = "/proc/sys/vm/drop_caches";
 const AIM = { speed: 0.9, peakMb: 200, inspectSeconds: 1 };
 
 const NAMES = {
@@ -42,39 +44,14 @@ const NAMES = {
 };
 const FORMS = ["runs", "fragments"] as const;
 
-const freeGib = (folder: string): number => {
-  const { bavail, bsize } = statfsSync(folder);
-  return (bavail * bsize) / GIB;
-};
-
 /** Guests' RAM in shared memory needs both: room there, and memory. */
-function freeMemoryGib(): number {
-  const kib = /MemAvailable:\s+([0-9]+)/.exec(readFileSync("/proc/meminfo", "utf8"))?.[1] ?? "0";
-  return Math.min(freeGib(SHM), Number(kib) / 2 ** 20);
-}
+const freeMemoryGib = (): number => Math.min(freeGib(SHM), availableMemoryGib());
 
 function whyNot(qemu: string | null): string | null {
   if (!qemu) return "QEMU is not installed: apt-get install qemu-system-x86";
   if (freeGib(BUILD) < DISK_GIB) return `${BUILD} has less than ${DISK_GIB} GiB free`;
   const needsGib = (2 * MIB) / 1024 + 1; // a source and a target
   return freeMemoryGib() < needsGib ? `less than ${needsGib} GiB of memory are free for ${SHM}` : null;
-}
-
-/** The file system that has the file: "ext4 on /dev/vda, 70 GiB free". */
-async function disk(): Promise<string> {
-  const [type, source] = (await outputOf(["df", "--output=fstype,source", BUILD])).trim().split("\n")[1].split(/\s+/);
-  return `${type} on ${source}, ${Math.floor(freeGib(BUILD))} GiB free`;
-}
-
-/** Whether the host let us: then the next reader, and its executable, come from the disk. */
-async function dropCaches(): Promise<boolean> {
-  await outputOf(["sync"]);
-  try {
-    writeFileSync(DROP_CACHES, "1");
-    return true;
-  } catch {
-    return false;
-  }
 }
 
 /** The faster bare loop of each round. */
@@ -138,7 +115,7 @@ async function keepBig(options: (form: Form, mib: number) => KeepOptions): Promi
 }
 
 async function main(qemu: string): Promise<void> {
-  const host = await environment(qemu, [["disk", await disk()]]);
+  const host = await environment(qemu, [["disk", await diskOf(BUILD)]]);
   // The sockets' folder has a short name; RAM lies in memory.
   const [folder, ramFolder, diskFolder] = [tmpdir(), SHM, BUILD].map(scratchFolder);
   const options = (form: Form, mib: number): KeepOptions => ({

@@ -70,7 +70,7 @@ class Keeper implements AsyncDisposable {
   }
 }
 
-function readText(path: string): string {
+export function readText(path: string): string {
   try {
     return readFileSync(path, "utf8");
   } catch {

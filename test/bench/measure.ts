@@ -29,6 +29,8 @@ export const asTarget = (placement: Placement): string[] => onCore(placement, 1)
 /** How often a move under way is looked at: what tram migrate does too. */
 export const POLL_MS = 20;
 const READY_MS = 60_000;
+/** USER_HZ, the same on every x86-64. */
+const TICKS_PER_SECOND = 100;
 
 const libc = dlopen("libc.so.6", { clock_gettime: { args: ["i32", "ptr"], returns: "i32" } });
 
@@ -38,6 +40,13 @@ export function cpuSeconds(pid: number): number {
   const clock = (~pid << 3) | 2; // clock_getcpuclockid
   if (libc.symbols.clock_gettime(clock, time) !== 0) throw new Error(`process ${pid} is gone`);
   return Number(time[0]) + Number(time[1]) / 1e9;
+}
+
+/** All that a process has started and seen end, in seconds. */
+export function childrenCpuSeconds(pid: number): number {
+  const stat = readFileSync(`/proc/${pid}/stat`, "utf8");
+  const fields = stat.slice(stat.lastIndexOf(")") + 2).split(" ");
+  return (Number(fields[13]) + Number(fields[14])) / TICKS_PER_SECOND; // cutime, cstime
 }
 
 function memoryBytes(pid: number, field: "VmRSS" | "VmHWM"): number {
@@ -119,8 +128,13 @@ export class Peer implements AsyncDisposable {
 }
 
 /** Asks until `done` says so. */
-export async function pollUntil<T>(ask: () => Promise<T>, done: (answer: T) => boolean, everyMs = POLL_MS): Promise<T> {
-  const end = performance.now() + READY_MS;
+export async function pollUntil<T>(
+  ask: () => Promise<T>,
+  done: (answer: T) => boolean,
+  everyMs = POLL_MS,
+  limitMs = READY_MS,
+): Promise<T> {
+  const end = performance.now() + limitMs;
   for (;;) {
     const answer = await ask();
     if (done(answer)) return answer;

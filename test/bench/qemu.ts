@@ -16,10 +16,17 @@ import type { Qmp } from "./qmp.ts";
 
 const QEMU = "qemu-system-x86_64";
 
+/** What starts a QEMU. */
+export interface QemuCommand {
+  argv: string[];
+  env: Record<string, string>;
+}
+const INSTALLED: QemuCommand = { argv: [QEMU], env: {} };
+
 /** Its version; null where it is not installed. */
-export async function qemuVersion(): Promise<string | null> {
-  if (!Bun.which(QEMU)) return null;
-  const text = await Bun.$`${QEMU} --version`.text();
+export async function qemuVersion({ argv, env }: QemuCommand = INSTALLED): Promise<string | null> {
+  if (!Bun.which(argv[0])) return null;
+  const text = await Bun.$`${argv[0]} --version`.env({ ...process.env, ...env }).text();
   return /version ([^)]*\))/.exec(text)?.[1] ?? text;
 }
 
@@ -56,11 +63,12 @@ export function machine(
   prealloc: boolean,
   qmp: string,
   more: string[],
+  { argv, env }: QemuCommand = INSTALLED,
 ): Peer {
   const backend = `memory-backend-file,id=ram,size=${mib}M,mem-path=${ram},share=on,prealloc=${prealloc ? "on" : "off"}`;
   const options = ["-M", "none,memory-backend=ram", "-m", `${mib}M`, "-object", backend, "-accel", "tcg", "-S"];
   const rest = ["-nodefaults", "-display", "none", "-qmp", `unix:${qmp},server=on,wait=off`, ...more];
-  return new Peer([...runner, QEMU, ...options, ...rest], qmp);
+  return new Peer([...runner, ...argv, ...options, ...rest], qmp, env);
 }
 
 export interface QemuOptions {
@@ -119,7 +127,7 @@ export async function prepareMove(client: Qmp, channels: number): Promise<void> 
 }
 
 /** Often: some moves take a tenth of a second. */
-const LOOK_MS = 5;
+export const LOOK_MS = 5;
 
 /** From the command until QEMU calls it completed, in seconds. */
 export async function timeMove(client: Qmp, uri: string): Promise<number> {
@@ -129,6 +137,7 @@ export async function timeMove(client: Qmp, uri: string): Promise<number> {
     () => client.execute("query-migrate"),
     ({ status }) => ["completed", "failed", "cancelled"].includes(status),
     LOOK_MS,
+    Number.POSITIVE_INFINITY, // whoever takes too long is ended from outside
   );
   const seconds = (performance.now() - startedMs) / 1000;
   if (info.status !== "completed") throw new Error(`QEMU: ${info.status}: ${info["error-desc"]}`);

@@ -30,7 +30,8 @@ export function qemuCommand(version: QemuVersion): { argv: string[]; env: Record
 
 const FETCH = "run test/support/fetch-peers.sh";
 
-function whyNoBinary(version: QemuVersion): string | null {
+/** Why this QEMU cannot be started here; null if it can. */
+export function whyNoBinary(version: QemuVersion): string | null {
   const { argv, env } = qemuCommand(version);
   const binary = Bun.which(argv[0] as string);
   if (!binary)
