@@ -3,6 +3,7 @@ import { closeSync, existsSync, mkdtempSync, openSync, readdirSync, readFileSync
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import type { Subprocess } from "bun";
+import type { RestoreJournal } from "../../src/control/restore.ts";
 
 export const TRAM = resolve(import.meta.dir, "../../build/tram");
 
@@ -59,6 +60,10 @@ export interface Status {
   status: string;
   memory: number;
   cpus: number;
+  /** Only tram's guests tell. */
+  tracking?: boolean;
+  /** Of a guest that was restored from a file. */
+  restore?: RestoreJournal;
 }
 
 export interface Verified {
@@ -108,7 +113,11 @@ export class Bed {
   }
 
   start(args: string[]): Running {
-    const child = Bun.spawn([TRAM, ...args], {
+    return this.spawn([TRAM, ...args]);
+  }
+
+  spawn(argv: string[]): Running {
+    const child = Bun.spawn(argv, {
       env: this.env,
       cwd: this.folder,
       stdin: "ignore",
@@ -128,6 +137,18 @@ export class Bed {
       `walker ${name}`,
       running,
     );
+    return running;
+  }
+
+  /** A guest out of a snapshot; in the state in which it is then. */
+  async restored(name: string, file: string, ...options: string[]): Promise<Running> {
+    return this.appeared(name, this.start(["restore", file, "--name", name, ...options]));
+  }
+
+  /** `running` is, or is to be, a guest's process: returns when that guest runs, is paused, or stands still for good. */
+  async appeared(name: string, running: Running): Promise<Running> {
+    const isThere = async () => ["running", "paused", "io-error"].includes((await this.status(name))?.status ?? "");
+    await this.until(isThere, `guest ${name}`, running);
     return running;
   }
 

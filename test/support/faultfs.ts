@@ -36,11 +36,16 @@ let found: { reason: string | null } | undefined;
 export function whyNoNameless(): string | null {
   const [major, minor] = release().split(".").map(Number);
   if (major < 6 || (major === 6 && minor < 2)) return "FUSE has no files without a name before Linux 6.2";
+  return hasNameless(tmpdir()) ? null : `the file system of ${tmpdir()} has no files without a name`;
+}
+
+/** Whether files in this folder can begin without a name. */
+export function hasNameless(folder: string): boolean {
   try {
-    closeSync(openSync(tmpdir(), O_TMPFILE | constants.O_RDWR, 0o600));
-    return null;
+    closeSync(openSync(folder, O_TMPFILE | constants.O_RDWR, 0o600));
+    return true;
   } catch {
-    return `the file system of ${tmpdir()} has no files without a name`;
+    return false;
   }
 }
 
