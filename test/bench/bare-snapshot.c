@@ -2,8 +2,9 @@
  * offsets into a new file by some threads, and the file is synced. Where the runs are is known before the clock starts: no
  * zero scan, no bitmaps, nothing that describes. As in tram each thread takes the next 16 MiB, and no run is longer. It lives as
  * long as its standard input, of which each line asks for one thing and is answered with one line of JSON:
- *   write cached|direct THREADS plain|hash FILE     hash: XXH3 of each page, too, before its run is written
- *   hash                                            XXH3 of all of these pages, in one thread, and nothing written */
+ *   write cached|direct THREADS plain|hash|zeros FILE   hash: XXH3 of each page, too, before its run is written; zeros: the
+ *                                                       zero pages are written, too, so that a piece is one run
+ *   hash                                                XXH3 of all of these pages, in one thread, and nothing written */
 #pragma GCC target("avx2") /* as in tram's own hash.c */
 #define _GNU_SOURCE
 #include <fcntl.h>
@@ -37,7 +38,7 @@ static uint64_t pieces;
 static uint64_t *table; /* each page's hash */
 
 /* What one line asks for. */
-static int file, hashing;
+static int file, hashing, with_zeros;
 static atomic_uint_fast64_t next_piece, written;
 
 static void require(int ok, const char *what) {
@@ -114,8 +115,10 @@ static void *carry(void *unused) {
     if (piece >= pieces) return unused;
     /* As tram does: all of the piece's pages, then all of its runs. */
     for (uint64_t i = first_run[piece]; hashing && i < first_run[piece + 1]; i++) hash_run(&runs[i]);
+    uint64_t at = piece * PIECE;
+    if (with_zeros) write_run((struct run){at, size - at < PIECE ? size - at : PIECE});
     for (uint64_t i = first_run[piece]; i < first_run[piece + 1]; i++) {
-      write_run(runs[i]);
+      if (!with_zeros) write_run(runs[i]);
       atomic_fetch_add(&written, runs[i].bytes);
     }
   }
@@ -165,6 +168,7 @@ int main(int argc, char **argv) {
       hash_all();
     } else if (sscanf(line, "write %7s %u %7s %4095[^\n]", way, &threads, kind, path) == 4 && threads >= 1 && threads <= THREADS_MAX) {
       hashing = !strcmp(kind, "hash");
+      with_zeros = !strcmp(kind, "zeros");
       write_all(!strcmp(way, "direct"), threads, path);
     } else {
       fprintf(stderr, "bare-snapshot: %s", line);

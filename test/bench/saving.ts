@@ -164,6 +164,9 @@ export async function extractRam(snapshot: string, ram: string): Promise<void> {
 
 // --- bare
 
+/** hash: each page is hashed, too. zeros: zero pages are written, too. */
+export type BareKind = "plain" | "hash" | "zeros";
+
 export class BareSnapshot implements AsyncDisposable {
   readonly #process: Subprocess<"pipe", "pipe", "inherit">;
   readonly #answers: AsyncIterator<Uint8Array>;
@@ -186,9 +189,9 @@ export class BareSnapshot implements AsyncDisposable {
     return JSON.parse(text);
   }
 
-  async write(files: Files, threads: number, way: "cached" | "direct", hash: boolean): Promise<SaveSample> {
+  async write(files: Files, threads: number, way: "cached" | "direct", kind: BareKind): Promise<SaveSample> {
     const file = await files.next(way === "cached");
-    return this.#ask(`write ${way} ${threads} ${hash ? "hash" : "plain"} ${file}`);
+    return this.#ask(`write ${way} ${threads} ${kind} ${file}`);
   }
 
   /** All pages that are not zero, in one thread. */
@@ -204,8 +207,14 @@ export class BareSnapshot implements AsyncDisposable {
 
 // --- QEMU
 
+/** What query-migrate tells of a save that is over. */
+const toldBy = (info: { "total-time": number; ram: { normal: number } }) => ({
+  bytes: info.ram.normal * 4096,
+  toldSeconds: info["total-time"] / 1000,
+});
+
 /** Through a pipe, as QEMU 7.2 does it; what stands behind it makes the file durable and gives it its name. */
-export async function saveExec(qemu: QemuCommand, places: SavePlaces, bytes: number): Promise<SaveSample> {
+export async function saveExec(qemu: QemuCommand, places: SavePlaces): Promise<SaveSample> {
   const { mib, folder, ram, files } = places;
   await using source = machine([], ram, mib, true, join(folder, "qemu-source"), [], qemu);
   const client = await source.connect();
@@ -217,17 +226,12 @@ export async function saveExec(qemu: QemuCommand, places: SavePlaces, bytes: num
   await timeMove(client, `exec:cat > ${file}.part && sync ${file}.part && mv ${file}.part ${file}`);
   while (!existsSync(file)) await Bun.sleep(LOOK_MS);
   const seconds = (performance.now() - startedMs) / 1000;
-  const { "total-time": toldMs } = await client.execute("query-migrate"); // answered when the command has been waited for
-  return { seconds, bytes, txCpuSeconds: cpu() - before, rxCpuSeconds: 0, toldSeconds: toldMs / 1000 };
+  const told = toldBy(await client.execute("query-migrate")); // answered when the command has been waited for
+  return { ...told, seconds, txCpuSeconds: cpu() - before, rxCpuSeconds: 0 };
 }
 
 /** With fixed offsets, as QEMU 9.0 and later do it; we make the file durable. */
-export async function saveMappedRam(
-  qemu: QemuCommand,
-  places: SavePlaces,
-  bytes: number,
-  channels: number,
-): Promise<SaveSample> {
+export async function saveMappedRam(qemu: QemuCommand, places: SavePlaces, channels: number): Promise<SaveSample> {
   const { mib, folder, ram, files } = places;
   await using source = machine([], ram, mib, true, join(folder, "qemu-source"), [], qemu);
   const client = await source.connect();
@@ -246,7 +250,6 @@ export async function saveMappedRam(
   fsyncSync(fd);
   closeSync(fd);
   const seconds = (performance.now() - startedMs) / 1000;
-  const { "total-time": toldMs } = await client.execute("query-migrate");
-  const txCpuSeconds = cpuSeconds(source.pid) - before;
-  return { seconds, bytes, txCpuSeconds, rxCpuSeconds: 0, toldSeconds: toldMs / 1000 };
+  const told = toldBy(await client.execute("query-migrate"));
+  return { ...told, seconds, txCpuSeconds: cpuSeconds(source.pid) - before, rxCpuSeconds: 0 };
 }

@@ -33,6 +33,7 @@ import {
   restore,
 } from "./restoring.ts";
 import {
+  type BareKind,
   BareSnapshot,
   type Direct,
   extractRam,
@@ -66,7 +67,7 @@ const CHANNELS = [1, 2, 4] as const;
 const USUAL_CHANNELS = 2;
 const QEMU_CHANNELS = 4;
 /** Files of small runs that are freed at once. */
-const MIXED_FILES = 12;
+const MIXED_FILES = 13;
 const DIRTY_RATE = 20_000;
 const BUILD = resolve(import.meta.dir, "../../build");
 const SHM = "/dev/shm";
@@ -105,7 +106,9 @@ interface SaveFound {
   hashSeconds: number[];
 }
 
-const bareName = (way: Way, channels: number, hash = false) => `bare, ${way}, ${channels}${hash ? ", XXH3" : ""}`;
+const KIND_TEXT: Record<BareKind, string> = { plain: "", hash: ", XXH3", zeros: ", zeros too" };
+const bareName = (way: Way, channels: number, kind: BareKind = "plain") =>
+  `bare, ${way}, ${channels}${KIND_TEXT[kind]}`;
 const tramName = (direct: Direct, channels: number) => `tram, ${direct}, ${channels}`;
 const QEMU_NAMES = { "7.2": "QEMU 7.2, exec:cat", "10.0": `QEMU 10.0, mapped-ram, ${QEMU_CHANNELS}` } as const;
 const QEMU_VERSIONS = ["7.2", "10.0"] as const;
@@ -131,8 +134,8 @@ class Contenders {
     this.#bytes = bytes;
   }
 
-  bare(way: Way, channels: number, hash = false): Contestants<SaveSample> {
-    return { [bareName(way, channels, hash)]: () => this.#bare.write(this.#places.files, channels, way, hash) };
+  bare(way: Way, channels: number, kind: BareKind = "plain"): Contestants<SaveSample> {
+    return { [bareName(way, channels, kind)]: () => this.#bare.write(this.#places.files, channels, way, kind) };
   }
 
   tram(direct: Direct, channels: number): Contestants<SaveSample> {
@@ -145,10 +148,10 @@ class Contenders {
   /** None, where it is missing. */
   qemu(version: (typeof QEMU_VERSIONS)[number]): Contestants<SaveSample> {
     if (whyNoBinary(version)) return {};
-    const [command, places, bytes] = [qemuCommand(version), this.#places, this.#bytes];
+    const [command, places] = [qemuCommand(version), this.#places];
     return {
       [QEMU_NAMES[version]]: () =>
-        version === "7.2" ? saveExec(command, places, bytes) : saveMappedRam(command, places, bytes, QEMU_CHANNELS),
+        version === "7.2" ? saveExec(command, places) : saveMappedRam(command, places, QEMU_CHANNELS),
     };
   }
 
@@ -167,7 +170,7 @@ async function randomSaves(contenders: Contenders): Promise<SaveContest[]> {
     contenders.bare("direct", channels),
     contenders.tram("auto", channels),
     ...(channels === USUAL_CHANNELS ? [contenders.tram("on", channels)] : []),
-    contenders.bare("direct", channels, true),
+    contenders.bare("direct", channels, "hash"),
   ]);
   const cached = CHANNELS.flatMap((channels) => [
     contenders.bare("cached", channels),
@@ -196,10 +199,11 @@ async function mixedSaves(contenders: Contenders): Promise<SaveContest[]> {
     contenders.tram("auto", channels),
     ...(channels === USUAL_CHANNELS
       ? [
-          contenders.bare("cached", channels, true),
+          contenders.bare("cached", channels, "hash"),
           contenders.tram("off", channels),
           contenders.bare("direct", channels),
           contenders.tram("on", channels),
+          contenders.bare("direct", channels, "zeros"),
         ]
       : []),
   ]);
@@ -344,7 +348,9 @@ function hashTable(found: readonly SaveFound[]): string {
       const threads = Math.min(channels, availableParallelism());
       const tram = seconds(samplesOf(one, tramName("auto", channels)) ?? []);
       const way = wayOf(one.fill, "auto");
-      const [plain, hashing] = [false, true].map((hash) => samplesOf(one, bareName(way, channels, hash)));
+      const [plain, hashing] = (["plain", "hash"] as const).map((kind) =>
+        samplesOf(one, bareName(way, channels, kind)),
+      );
       return [
         `${one.fill}, ${channels}`,
         spread(one.hashSeconds, 3),
@@ -529,7 +535,8 @@ what the kernel writes back in its own threads is in nobody's.
 
 - **bare**: a C loop with the same pages in anonymous memory of its own, in huge pages as the guest's is, that knows where its
   runs of non-zero pages are. So many threads write runs of at most 16 MiB at their own offsets into a new file, which is then
-  synced. **cached** goes through the page cache, **direct** is \`O_DIRECT\`. **XXH3**: each page is hashed, too.
+  synced. **cached** goes through the page cache, **direct** is \`O_DIRECT\`. **XXH3**: each page is hashed, too. **zeros too**:
+  zero pages are written as well, so that the file has no holes, and all runs are long.
 - **tram**: \`tram save --after pause\`, the whole command, with \`--direct-io\` off, auto or on and so many \`--channels\`; it
   looks for zero pages, hashes all others, and seals the file. CPU of the guest's process, which writes, and of the command.
   Its own report has no start and no end of the command. The aims are for auto, which is the default, as are
