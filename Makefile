@@ -63,7 +63,7 @@ build/c/%.o: c/%.c | build/.host
 	$(Q)$(CC) $(CFLAGS) -c -o $@ $<
 
 build/libtram.so: $(C_OBJ) c/tram.map
-	$(Q)$(CC) -shared -Wl,--version-script=c/tram.map -Wl,-z,defs -o $@ $(C_OBJ) $(C_LIBS)
+	$(Q)$(CC) -shared -Wl,-s -Wl,-soname,libtram.so -Wl,--version-script=c/tram.map -Wl,-z,defs -o $@ $(C_OBJ) $(C_LIBS)
 
 # Freestanding, general registers only: some hosts run guests in KVM's instruction emulator, which has no SSE.
 GUEST_CFLAGS := -std=gnu11 -O2 -Wall -Wextra -Wshadow -Werror -ffreestanding -nostdlib -fno-pic -fno-pie -no-pie \

@@ -1,46 +1,43 @@
 // Starting Workers: the one place that knows where their code lies. It stands beside main.ts, because in the executable all
 // paths are relative to that.
-import { Worker } from "node:worker_threads";
-import type { VerifierInit } from "./inspect/verifier-worker.ts";
+import type { VerifierInit, VerifierMessage } from "./inspect/verifier-worker.ts";
 import type { ChannelInit } from "./keep/channel-worker.ts";
-import type { KeeperInit } from "./keep/keeper-worker.ts";
-import type { PlayerInit } from "./keep/player-worker.ts";
+import type { KeeperInit, KeeperMessage } from "./keep/keeper-worker.ts";
+import type { PlayerInit, PlayerMessage } from "./keep/player-worker.ts";
 import type { SenderInit } from "./keep/sender-worker.ts";
-import type { LoaderInit } from "./machine/loader-worker.ts";
-import type { MoverInit } from "./machine/mover-worker.ts";
+import type { LoaderInit, LoaderMessage } from "./machine/loader-worker.ts";
+import type { Job, MoverInit, MoverMessage } from "./machine/mover-worker.ts";
 import type { SaverInit } from "./machine/saver-worker.ts";
-import type { VcpuInit } from "./machine/vcpu-worker.ts";
-import { LIBRARY_PATH } from "./native/symbols.ts";
-import type { QmpInit } from "./qmp/server-worker.ts";
+import type { VcpuInit, VcpuMessage } from "./machine/vcpu-worker.ts";
+import type { QmpInit, QmpRequest } from "./qmp/server-worker.ts";
+import { Thread } from "./thread.ts";
 
-const start = (file: string, name: string, workerData: object): Worker =>
-  new Worker(new URL(file, import.meta.url), { workerData: { ...workerData, library: LIBRARY_PATH }, name });
+const start = <Message = never, Job = never>(file: string, name: string, init: object): Thread<Message, Job> =>
+  new Thread(new URL(file, import.meta.url), name, init);
 
-export const startVcpu = (init: Omit<VcpuInit, "library">): Worker =>
+export const startVcpu = (init: VcpuInit): Thread<VcpuMessage> =>
   start("./machine/vcpu-worker.ts", `vcpu/${init.cpu}`, init);
 
-export const startMover = (init: Omit<MoverInit, "library">): Worker =>
+export const startMover = (init: MoverInit): Thread<MoverMessage, Job> =>
   start("./machine/mover-worker.ts", "mover", init);
 
-export const startSaver = (init: Omit<SaverInit, "library">): Worker =>
+export const startSaver = (init: SaverInit): Thread<never> =>
   start("./machine/saver-worker.ts", `save/${init.channel + 1}`, init);
 
-export const startLoader = (init: Omit<LoaderInit, "library">): Worker =>
+export const startLoader = (init: LoaderInit): Thread<LoaderMessage> =>
   start("./machine/loader-worker.ts", `load/${init.channel}`, init);
 
-export const startQmp = (init: Omit<QmpInit, "library">): Worker => start("./qmp/server-worker.ts", "qmp", init);
+export const startQmp = (init: QmpInit): Thread<QmpRequest> => start("./qmp/server-worker.ts", "qmp", init);
 
-export const startKeeper = (init: Omit<KeeperInit, "library">): Worker =>
+export const startKeeper = (init: KeeperInit): Thread<KeeperMessage> =>
   start("./keep/keeper-worker.ts", "keeper", init);
 
-export const startChannel = (init: Omit<ChannelInit, "library">): Worker =>
-  start("./keep/channel-worker.ts", init.name, init);
+export const startChannel = (init: ChannelInit): Thread<never> => start("./keep/channel-worker.ts", init.name, init);
 
-export const startPlayer = (init: Omit<PlayerInit, "library">): Worker =>
+export const startPlayer = (init: PlayerInit): Thread<PlayerMessage> =>
   start("./keep/player-worker.ts", "player", init);
 
-export const startSender = (init: Omit<SenderInit, "library">): Worker =>
-  start("./keep/sender-worker.ts", init.name, init);
+export const startSender = (init: SenderInit): Thread<never> => start("./keep/sender-worker.ts", init.name, init);
 
-export const startVerifier = (init: Omit<VerifierInit, "library">): Worker =>
+export const startVerifier = (init: VerifierInit): Thread<VerifierMessage> =>
   start("./inspect/verifier-worker.ts", init.name, init);

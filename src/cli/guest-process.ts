@@ -1,18 +1,18 @@
 // The process of one guest: its Workers, its socket, its end. Main thread only; everything that blocks is in a Worker.
 import { rmSync } from "node:fs";
-import type { Worker } from "node:worker_threads";
 import { Barrier, sumCounts } from "../control/barrier.ts";
 import type { Journal } from "../control/journal.ts";
 import type { RestoreJournal } from "../control/restore.ts";
 import { DEFAULT_REPLY_MS } from "../control/send.ts";
 import { type ErrorData, EXIT, formatError, fromErrorData, toErrorData } from "../errors.ts";
 import { Board, type MachineHandles } from "../machine/board.ts";
-import type { LoaderInit, LoaderMessage } from "../machine/loader-worker.ts";
+import type { LoaderInit } from "../machine/loader-worker.ts";
 import type { Job, MoverMessage, Wanted } from "../machine/mover-worker.ts";
 import type { SaverInit } from "../machine/saver-worker.ts";
 import { installKick } from "../native/kvm.ts";
 import type { QmpRequest } from "../qmp/server-worker.ts";
 import type { SnapshotFile } from "../reader/snapshot.ts";
+import type { Thread } from "../thread.ts";
 import { type Listener, listen, unlisten } from "../transport/index.ts";
 import { startLoader, startMover, startQmp, startSaver, startVcpu } from "../workers.ts";
 import { formatCount, formatMs } from "./units.ts";
@@ -49,7 +49,7 @@ export class GuestProcess {
   #name = "";
   #socketPath = "";
   #cpus = 0;
-  #mover: Worker | null = null;
+  #mover: Thread<MoverMessage, Job> | null = null;
   #wanted: Wanted | null = null;
   #listener: Listener | null = null;
   /** The guest is confirmed elsewhere, and the client that moved it has read so, or is gone. */
@@ -76,14 +76,14 @@ export class GuestProcess {
     for (; this.#cpus < count; this.#cpus++) {
       const cpu = this.#cpus;
       const worker = startVcpu({ board: this.board.shared, cpu, serialFd: this.#options.serialFd });
-      worker.on("message", (message: { event: string; cpu: number; error?: ErrorData }) => {
+      worker.onMessage((message) => {
         if (message.event === "shutdown") {
           this.#options.say(`guest '${this.#name}' has shut down`);
           this.end(EXIT.done);
-        } else if (message.error && this.#restored) this.#break("vcpu", message.error);
-        else if (message.error) this.#fail(fromErrorData(message.error));
+        } else if (this.#restored) this.#break("vcpu", message.error);
+        else this.#fail(fromErrorData(message.error));
       });
-      worker.on("error", (error) => this.#fail(error));
+      worker.onCrash((error) => this.#fail(error));
     }
   }
 
@@ -98,8 +98,8 @@ export class GuestProcess {
     const { version } = this.#options;
     const name = this.#name;
     const qmp = startQmp({ board: this.board.shared, listenFd: socket.fd, name, version });
-    qmp.on("message", (request: QmpRequest) => this.#onRequest(request));
-    qmp.on("error", (error) => this.#fail(error));
+    qmp.onMessage((request) => this.#onRequest(request));
+    qmp.onCrash((error) => this.#fail(error));
   }
 
   /** The vCPUs' Workers are started, or are starting: gives them the machine. */
@@ -148,8 +148,8 @@ export class GuestProcess {
         channels,
         channel,
       });
-      worker.on("error", (error) => (eager ? ready.reject(error) : this.#break("loader", toErrorData(error))));
-      worker.on("message", (message: LoaderMessage) => {
+      worker.onCrash((error) => (eager ? ready.reject(error) : this.#break("loader", toErrorData(error))));
+      worker.onMessage((message) => {
         if (message.event === "failed" && eager) {
           barrier?.end();
           ready.reject(fromErrorData(message.error));
@@ -210,10 +210,10 @@ export class GuestProcess {
   #post(job: Job): void {
     if (!this.#mover) {
       this.#mover = startMover({ board: this.board.shared });
-      this.#mover.on("message", (message: MoverMessage) => this.#onMover(message));
-      this.#mover.on("error", (error) => this.#fail(error));
+      this.#mover.onMessage((message) => this.#onMover(message));
+      this.#mover.onCrash((error) => this.#fail(error));
     }
-    this.#mover.postMessage(job);
+    this.#mover.tell(job);
   }
 
   #onRequest(request: QmpRequest): void {
@@ -252,8 +252,8 @@ export class GuestProcess {
   }
 
   /** One that dies without a word must not leave the mover waiting for it. */
-  #startSaver(init: Omit<SaverInit, "library">): void {
-    startSaver(init).on("error", (error) => {
+  #startSaver(init: SaverInit): void {
+    startSaver(init).onCrash((error) => {
       this.#options.say(`a thread that saves has died: ${error}`);
       new Barrier(init.channels, init.barrier).leave(init.channel, toErrorData(error));
     });

@@ -1,7 +1,6 @@
 // Runs the threads that hash a file's pages, and shows how far they are: behind tram verify and tram seal.
 import { fromErrorData, TramError } from "../errors.ts";
 import { type HashJob, type HashResult, mergeResults, progressOf, stopJob } from "../inspect/hashing.ts";
-import type { VerifierMessage } from "../inspect/verifier-worker.ts";
 import { PAGE_BYTES } from "../native/ram.ts";
 import { MULTIFD_CHANNELS_MAX } from "../stream/wire.ts";
 import { startVerifier } from "../workers.ts";
@@ -76,9 +75,9 @@ function inThread(job: HashJob, name: string): Promise<HashResult> {
     reject(error);
   };
   const worker = startVerifier({ name, job });
-  worker.on("error", fail);
-  worker.on("exit", () => fail(new TramError("E_INTERNAL", "a thread that hashes pages has ended by itself"))); // it has answered before
-  worker.on("message", (message: VerifierMessage) => {
+  worker.onCrash(fail);
+  worker.onEnd(() => fail(new TramError("E_INTERNAL", "a thread that hashes pages has ended by itself"))); // it has answered before
+  worker.onMessage((message) => {
     if ("result" in message) resolve(message.result);
     else fail(fromErrorData(message.error));
   });

@@ -2,7 +2,7 @@
 
 import type { Journal } from "../control/journal.ts";
 import { type ErrorData, EXIT, formatError, fromErrorData, TramError, toErrorData } from "../errors.ts";
-import type { KeeperInit, KeeperMessage, KeptSummary } from "../keep/keeper-worker.ts";
+import type { KeeperInit, KeptSummary } from "../keep/keeper-worker.ts";
 import { startChannel, startKeeper } from "../workers.ts";
 import { say, writeAll } from "./console.ts";
 import { JSON_SCHEMA, outcomeOf } from "./report.ts";
@@ -19,18 +19,15 @@ export interface Keeping {
   finished: Promise<KeepResult>;
 }
 
-export function startKeeping(
-  init: Omit<KeeperInit, "library" | "stop">,
-  onJournal: (journal: Journal) => void,
-): Keeping {
+export function startKeeping(init: Omit<KeeperInit, "stop">, onJournal: (journal: Journal) => void): Keeping {
   const stop = new SharedArrayBuffer(4);
   const over = Promise.withResolvers<KeepResult>();
   const keeper = startKeeper({ ...init, stop });
-  keeper.on("error", (error) => over.reject(error));
-  keeper.on("message", (message: KeeperMessage) => {
+  keeper.onCrash((error) => over.reject(error));
+  keeper.onMessage((message) => {
     if (message.event === "journal") onJournal(message.journal);
     else if (message.event === "over") over.resolve(message);
-    else for (const one of message.inits) startChannel(one).on("error", (error) => over.reject(error));
+    else for (const one of message.inits) startChannel(one).onCrash((error) => over.reject(error));
   });
   return {
     cancel: () => void Atomics.store(new Int32Array(stop), 0, 1),

@@ -3,12 +3,13 @@ import { openSync } from "node:fs";
 import { checkFit } from "../control/fit.ts";
 import type { RestoreMode } from "../control/restore.ts";
 import { TramError } from "../errors.ts";
+import type { EmptyVm } from "../machine/machine.ts";
 import { restoredRam, restoreMachine } from "../machine/restore.ts";
 import { BUFFERED, chooseDirect, type DirectMode, lease, tryLock } from "../native/file.ts";
 import { net } from "../native/net.ts";
 import { openUserfaultfd } from "../native/uffd.ts";
 import { SnapshotFile } from "../reader/snapshot.ts";
-import { TransportSource } from "../reader/source.ts";
+import { SMALL_BUFFER_BYTES, TransportSource } from "../reader/source.ts";
 import { type CpuidEntry, MACHINE_NAME } from "../stream/devices/machine.ts";
 import { HELLO_VERSION } from "../stream/return-path.ts";
 import { decodeHeader } from "../stream/section.ts";
@@ -113,7 +114,7 @@ export function isOurSnapshot(spec: FileSpec): boolean {
   const file = FileTransport.open(path);
   try {
     file.seek(spec.offset ?? 0);
-    const { machine, capabilities } = decodeHeader(new TransportSource(file, spec.offset ?? 0));
+    const { machine, capabilities } = decodeHeader(new TransportSource(file, spec.offset ?? 0, SMALL_BUFFER_BYTES));
     return machine === MACHINE_NAME && capabilities.includes(CAPABILITY_MAPPED_RAM);
   } catch (error) {
     if (error instanceof TramError) return false; // whoever reads it all says what is wrong
@@ -143,6 +144,7 @@ export function readSnapshot(
 export async function restoreGuest(
   guest: GuestProcess,
   snapshot: SnapshotFile,
+  vm: EmptyVm,
   name: string,
   options: RestoreOptions,
   paused: boolean,
@@ -165,7 +167,7 @@ export async function restoreGuest(
     channels: mode === "eager" ? options.channels : 1,
   };
   if (mode !== "lazy") await guest.load(load); // eager: all is there; first: whoever touches a page gets it
-  const handles = restoreMachine(snapshot, ram, name, guest.board);
+  const handles = restoreMachine(snapshot, ram, name, guest.board, vm);
   const run = !paused && runState === "running";
   guest.start(handles, run);
   const inMs = formatMs(performance.now());

@@ -4,11 +4,10 @@ import { resolve } from "node:path";
 import { DEFAULT_REPLY_MS } from "../control/send.ts";
 import { EXIT, TramError } from "../errors.ts";
 import { bootWalker, FILLS, type Fill, WALKER_MEMORY_MIN } from "../machine/boot.ts";
-import { supportedCpuid } from "../machine/cpuid.ts";
-import { createMachine, createRam } from "../machine/machine.ts";
+import { createMachine, createRam, createVm } from "../machine/machine.ts";
 import { openKvm } from "../native/kvm.ts";
 import { net } from "../native/net.ts";
-import { CPUS_MAX, type CpuidEntry } from "../stream/devices/machine.ts";
+import { CPUS_MAX } from "../stream/devices/machine.ts";
 import { parseAddress } from "../transport/address.ts";
 import { endpointName, type Listener, listen } from "../transport/index.ts";
 import { VERSION } from "../version.ts";
@@ -166,11 +165,13 @@ export async function runGuest(args: RunArgs, spec: FileSpec | null): Promise<nu
   const restoring = restoreOptions(args);
   const guest = new GuestProcess({ version: VERSION, serialFd: serial, replyMs, say });
   // Takes longer than all else that comes before the first instruction, and goes on beside it; every guest has one.
-  if (spec || walker) guest.startCpus(1);
+  const vm = spec || walker ? createVm() : null;
+  if (vm) guest.startCpus(1);
   const opened = spec ? openSnapshot(spec) : null;
-  const snapshot = opened
-    ? readSnapshot(opened.file, opened.offset, restoring, { memoryBytes: memory, cpus, cpuid: hostCpuid() })
-    : null;
+  const snapshot =
+    opened && vm
+      ? readSnapshot(opened.file, opened.offset, restoring, { memoryBytes: memory, cpus, cpuid: vm.cpuid })
+      : null;
   const name =
     given ?? (snapshot && isName(snapshot.description.name) ? snapshot.description.name : `tram-${process.pid}`);
 
@@ -181,21 +182,21 @@ export async function runGuest(args: RunArgs, spec: FileSpec | null): Promise<nu
   guest.identify(name, socketPath);
   const signals = onEndSignals(guest);
   try {
-    if (snapshot) {
+    if (snapshot && vm) {
       guest.startCpus(snapshot.description.cpus);
       const waits = restoring.mode !== "lazy";
       guest.expectGuest();
       if (waits) guest.serve(socket);
-      await Promise.race([restoreGuest(guest, snapshot, name, restoring, args.paused === true), guest.ended]);
+      await Promise.race([restoreGuest(guest, snapshot, vm, name, restoring, args.paused === true), guest.ended]);
       if (!waits) guest.serve(socket);
-    } else if (walker) {
+    } else if (walker && vm) {
       const memoryBytes = memory ?? DEFAULT_MEMORY;
       guest.startCpus(cpus ?? 1);
       // Who asks while much memory is filled shall get an answer; a small guest's first instruction comes first.
       const isLarge = memoryBytes > LARGE_MEMORY;
       if (isLarge) guest.serve(socket);
-      const description = { name, memoryBytes, cpus: cpus ?? 1, tscKhz: 0, walker: true, cpuid: hostCpuid() };
-      const handles = createMachine(description, createRam(memoryBytes, prealloc), guest.board);
+      const description = { name, memoryBytes, cpus: cpus ?? 1, tscKhz: 0, walker: true, cpuid: vm.cpuid };
+      const handles = createMachine(description, createRam(memoryBytes, prealloc), guest.board, vm);
       bootWalker(handles, guest.board, walker);
       guest.start(handles, !args.paused);
       if (!isLarge) guest.serve(socket);
@@ -215,13 +216,6 @@ export async function runGuest(args: RunArgs, spec: FileSpec | null): Promise<nu
     signals.remove();
     guest.cleanUp();
   }
-}
-
-function hostCpuid(): CpuidEntry[] {
-  const kvm = openKvm();
-  const cpuid = supportedCpuid(kvm);
-  net.close(kvm);
-  return cpuid;
 }
 
 function walkerOptions(

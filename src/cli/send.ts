@@ -4,7 +4,7 @@ import type { Journal } from "../control/journal.ts";
 import { DEFAULT_REPLY_MS } from "../control/send.ts";
 import { type ErrorData, EXIT, formatError, fromErrorData, TramError, toErrorData } from "../errors.ts";
 import { openInput } from "../inspect/source.ts";
-import type { PlayerInit, PlayerMessage } from "../keep/player-worker.ts";
+import type { PlayerInit } from "../keep/player-worker.ts";
 import { net } from "../native/net.ts";
 import { MULTIFD_CHANNELS_MAX } from "../stream/wire.ts";
 import { parseAddress } from "../transport/address.ts";
@@ -162,17 +162,17 @@ export function playReport(
 }
 
 export function startPlaying(
-  init: Omit<PlayerInit, "library" | "stop">,
+  init: Omit<PlayerInit, "stop">,
   onJournal: (journal: Journal) => void,
 ): { cancel(): void; finished: Promise<Journal> } {
   const stop = new SharedArrayBuffer(4);
   const over = Promise.withResolvers<Journal>();
   const player = startPlayer({ ...init, stop });
-  player.on("error", (error) => over.reject(error));
-  player.on("message", (message: PlayerMessage) => {
+  player.onCrash((error) => over.reject(error));
+  player.onMessage((message) => {
     if (message.event === "journal") onJournal(message.journal);
     else if (message.event === "over") over.resolve(message.journal);
-    else for (const one of message.inits) startSender(one).on("error", (error) => over.reject(error));
+    else for (const one of message.inits) startSender(one).onCrash((error) => over.reject(error));
   });
   return { cancel: () => void Atomics.store(new Int32Array(stop), 0, 1), finished: over.promise };
 }

@@ -1,16 +1,16 @@
 // One multifd channel of a move that is kept: reads it into the file until it ends or everybody does.
-import { workerData } from "node:worker_threads";
+
 import { Barrier, noCounts } from "../control/barrier.ts";
 import { TramError, toErrorData } from "../errors.ts";
 import { PageFile } from "../native/file.ts";
 import { MultifdReader } from "../reader/multifd.ts";
 import type { BlockSink } from "../reader/pages.ts";
 import { INIT_BYTES } from "../stream/multifd.ts";
+import { initOf } from "../thread.ts";
 import { FdTransport } from "../transport/fd.ts";
 import { MappedSink, type MappedTarget } from "../writer/mapped.ts";
 
 export interface ChannelInit {
-  library: string;
   barrier: SharedArrayBuffer;
   channels: number;
   /** This one's number among them, and its name. */
@@ -25,7 +25,7 @@ export interface ChannelInit {
   targets: readonly MappedTarget[];
 }
 
-const init = workerData as ChannelInit;
+const init = await initOf<ChannelInit>();
 const file = new PageFile(init.fileFd, { fd: init.directFd, only: false });
 const barrier = new Barrier(init.channels, init.barrier);
 const sinks = init.targets.map((target): [string, BlockSink] => [target.block.name, new MappedSink(file, target)]);

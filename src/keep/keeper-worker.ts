@@ -1,6 +1,6 @@
 // Takes a stream and keeps it in a file: the thread of the main channel. It blocks in its channel; whoever wants it to end sets
 // the stop word.
-import { parentPort, workerData } from "node:worker_threads";
+
 import { Barrier, type ChannelCounts } from "../control/barrier.ts";
 import { type Journal, MoveLog } from "../control/journal.ts";
 import { TramError, toErrorData } from "../errors.ts";
@@ -13,6 +13,7 @@ import { MACHINE_NAME } from "../stream/devices/machine.ts";
 import { decodeInit, INIT_BYTES } from "../stream/multifd.ts";
 import { encodeHello, encodePong, encodeRefuse, encodeShut, HELLO_VERSION } from "../stream/return-path.ts";
 import { MULTIFD_MAGIC, TRAM_PING_HELLO, TRAM_PING_READY } from "../stream/wire.ts";
+import { initOf, tell } from "../thread.ts";
 import { Arrivals } from "../transport/arrivals.ts";
 import { FdTransport } from "../transport/fd.ts";
 import { endpointName, type Listener, unlisten } from "../transport/index.ts";
@@ -22,7 +23,6 @@ import type { ChannelInit } from "./channel-worker.ts";
 import { type ChannelTotals, keep } from "./keep.ts";
 
 export interface KeeperInit {
-  library: string;
   listener: Listener;
   target: FileTarget;
   /** How many channels besides the main one; null: as many as come. */
@@ -46,7 +46,7 @@ export interface KeptSummary {
 
 export type KeeperMessage =
   | { event: "journal"; journal: Journal }
-  | { event: "channels"; inits: Omit<ChannelInit, "library">[] }
+  | { event: "channels"; inits: ChannelInit[] }
   | { event: "over"; journal: Journal; summary: KeptSummary | null };
 
 /** A channel's first bytes may be a little behind the main channel's. */
@@ -54,9 +54,9 @@ const GATHER_MS = 1000;
 /** Waiting for the source to take note of how it ended. */
 const DRAIN_MS = 2000;
 
-const init = workerData as KeeperInit;
+const init = await initOf<KeeperInit>();
 const stop = new Int32Array(init.stop);
-const tell = (message: KeeperMessage): void => parentPort?.postMessage(message);
+const tellMain = (message: KeeperMessage): void => tell(message);
 
 function checkCancelled(): void {
   if (stop[0] !== 0) throw new TramError("E_CANCELLED", "cancelled");
@@ -215,7 +215,7 @@ class Keeper {
       directFd: this.#directFd,
       targets: this.#file.targets,
     };
-    tell({
+    tellMain({
       event: "channels",
       inits: inOrder.map((fd, channel) => ({ ...shared, channel, name: `channel ${channel}`, fd })),
     });
@@ -279,7 +279,7 @@ function work(): void {
   const log = new MoveLog(
     "incoming",
     endpointName(init.listener.endpoint),
-    (journal) => tell({ event: "journal", journal }),
+    (journal) => tellMain({ event: "journal", journal }),
     () => performance.now(),
   );
   log.setPhase("waiting");
@@ -297,7 +297,7 @@ function work(): void {
     keeper?.close();
     unlisten(init.listener);
   }
-  tell({ event: "over", journal: log.journal, summary });
+  tellMain({ event: "over", journal: log.journal, summary });
 }
 
 work();

@@ -1,6 +1,6 @@
 // Plays a kept guest to a waiting target: the thread of the main channel. It blocks in its channel; whoever wants it to end
 // sets the stop word.
-import { parentPort, workerData } from "node:worker_threads";
+
 import { Barrier } from "../control/barrier.ts";
 import { type Journal, MoveLog } from "../control/journal.ts";
 import { TramError, toErrorData } from "../errors.ts";
@@ -8,6 +8,7 @@ import { MappedFile } from "../reader/mapped.ts";
 import { MACHINE_NAME } from "../stream/devices/machine.ts";
 import { channelsFlush } from "../stream/multifd.ts";
 import { MIG_CMD_SWITCHOVER_START } from "../stream/wire.ts";
+import { initOf, tell } from "../thread.ts";
 import { FileTransport } from "../transport/file.ts";
 import { type Endpoint, endpointName, open } from "../transport/index.ts";
 import { Replies } from "../writer/replies.ts";
@@ -15,7 +16,6 @@ import { type PlayChannels, type PlayOptions, play } from "./play.ts";
 import type { SenderInit } from "./sender-worker.ts";
 
 export interface PlayerInit {
-  library: string;
   path: string;
   offset: number;
   endpoint: Endpoint;
@@ -31,12 +31,12 @@ export interface PlayerInit {
 
 export type PlayerMessage =
   | { event: "journal"; journal: Journal }
-  | { event: "channels"; inits: Omit<SenderInit, "library">[] }
+  | { event: "channels"; inits: SenderInit[] }
   | { event: "over"; journal: Journal };
 
-const init = workerData as PlayerInit;
+const init = await initOf<PlayerInit>();
 const stop = new Int32Array(init.stop);
-const tell = (message: PlayerMessage): void => parentPort?.postMessage(message);
+const tellMain = (message: PlayerMessage): void => tell(message);
 
 function checkCancelled(): void {
   if (stop[0] !== 0) throw new TramError("E_CANCELLED", "cancelled");
@@ -75,7 +75,7 @@ function openChannels(file: MappedFile, log: MoveLog): PlayChannels {
     const { fd } = open(init.endpoint, { stop, silenceMs: options.replyMs });
     return { ...shared, channel, name: `channel ${channel}`, fd };
   });
-  tell({ event: "channels", inits });
+  tellMain({ event: "channels", inits });
   return {
     flushes,
     awaitSent() {
@@ -101,7 +101,7 @@ function work(): void {
   const log = new MoveLog(
     "outgoing",
     endpointName(init.endpoint),
-    (journal) => tell({ event: "journal", journal }),
+    (journal) => tellMain({ event: "journal", journal }),
     () => performance.now(),
   );
   log.journal.owner = "file";
@@ -124,7 +124,7 @@ function work(): void {
     log.journal.error = toErrorData(error);
     log.setPhase(log.journal.error.code === "E_CANCELLED" ? "cancelled" : "failed");
   }
-  tell({ event: "over", journal: log.journal });
+  tellMain({ event: "over", journal: log.journal });
 }
 
 work();

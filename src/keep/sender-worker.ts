@@ -1,5 +1,5 @@
 // One multifd channel of a kept guest that is played: takes chunks of pages, as the other channels do, until there are none.
-import { workerData } from "node:worker_threads";
+
 import { Barrier, noCounts } from "../control/barrier.ts";
 import { TramError, toErrorData } from "../errors.ts";
 import { Bitmap } from "../memory/bitmap.ts";
@@ -7,11 +7,11 @@ import { PageFile } from "../native/file.ts";
 import { PAGE_BYTES } from "../native/ram.ts";
 import type { MappedBlock } from "../stream/mapped.ts";
 import { MULTIFD_PACKET_PAGES_MAX } from "../stream/wire.ts";
+import { initOf } from "../thread.ts";
 import { FdTransport } from "../transport/fd.ts";
 import { MultifdWriter } from "../writer/multifd.ts";
 
 export interface SenderInit {
-  library: string;
   barrier: SharedArrayBuffer;
   channels: number;
   channel: number;
@@ -32,7 +32,7 @@ export interface SenderInit {
 /** Large enough that taking one costs nothing, small enough that all channels end together. */
 const CHUNK_PAGES = 1024;
 
-const init = workerData as SenderInit;
+const init = await initOf<SenderInit>();
 const barrier = new Barrier(init.channels, init.barrier);
 const next = new Int32Array(init.next);
 const transport = new FdTransport(init.fd, { name: init.name, stop: barrier.stop, silenceMs: init.silenceMs });

@@ -4,14 +4,14 @@ import { ioctl, tryIoctl } from "../native/kvm.ts";
 import { CPUID_ENTRIES_MAX, type CpuidEntry } from "../stream/devices/machine.ts";
 
 const ENTRY_BYTES = 40;
-const FIELDS = ["function", "index", "flags", "eax", "ebx", "ecx", "edx"] as const;
 
 function encode(entries: readonly CpuidEntry[]): Uint8Array {
   const view = new DataView(new ArrayBuffer(8 + ENTRY_BYTES * entries.length));
   view.setUint32(0, entries.length, true);
   entries.forEach((entry, i) => {
-    FIELDS.forEach((field, j) => {
-      view.setUint32(8 + ENTRY_BYTES * i + 4 * j, entry[field], true);
+    const { function: leaf, index, flags, eax, ebx, ecx, edx } = entry;
+    [leaf, index, flags, eax, ebx, ecx, edx].forEach((word, j) => {
+      view.setUint32(8 + ENTRY_BYTES * i + 4 * j, word, true);
     });
   });
   return new Uint8Array(view.buffer);
@@ -20,8 +20,16 @@ function encode(entries: readonly CpuidEntry[]): Uint8Array {
 function decode(bytes: Uint8Array): CpuidEntry[] {
   const view = new DataView(bytes.buffer);
   return Array.from({ length: view.getUint32(0, true) }, (_, i) => {
-    const values = FIELDS.map((field, j) => [field, view.getUint32(8 + ENTRY_BYTES * i + 4 * j, true)]);
-    return Object.fromEntries(values) as CpuidEntry;
+    const word = (j: number) => view.getUint32(8 + ENTRY_BYTES * i + 4 * j, true);
+    return {
+      function: word(0),
+      index: word(1),
+      flags: word(2),
+      eax: word(3),
+      ebx: word(4),
+      ecx: word(5),
+      edx: word(6),
+    };
   });
 }
 

@@ -1,8 +1,8 @@
 // Brings a restored guest's memory in from its file, and compares it with the file's hashes. lazy: behind the running guest, whose
 // memory is the mapped file. first: page by page, as the guest touches them, each before anybody sees it. eager: several of these
 // threads, before the guest runs.
+
 import { fstatSync } from "node:fs";
-import { parentPort, workerData } from "node:worker_threads";
 import { Barrier, noCounts } from "../control/barrier.ts";
 import type { RestoreJournal, RestoreMode } from "../control/restore.ts";
 import { type ErrorData, TramError, toErrorData } from "../errors.ts";
@@ -13,11 +13,11 @@ import { PAGE_BYTES, Ram, type RamHandle } from "../native/ram.ts";
 import { FaultedRam } from "../native/uffd.ts";
 import { Seal } from "../reader/seal.ts";
 import type { MappedBlock } from "../stream/mapped.ts";
+import { initOf, tell } from "../thread.ts";
 import { FileTransport } from "../transport/file.ts";
 import { Board } from "./board.ts";
 
 export interface LoaderInit {
-  library: string;
   board: SharedArrayBuffer;
   mode: RestoreMode;
   /** Compare pages with the seal's hashes. */
@@ -46,14 +46,14 @@ export type LoaderMessage =
   /** first: from here on the memory may be touched. */
   { event: "watching" } | { event: "loaded" } | { event: "failed"; error: ErrorData };
 
-const init = workerData as LoaderInit;
+const init = await initOf<LoaderInit>();
 const { block, present: shared, verify } = init;
 const board = new Board(init.board);
 const ram = Ram.attach(init.ram);
 const present = new Bitmap(ram.pages, shared);
 const file = new PageFile(init.fileFd, init.direct);
 const area = { pagesOffset: block.pagesOffset, pages: ram.pages };
-const tell = (message: LoaderMessage): void => parentPort?.postMessage(message);
+const tellMain = (message: LoaderMessage): void => tell(message);
 
 /** One look at what else is to be done, and one read of the file. */
 const CHUNK_PAGES = 512;
@@ -139,7 +139,7 @@ class Progress {
 function fail(progress: Progress, error: unknown): void {
   progress.journal.error = toErrorData(error);
   progress.publish("failed");
-  tell({ event: "failed", error: progress.journal.error });
+  tellMain({ event: "failed", error: progress.journal.error });
 }
 
 // --- lazy
@@ -196,7 +196,7 @@ function runLazy(): void {
       watchedMs = performance.now();
     }
     progress.publish("done");
-    tell({ event: "loaded" });
+    tellMain({ event: "loaded" });
     while (!writerWaits) {
       Bun.sleepSync(WATCH_MS);
       watch(progress);
@@ -262,7 +262,7 @@ function runFirst(): void {
   const loaded = new Bitmap(ram.pages);
   const waiting = new Uint32Array(FAULTS_MAX);
   let count = 0;
-  tell({ event: "watching" });
+  tellMain({ event: "watching" });
   try {
     const table = readTable();
     const bringWindow = (first: number) => {
@@ -286,7 +286,7 @@ function runFirst(): void {
     }
     faults.close(); // what is left is zero, as new memory is
     progress.publish("done");
-    tell({ event: "loaded" });
+    tellMain({ event: "loaded" });
   } catch (error) {
     fail(progress, error);
     // Nobody gets anything any more, and nobody waits for ever: a vCPU in the middle of a fault could not be stopped.
@@ -319,10 +319,10 @@ function runEager(): void {
       barrier.count(channel, counts);
     }
     barrier.leave(channel, null);
-    tell({ event: "loaded" });
+    tellMain({ event: "loaded" });
   } catch (error) {
     barrier.leave(channel, toErrorData(error));
-    tell({ event: "failed", error: toErrorData(error) });
+    tellMain({ event: "failed", error: toErrorData(error) });
   }
 }
 

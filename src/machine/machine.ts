@@ -17,9 +17,9 @@ import {
 } from "../native/kvm.ts";
 import { net } from "../native/net.ts";
 import { Ram } from "../native/ram.ts";
-import type { MachineDescription } from "../stream/devices/machine.ts";
+import type { CpuidEntry, MachineDescription } from "../stream/devices/machine.ts";
 import type { Board, MachineHandles } from "./board.ts";
-import { setCpuid } from "./cpuid.ts";
+import { setCpuid, supportedCpuid } from "./cpuid.ts";
 import { SERIAL_WORDS, Serial } from "./devices/serial.ts";
 import { WALKER_WORDS, WalkerPorts } from "./devices/walker.ts";
 
@@ -32,15 +32,35 @@ export const deviceWords = (board: Board) => ({
   walker: board.deviceWords(192, WALKER_WORDS),
 });
 
-/** `description.tscKhz` 0: the host's own. */
-export function createMachine(description: MachineDescription, memory: Ram, board: Board): MachineHandles {
+/** A VM without memory and vCPUs, and what its host can show a guest. */
+export interface EmptyVm {
+  kvm: number;
+  vm: number;
+  cpuid: CpuidEntry[];
+}
+
+/**
+ * Made some milliseconds before its memory, it saves them: after the interrupt controllers the kernel waits as long (for a
+ * grace period of RCU) before a first memory slot is there.
+ */
+export function createVm(): EmptyVm {
   const kvm = openKvm();
   const vm = ioctlValue(kvm, "CREATE_VM", 0);
   require(vm, "SREGS2", KVM_CAP.SREGS2);
   require(vm, "IMMEDIATE_EXIT", KVM_CAP.IMMEDIATE_EXIT);
-  const runBytes = ioctlValue(kvm, "GET_VCPU_MMAP_SIZE", 0);
   ioctlValue(vm, "SET_TSS_ADDR", TSS_ADDRESS);
   ioctlValue(vm, "CREATE_IRQCHIP", 0);
+  return { kvm, vm, cpuid: supportedCpuid(kvm) };
+}
+
+/** `description.tscKhz` 0: the host's own. */
+export function createMachine(
+  description: MachineDescription,
+  memory: Ram,
+  board: Board,
+  { kvm, vm }: EmptyVm,
+): MachineHandles {
+  const runBytes = ioctlValue(kvm, "GET_VCPU_MMAP_SIZE", 0);
   const manualProtect = enableManualProtect(vm);
 
   for (const slot of layOut(memory.bytes))

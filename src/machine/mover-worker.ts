@@ -1,17 +1,18 @@
 // The mover: the one thread that runs moves, beside the guest and outside every lock. It blocks in its channel; a cancel
 // sets its stop word and kicks it.
-import { parentPort, workerData } from "node:worker_threads";
+
 import { MoveLog } from "../control/journal.ts";
 import { receive } from "../control/receive.ts";
 import { SAVE_BATCH_PAGES, type SaveContext, type SaveOptions, save } from "../control/save.ts";
 import { type SendOptions, send } from "../control/send.ts";
 import { TramError, toErrorData } from "../errors.ts";
 import { type DirectAccess, PageFile } from "../native/file.ts";
-import { openKvm, threadId } from "../native/kvm.ts";
+import { threadId } from "../native/kvm.ts";
 import { net } from "../native/net.ts";
 import { Ram, type RamHandle } from "../native/ram.ts";
 import { StreamReader } from "../reader/stream.ts";
 import { HELLO_VERSION } from "../stream/return-path.ts";
+import { initOf, onJob, tell } from "../thread.ts";
 import { Arrivals } from "../transport/arrivals.ts";
 import { FdTransport } from "../transport/fd.ts";
 import { type Endpoint, endpointName, type Listener, open, unlisten } from "../transport/index.ts";
@@ -19,14 +20,12 @@ import { WriteOnly } from "../transport/write-only.ts";
 import { Snapshot, SnapshotPages } from "../writer/snapshot.ts";
 import { StreamWriter } from "../writer/stream.ts";
 import { Board, type MachineHandles } from "./board.ts";
-import { supportedCpuid } from "./cpuid.ts";
 import { KvmGuest } from "./guest.ts";
-import { createMachine, createRam } from "./machine.ts";
+import { createMachine, createRam, createVm } from "./machine.ts";
 import { SaverCrew } from "./saver-crew.ts";
 import type { SaverInit } from "./saver-worker.ts";
 
 export interface MoverInit {
-  library: string;
   board: SharedArrayBuffer;
 }
 
@@ -64,12 +63,12 @@ export type Job =
 export type MoverMessage =
   | { event: "machine" }
   /** Threads that are to carry pages, too. */
-  | { event: "crew"; inits: Omit<SaverInit, "library">[] }
+  | { event: "crew"; inits: SaverInit[] }
   /** The job's journal is final. */
   | { event: "over"; job: Job["kind"] }
   | { event: "crashed"; error: ReturnType<typeof toErrorData> };
 
-const init = workerData as MoverInit;
+const init = await initOf<MoverInit>("jobs");
 const board = new Board(init.board);
 board.moverStarted(threadId());
 /** The same in all threads. */
@@ -121,7 +120,7 @@ function runSave(job: Extract<Job, { kind: "save" }>): void {
         crew = new SaverCrew(job.channels - 1, checkCancelled);
         const shared = { share, log: guest.dirtyLog.handles, ram: handles.ram, target: snapshot.target };
         const places = { fileFd: job.fd, direct: job.direct };
-        parentPort?.postMessage({ event: "crew", inits: crew.inits({ ...shared, ...places }) } satisfies MoverMessage);
+        tell({ event: "crew", inits: crew.inits({ ...shared, ...places }) } satisfies MoverMessage);
         return crew;
       },
       pages: () => new SnapshotPages(file, guest.ram, snapshot.target, SAVE_BATCH_PAGES),
@@ -146,9 +145,7 @@ function runSave(job: Extract<Job, { kind: "save" }>): void {
 function runReceive(job: Extract<Job, { kind: "receive" }>): void {
   const log = logFor("incoming", job.listener.endpoint);
   try {
-    const kvm = openKvm();
-    const cpuid = supportedCpuid(kvm);
-    net.close(kvm);
+    const vm = createVm();
     receive(
       awaitSource(job.listener, job.replyMs),
       {
@@ -157,7 +154,7 @@ function runReceive(job: Extract<Job, { kind: "receive" }>): void {
           name: job.wanted.name,
           memoryBytes: job.wanted.memoryBytes,
           cpus: job.wanted.cpus,
-          cpuid,
+          cpuid: vm.cpuid,
           verifies: true,
         },
         createGuest(description) {
@@ -166,6 +163,7 @@ function runReceive(job: Extract<Job, { kind: "receive" }>): void {
             description,
             ram ? Ram.attach(ram) : createRam(description.memoryBytes, prealloc),
             board,
+            vm,
           );
           announce(handles);
           return new KvmGuest(handles, board);
@@ -203,17 +201,17 @@ function awaitSource(listener: Listener, silenceMs: number): StreamReader {
 /** Tells everybody that there is a machine now; main starts its vCPUs. */
 function announce(handles: MachineHandles): void {
   board.publishMachine(handles);
-  parentPort?.postMessage({ event: "machine" } satisfies MoverMessage);
+  tell({ event: "machine" } satisfies MoverMessage);
 }
 
-parentPort?.on("message", (job: Job) => {
+onJob((job: Job) => {
   try {
     if (job.kind === "send") runSend(job);
     else if (job.kind === "save") runSave(job);
     else runReceive(job);
-    parentPort?.postMessage({ event: "over", job: job.kind } satisfies MoverMessage);
+    tell({ event: "over", job: job.kind } satisfies MoverMessage);
   } catch (error) {
-    parentPort?.postMessage({ event: "crashed", error: toErrorData(error) } satisfies MoverMessage);
+    tell({ event: "crashed", error: toErrorData(error) } satisfies MoverMessage);
   }
   board.endMove();
 });

@@ -6,7 +6,7 @@ import { PAGE_BYTES, Ram } from "../native/ram.ts";
 import type { SnapshotFile } from "../reader/snapshot.ts";
 import type { Board, MachineHandles } from "./board.ts";
 import { KvmGuest } from "./guest.ts";
-import { createMachine, createRam } from "./machine.ts";
+import { createMachine, createRam, type EmptyVm } from "./machine.ts";
 
 /** Memory for the guest. lazy: it is the file's, privately; else it is empty, and filled by others. */
 export function restoredRam(snapshot: SnapshotFile, mode: RestoreMode): Ram {
@@ -41,8 +41,14 @@ function clearStale({ block, file }: SnapshotFile, ram: Ram): void {
 }
 
 /** The machine around that memory, with the state that was saved. Nobody else may know of it yet. */
-export function restoreMachine(snapshot: SnapshotFile, ram: Ram, name: string, board: Board): MachineHandles {
-  const handles = createMachine({ ...snapshot.description, name }, ram, board);
+export function restoreMachine(
+  snapshot: SnapshotFile,
+  ram: Ram,
+  name: string,
+  board: Board,
+  vm: EmptyVm,
+): MachineHandles {
+  const handles = createMachine({ ...snapshot.description, name }, ram, board, vm);
   new KvmGuest(handles, board).loadDevices(snapshot.devices);
   return handles;
 }

@@ -15,7 +15,7 @@ export class SaverCrew implements Crew {
   }
 
   /** What each thread is started with. */
-  inits(shared: Omit<SaverInit, "library" | "barrier" | "channels" | "channel">): Omit<SaverInit, "library">[] {
+  inits(shared: Omit<SaverInit, "barrier" | "channels" | "channel">): SaverInit[] {
     const { channels, shared: barrier } = this.#barrier;
     return Array.from({ length: channels }, (_, channel) => ({ ...shared, barrier, channels, channel }));
   }

@@ -1,16 +1,16 @@
 // One of the threads that write a save's pages: in each round it takes pieces of the guest's memory until there are none left.
-import { workerData } from "node:worker_threads";
+
 import { Barrier } from "../control/barrier.ts";
 import { Carrier, type RoundsShare } from "../control/rounds.ts";
 import { TramError, toErrorData } from "../errors.ts";
 import { type DirectAccess, PageFile } from "../native/file.ts";
 import { Ram, type RamHandle } from "../native/ram.ts";
+import { initOf } from "../thread.ts";
 import type { MappedTarget } from "../writer/mapped.ts";
 import { SnapshotPages } from "../writer/snapshot.ts";
 import { DirtyLog, type DirtyLogHandles } from "./dirty-log.ts";
 
 export interface SaverInit {
-  library: string;
   barrier: SharedArrayBuffer;
   channels: number;
   channel: number;
@@ -23,7 +23,7 @@ export interface SaverInit {
   direct: DirectAccess;
 }
 
-const init = workerData as SaverInit;
+const init = await initOf<SaverInit>();
 const { channel, share } = init;
 const barrier = new Barrier(init.channels, init.barrier);
 const log = new DirtyLog(init.log);

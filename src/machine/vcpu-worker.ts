@@ -1,26 +1,29 @@
 // One vCPU: enter the guest, handle the exit, look at the command word. A Worker's whole life.
+
 import { writeSync } from "node:fs";
-import { parentPort, workerData } from "node:worker_threads";
-import { TramError, toErrorData } from "../errors.ts";
+import { type ErrorData, TramError, toErrorData } from "../errors.ts";
 import { layOut } from "../memory/block.ts";
 import { EXIT_REASON, RUN, runVcpu, threadId, viewRun } from "../native/kvm.ts";
 import { net, POLL } from "../native/net.ts";
+import { initOf, tell } from "../thread.ts";
 import { Board } from "./board.ts";
 import { SERIAL_PORT, SERIAL_PORTS, Serial } from "./devices/serial.ts";
 import { WALKER_MMIO_PROBE, WALKER_PORT_GRANT, WALKER_PORT_PROBE, WalkerPorts } from "./devices/walker.ts";
 import { deviceWords } from "./machine.ts";
 
 export interface VcpuInit {
-  library: string;
   board: SharedArrayBuffer;
   cpu: number;
   /** Where the serial port's output goes; -1: nowhere. */
   serialFd: number;
 }
 
-const init = workerData as VcpuInit;
+export type VcpuMessage = { event: "shutdown"; cpu: number } | { event: "failed"; cpu: number; error: ErrorData };
+
+const init = await initOf<VcpuInit>();
 const board = new Board(init.board);
 const { cpu } = init;
+const say = (message: VcpuMessage): void => tell(message);
 /** The Worker may be up before the machine: starting it takes longer than making that. */
 const handles = board.awaitMachine();
 const run = viewRun(handles.runs[cpu], handles.runBytes);
@@ -148,7 +151,7 @@ function handleExit(): boolean {
       });
     case EXIT_REASON.SYSTEM_EVENT:
       board.cpuFailed("shutdown");
-      parentPort?.postMessage({ event: "shutdown", cpu });
+      say({ event: "shutdown", cpu });
       return false;
     default: {
       const detail =
@@ -173,7 +176,7 @@ function attempt(step: () => boolean): boolean {
     return step();
   } catch (error) {
     board.cpuFailed(error instanceof TramError && error.code === "E_GUEST_RAM" ? "io-error" : "internal-error");
-    parentPort?.postMessage({ event: "failed", cpu, error: toErrorData(error) });
+    say({ event: "failed", cpu, error: toErrorData(error) });
     return false;
   }
 }

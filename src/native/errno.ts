@@ -1,14 +1,16 @@
 // Results of the C library: >= 0, or -errno.
-import { getSystemErrorMessage, getSystemErrorName } from "node:util";
 import { type ErrorCode, type ErrorDetails, TramError } from "../errors.ts";
+
+/** Loading it takes each thread a millisecond, and most never need it. */
+const util = (): typeof import("node:util") => require("node:util");
 
 /** "ECONNREFUSED: connection refused" for -111. */
 export function describeErrno(result: number): string {
-  return `${getSystemErrorName(result)}: ${getSystemErrorMessage(result)}`;
+  return `${util().getSystemErrorName(result)}: ${util().getSystemErrorMessage(result)}`;
 }
 
 export function errnoName(result: number): string {
-  return result < 0 ? getSystemErrorName(result) : "";
+  return result < 0 ? util().getSystemErrorName(result) : "";
 }
 
 /** The result, or a coded error that says what was tried. */

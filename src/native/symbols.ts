@@ -1,7 +1,6 @@
 // The C library: the only dlopen, and every symbol's signature, in the order of c/tram.h.
 import { dlopen, type FFIFunction } from "bun:ffi";
 import { readFileSync } from "node:fs";
-import { isMainThread, workerData } from "node:worker_threads";
 import libraryFile from "../../build/libtram.so" with { type: "file" };
 import { TramError } from "../errors.ts";
 
@@ -110,13 +109,14 @@ const SIGNATURES = {
 
 export const SYMBOL_NAMES = Object.keys(SIGNATURES);
 
+/** Its soname: a Worker finds by it what the main thread has loaded. */
+const LOADED = "libtram.so";
+
 /**
  * Copies the embedded library into a memfd, because the dynamic loader wants a file and the temporary folder may be
- * read-only or noexec. The descriptor stays open for the Workers, which load the same file.
+ * read-only or noexec.
  */
-function libraryPath(): string {
-  const inherited = isMainThread ? undefined : (workerData as { library?: string } | null)?.library;
-  if (inherited) return inherited;
+function inMemory(): string {
   const bytes = readFileSync(libraryFile);
   const libc = dlopen("libc.so.6", {
     memfd_create: { args: ["ptr", "u32"], returns: "i32" },
@@ -133,13 +133,12 @@ function libraryPath(): string {
   return `/proc/self/fd/${fd}`;
 }
 
-/** Where this process holds the library; a Worker is given it in its workerData. */
-export const LIBRARY_PATH = libraryPath();
-
 type Argument<T> = T extends "ptr" ? NodeJS.TypedArray | null : number;
 type Arguments<A extends readonly unknown[]> = { -readonly [I in keyof A]: Argument<A[I]> };
 /** Bun's own types give `number | bigint` for the fast 64-bit ones; all of ours are below 2^53, so they are numbers. */
 type Calls = { [K in keyof typeof SIGNATURES]: (...args: Arguments<(typeof SIGNATURES)[K]["args"]>) => number };
 
-export const symbols = dlopen(LIBRARY_PATH, SIGNATURES as unknown as Record<string, FFIFunction>)
-  .symbols as unknown as Calls;
+export const symbols = dlopen(
+  Bun.isMainThread ? inMemory() : LOADED,
+  SIGNATURES as unknown as Record<string, FFIFunction>,
+).symbols as unknown as Calls;

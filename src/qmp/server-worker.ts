@@ -1,6 +1,6 @@
 // The guest's QMP socket: poll and recvmsg in a Worker of its own, several clients at once. It acts on the board by itself;
 // what needs the main thread (a job for the mover, the end of the process) goes there as a message.
-import { parentPort, workerData } from "node:worker_threads";
+
 import type { Journal } from "../control/journal.ts";
 import type { RestoreJournal } from "../control/restore.ts";
 import { AFTER, SAVE_THREADS_MAX } from "../control/save.ts";
@@ -14,6 +14,7 @@ import { layOut } from "../memory/block.ts";
 import { BUFFERED } from "../native/file.ts";
 import { isTracked, walkerCheck } from "../native/kvm.ts";
 import { net, POLL } from "../native/net.ts";
+import { initOf, tell } from "../thread.ts";
 import { parseAddress } from "../transport/address.ts";
 import { IOV_MAX } from "../transport/fd.ts";
 import type { Endpoint } from "../transport/index.ts";
@@ -21,7 +22,6 @@ import { answer, type GuestControl } from "./commands.ts";
 import { MessageSplitter } from "./protocol.ts";
 
 export interface QmpInit {
-  library: string;
   board: SharedArrayBuffer;
   listenFd: number;
   name: string;
@@ -36,7 +36,7 @@ export type QmpRequest =
   /** The client that started the move has read its final journal, or is gone. */
   | { request: "move-seen" };
 
-const init = workerData as QmpInit;
+const init = await initOf<QmpInit>();
 const board = new Board(init.board);
 const CLIENTS_MAX = 64;
 /** Descriptors that wait for their getfd; more are closed. */
@@ -51,7 +51,7 @@ const MOVER_IDLE_MS = 3000;
 const PEER_CHARS_MAX = 1000;
 const MS_MAX = 2 ** 31 - 1;
 
-const ask = (request: QmpRequest): void => parentPort?.postMessage(request);
+const ask = (request: QmpRequest): void => tell(request);
 
 class Client {
   readonly fd: number;

@@ -15,7 +15,7 @@ import { CAPABILITY_MAPPED_RAM, QEMU_VM_SECTION_END, TAIL_BYTES_MAX } from "../s
 import type { FileTransport } from "../transport/file.ts";
 import { MainChannel, type MainRecord } from "./main-channel.ts";
 import { Seal } from "./seal.ts";
-import { TransportSource } from "./source.ts";
+import { SMALL_BUFFER_BYTES, TransportSource } from "./source.ts";
 
 /** One block, and which of its pages have content in the file. */
 export interface StoredBlock extends MappedBlock {
@@ -38,23 +38,24 @@ export class MappedFile {
   readonly between: readonly KeptRecord[];
   readonly tailBytes: Uint8Array;
   readonly tailOffset: number;
-  readonly tail: Tail;
   readonly offset: number;
   /** The one at the file's own end; null: it has none. */
   readonly seal: Seal | null;
   readonly #pages: PageFile;
+  readonly #earlyDevices: number;
+  #tail: Tail | null = null;
 
   /**
    * Reads everything but the pages, and checks what can be checked without them. The stream begins at `offset`. `seal`: null
-   * where it is not to be looked for.
+   * where it is not to be looked for. `checkTail` false: what lies behind the RAM is checked when it is asked for.
    */
-  constructor(file: FileTransport, offset = 0, seal: Seal | null = sealAtEnd(file)) {
+  constructor(file: FileTransport, offset = 0, seal: Seal | null = sealAtEnd(file), checkTail = true) {
     this.file = file;
     this.offset = offset;
     this.seal = seal;
     this.#pages = new PageFile(file.fd);
     file.seek(offset);
-    const source = new TransportSource(file, offset);
+    const source = new TransportSource(file, offset, SMALL_BUFFER_BYTES);
     const main = new MainChannel(source);
     const raw = new ByteWriter();
     const early = new ByteWriter();
@@ -98,7 +99,14 @@ export class MappedFile {
     this.tailOffset = source.offset;
     this.tailBytes = this.#tailBytes();
     this.seal?.checkLayout(offset, blocks);
-    this.tail = readTail(this.tailBytes, this.tailOffset, earlyDevices);
+    this.#earlyDevices = earlyDevices;
+    if (checkTail) void this.tail;
+  }
+
+  /** What lies behind the RAM, by its description. Throws what is wrong with it. */
+  get tail(): Tail {
+    this.#tail ??= readTail(this.tailBytes, this.tailOffset, this.#earlyDevices);
+    return this.#tail;
   }
 
   #stored(block: MappedBlock): StoredBlock {
@@ -178,7 +186,7 @@ export const sealNotWhole = (name: string, { offset, streamEnd }: SealSeen): Tra
 /** Whether the stream at `offset` is one with fixed offsets, by its own header. */
 export function hasFixedOffsets(file: FileTransport, offset: number): boolean {
   file.seek(offset);
-  const { capabilities } = decodeHeader(new TransportSource(file, offset));
+  const { capabilities } = decodeHeader(new TransportSource(file, offset, SMALL_BUFFER_BYTES));
   file.seek(offset);
   return capabilities.includes(CAPABILITY_MAPPED_RAM);
 }

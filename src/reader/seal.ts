@@ -16,7 +16,7 @@ import {
 } from "../stream/seal.ts";
 import type { FileTransport } from "../transport/file.ts";
 
-const PIECE_BYTES = 1 << 20;
+const PIECE_BYTES = 64 << 10;
 
 /** Where the seal of a file is that has none at its own end. */
 export const besidePath = (path: string): string => `${path}.seal`;

@@ -16,7 +16,7 @@ import { decodeFooter, decodeSectionStart, type SectionHeader } from "../stream/
 import { loadState, type State } from "../stream/vmstate.ts";
 import { QEMU_VM_EOF, QEMU_VM_SECTION_FULL } from "../stream/wire.ts";
 import type { FileTransport } from "../transport/file.ts";
-import { MappedFile, type StoredBlock } from "./mapped.ts";
+import { MappedFile, type StoredBlock, sealAtEnd } from "./mapped.ts";
 import type { Seal } from "./seal.ts";
 
 export class SnapshotFile {
@@ -30,7 +30,7 @@ export class SnapshotFile {
 
   /** The stream begins at `offset`. Throws what is wrong with anything but the pages. */
   constructor(file: FileTransport, offset: number) {
-    const mapped = new MappedFile(file, offset);
+    const mapped = new MappedFile(file, offset, sealAtEnd(file), false);
     const { machine: name } = mapped.configuration;
     if (name !== MACHINE_NAME)
       throw new TramError("E_STREAM", `the file is of a QEMU guest (machine '${name}'), which tram cannot run`, {
@@ -41,7 +41,8 @@ export class SnapshotFile {
       });
     this.file = file;
     this.seal = mapped.seal;
-    this.#checkSeal();
+    if (this.seal) this.#checkSeal(this.seal);
+    else void mapped.tail; // by its description, which takes longer than its hash does
     const early = sectionsOf(mapped.early, 0);
     const described = early.find(({ header }) => header.name === machine.name);
     if (!described) throw badStream("the file has no machine", offset, `section '${machine.name}'`, "none");
@@ -64,8 +65,8 @@ export class SnapshotFile {
   }
 
   /** Small as they are, headers, bitmap and device state are always compared with the seal. */
-  #checkSeal(): void {
-    const [wrong] = this.seal?.wrongExtents(this.file) ?? [];
+  #checkSeal(seal: Seal): void {
+    const [wrong] = seal.wrongExtents(this.file);
     if (wrong)
       throw new TramError("E_HASH", "the file is not as it was saved", {
         where: `${this.file.name}, bytes ${wrong.offset} to ${wrong.offset + wrong.bytes - 1}: headers, bitmap or device state`,

@@ -3,6 +3,9 @@ import { TramError } from "../errors.ts";
 import { BufferSource, type ByteWriter, badStream } from "../stream/bytes.ts";
 import type { Transport } from "../transport/transport.ts";
 
+/** For what is read in small pieces, as a file with fixed offsets is. */
+export const SMALL_BUFFER_BYTES = 32 << 10;
+
 /** Stays in the second-level cache between the kernel's copy into it and ours out of it. */
 const BUFFER_BYTES = 512 << 10;
 
@@ -16,8 +19,8 @@ export class TransportSource extends BufferSource {
   #base: number; // offset of buffer[0], counted as the caller counts
 
   /** `base`: the offset of the first byte, where a stream does not begin at the beginning. */
-  constructor(transport: Transport, base = 0) {
-    const buffer = new Uint8Array(BUFFER_BYTES);
+  constructor(transport: Transport, base = 0, bufferBytes = BUFFER_BYTES) {
+    const buffer = new Uint8Array(bufferBytes);
     super(buffer);
     this.buffer = buffer;
     this.#transport = transport;
@@ -84,7 +87,7 @@ export class TransportSource extends BufferSource {
   /** Reads until `count` bytes are ready; positions in `buffer` from before are void. False: the stream ended first. */
   tryFill(count: number, timeoutMs?: number): boolean {
     if (this.ready >= count) return true;
-    if (count > BUFFER_BYTES) throw new TramError("E_INTERNAL", `${count} bytes at once`);
+    if (count > this.buffer.length) throw new TramError("E_INTERNAL", `${count} bytes at once`);
     if (this.#at > 0) {
       this.buffer.copyWithin(0, this.#at, this.#end);
       this.#base += this.#at;

@@ -3,10 +3,9 @@
 import { Worker } from "node:worker_threads";
 import { Board } from "../../src/machine/board.ts";
 import { bootWalker } from "../../src/machine/boot.ts";
-import { supportedCpuid } from "../../src/machine/cpuid.ts";
 import { WALKER_PORT_PROBE, WalkerPorts } from "../../src/machine/devices/walker.ts";
-import { createMachine, createRam, deviceWords } from "../../src/machine/machine.ts";
-import { EXIT_REASON, openKvm, RUN, runVcpu, viewRun } from "../../src/native/kvm.ts";
+import { createMachine, createRam, createVm, deviceWords } from "../../src/machine/machine.ts";
+import { EXIT_REASON, RUN, runVcpu, viewRun } from "../../src/native/kvm.ts";
 import { quantile } from "./stats.ts";
 
 const MEMORY = 16 << 20;
@@ -31,7 +30,7 @@ export interface Exits {
 
 export async function measureExits(allocators: number, count: number): Promise<Exits> {
   const board = new Board();
-  const kvm = openKvm();
+  const vm = createVm();
   const ram = createRam(MEMORY, true);
   const description = {
     name: "exits",
@@ -39,9 +38,9 @@ export async function measureExits(allocators: number, count: number): Promise<E
     cpus: 1,
     tscKhz: 0,
     walker: true,
-    cpuid: supportedCpuid(kvm),
+    cpuid: vm.cpuid,
   };
-  const handles = createMachine(description, ram, board);
+  const handles = createMachine(description, ram, board, vm);
   bootWalker(handles, board, { workingSetBytes: 4096, dirtyRate: 0, fill: "zero", seed: 1 });
   ram.write(CODE_AT, CODE);
   const others = Array.from({ length: allocators }, () => new Worker(ALLOCATE, { eval: true }));

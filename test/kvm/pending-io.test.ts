@@ -2,11 +2,9 @@
 import { describe, expect, test } from "bun:test";
 import { Board } from "../../src/machine/board.ts";
 import { bootWalker } from "../../src/machine/boot.ts";
-import { supportedCpuid } from "../../src/machine/cpuid.ts";
 import { saveVcpu } from "../../src/machine/kvm-state.ts";
-import { createMachine } from "../../src/machine/machine.ts";
-import { EXIT_REASON, openKvm, RUN, runVcpu, viewRun } from "../../src/native/kvm.ts";
-import { net } from "../../src/native/net.ts";
+import { createMachine, createVm } from "../../src/machine/machine.ts";
+import { EXIT_REASON, RUN, runVcpu, viewRun } from "../../src/native/kvm.ts";
 import { Ram } from "../../src/native/ram.ts";
 import type { State } from "../../src/stream/vmstate.ts";
 import { whyNoKvm } from "../support/bed.ts";
@@ -29,13 +27,11 @@ describe.skipIf(reason !== null)(
     test.each(Object.entries(READS))(
       "of a %s has its answer only after it was entered once more",
       (_, { code, exit, length, at }) => {
-        const kvm = openKvm();
-        const cpuid = supportedCpuid(kvm);
-        net.close(kvm);
+        const vm = createVm();
         const board = new Board();
         const ram = Ram.create(16 << 20);
-        const description = { name: "t", memoryBytes: 16 << 20, cpus: 1, tscKhz: 0, walker: true, cpuid };
-        const handles = createMachine(description, ram, board);
+        const description = { name: "t", memoryBytes: 16 << 20, cpus: 1, tscKhz: 0, walker: true, cpuid: vm.cpuid };
+        const handles = createMachine(description, ram, board, vm);
         bootWalker(handles, board, { workingSetBytes: 4096, dirtyRate: 0, fill: "zero", seed: 1 });
         ram.write(CODE_AT, Buffer.from(code, "hex"));
         const [vcpu] = handles.vcpus;

@@ -7,6 +7,7 @@ const SRC = join(import.meta.dir, "../../src");
 /** A folder of src/, or a file that stands beside the folders. */
 const RANK: Record<string, number> = {
   "errors.ts": 0,
+  "thread.ts": 0,
   "version.ts": 0,
   stream: 1,
   memory: 1,
@@ -27,6 +28,7 @@ const RANK: Record<string, number> = {
 /** What each may import. "type:" allows only types. */
 const ALLOWED: Record<string, string[]> = {
   "errors.ts": [],
+  "thread.ts": [],
   "version.ts": [],
   stream: ["errors.ts"],
   memory: [],
@@ -35,14 +37,15 @@ const ALLOWED: Record<string, string[]> = {
   control: ["errors.ts", "stream", "memory", "type:native"],
   writer: ["errors.ts", "stream", "memory", "native", "type:transport", "type:control"],
   reader: ["errors.ts", "stream", "memory", "native", "type:transport", "type:control"],
-  inspect: ["errors.ts", "native", "stream", "memory", "transport", "reader"],
-  keep: ["errors.ts", "native", "stream", "memory", "transport", "control", "reader", "writer"],
-  machine: ["errors.ts", "stream", "memory", "native", "transport", "control", "writer", "reader"],
-  qmp: ["errors.ts", "memory", "native", "transport", "control", "machine"],
-  "workers.ts": ["native", "type:inspect", "type:keep", "type:machine", "type:qmp"],
+  inspect: ["errors.ts", "thread.ts", "native", "stream", "memory", "transport", "reader"],
+  keep: ["errors.ts", "thread.ts", "native", "stream", "memory", "transport", "control", "reader", "writer"],
+  machine: ["errors.ts", "thread.ts", "stream", "memory", "native", "transport", "control", "writer", "reader"],
+  qmp: ["errors.ts", "thread.ts", "memory", "native", "transport", "control", "machine"],
+  "workers.ts": ["thread.ts", "type:inspect", "type:keep", "type:machine", "type:qmp"],
   cli: [
     "errors.ts",
     "version.ts",
+    "type:thread.ts",
     "stream",
     "native",
     "transport",
