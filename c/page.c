@@ -45,11 +45,36 @@ int all_are_pages(const struct tram_ram *ram, const uint32_t *index, uint32_t co
   return 1;
 }
 
-static int split_zero(const struct tram_ram *ram, uint32_t *index, uint32_t count) {
+/* Zero pages become content where they lie between neighbours with content, at most `gap_max` of them. In no stretch are there
+ * more of them than of real content before. */
+static void close_gaps(const uint32_t *index, uint8_t *is_zero, uint32_t count, uint32_t gap_max) {
+  for (uint32_t i = 0, surplus = 0, gap = 0; i < count; i++) {
+    if (i && index[i] != index[i - 1] + 1) surplus = gap = 0;
+    if (is_zero[i]) {
+      gap++;
+      continue;
+    }
+    if (gap > gap_max || gap > surplus) {
+      surplus = 0;
+    } else {
+      memset(is_zero + i - gap, 0, gap);
+      surplus -= gap;
+    }
+    gap = 0;
+    surplus++;
+  }
+}
+
+static int split_zero(const struct tram_ram *ram, uint32_t *index, uint32_t count, uint32_t gap_max) {
   uint32_t zero[SPLIT_PAGES_MAX], zeros = 0, kept = 0;
+  uint8_t is_zero[SPLIT_PAGES_MAX];
   for (uint32_t i = 0; i < count; i++) {
     if (i + PREFETCH_PAGES < count) __builtin_prefetch(checked_page(ram, index[i + PREFETCH_PAGES]));
-    if (page_is_zero(checked_page(ram, index[i])))
+    is_zero[i] = (uint8_t)page_is_zero(checked_page(ram, index[i]));
+  }
+  if (gap_max) close_gaps(index, is_zero, count, gap_max);
+  for (uint32_t i = 0; i < count; i++) {
+    if (is_zero[i])
       zero[zeros++] = index[i];
     else
       index[kept++] = index[i];
@@ -58,9 +83,9 @@ static int split_zero(const struct tram_ram *ram, uint32_t *index, uint32_t coun
   return (int)kept;
 }
 
-int tram_pages_split_zero(const struct tram_ram *ram, uint32_t *index, uint32_t count) {
+int tram_pages_split_zero(const struct tram_ram *ram, uint32_t *index, uint32_t count, uint32_t gap_max) {
   if (count > SPLIT_PAGES_MAX) return -EINVAL;
-  return all_are_pages(ram, index, count) ? (int)GUARDED(split_zero(ram, index, count)) : -ERANGE;
+  return all_are_pages(ram, index, count) ? (int)GUARDED(split_zero(ram, index, count, gap_max)) : -ERANGE;
 }
 
 static int scatter(struct tram_ram *ram, const uint8_t *buffer, const uint32_t *index, const uint32_t *offset, uint32_t count) {

@@ -46,8 +46,9 @@ TRAM_API int tram_uffd_wake(int fd, const struct tram_ram *ram, uint32_t page); 
 
 /* page.c: whole pages, by index. */
 /* Moves the indexes of pages that are not zero to the front, in order, and those of zero pages behind them, in order;
- * returns how many are not zero. */
-TRAM_API int tram_pages_split_zero(const struct tram_ram *ram, uint32_t *index, uint32_t count);
+ * returns how many are not zero. Gaps of at most `gap_max` zero pages between neighbours that are not zero do not count, as
+ * long as there are no more of them than of what is not zero before. */
+TRAM_API int tram_pages_split_zero(const struct tram_ram *ram, uint32_t *index, uint32_t count, uint32_t gap_max);
 /* Copies page i from buffer + offset[i] into guest page index[i]. All are checked before the first byte is written. */
 TRAM_API int tram_pages_scatter(struct tram_ram *ram, const uint8_t *buffer, uint64_t buffer_bytes, const uint32_t *index,
                                 const uint32_t *offset, uint32_t count);

@@ -86,10 +86,16 @@ export class Ram {
     readable(symbols.tram_ram_write(this.#h, u53(offset, "offset"), data, data.length), "write guest memory");
   }
 
-  /** Sorts `index[0, count)` into pages with content first, zero pages behind; returns how many have content. */
-  splitZero(index: Uint32Array, count: number): number {
+  /**
+   * Sorts `index[0, count)` into pages with content first, zero pages behind; returns how many have content. Zero pages in gaps
+   * of at most `gapMax` between neighbours with content count as content, if there is as much of it before them.
+   */
+  splitZero(index: Uint32Array, count: number, gapMax = 0): number {
     if (count > index.length) throw new TramError("E_INTERNAL", "more pages than indexes");
-    return readable(symbols.tram_pages_split_zero(this.#h, index, u32(count, "count")), "zero scan");
+    return readable(
+      symbols.tram_pages_split_zero(this.#h, index, u32(count, "count"), u32(gapMax, "gap")),
+      "zero scan",
+    );
   }
 
   /** Copies page i from `buffer` at `offset[i]` into guest page `index[i]`. */

@@ -22,7 +22,7 @@ const SIGNATURES = {
   tram_uffd_place: { args: ["i32", "u64_fast", "ptr", "u64_fast", "ptr", "ptr", "u32"], returns: "i32" },
   tram_uffd_place_zero: { args: ["i32", "u64_fast", "ptr", "u32"], returns: "i32" },
   tram_uffd_wake: { args: ["i32", "u64_fast", "u32"], returns: "i32" },
-  tram_pages_split_zero: { args: ["u64_fast", "ptr", "u32"], returns: "i32" },
+  tram_pages_split_zero: { args: ["u64_fast", "ptr", "u32", "u32"], returns: "i32" },
   tram_pages_scatter: { args: ["u64_fast", "ptr", "u64_fast", "ptr", "ptr", "u32"], returns: "i32" },
   tram_pages_clear: { args: ["u64_fast", "ptr", "u32"], returns: "i32" },
   tram_pages_gather: {

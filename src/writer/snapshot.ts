@@ -19,6 +19,12 @@ import { QEMU_VM_EOF, RAM_SECTION_NAME, RAM_SECTION_VERSION } from "../stream/wi
 import { DeviceSections, RAM_SECTION_ID } from "./devices.ts";
 import { type MappedTarget, MappedWriter } from "./mapped.ts";
 
+/**
+ * A hole costs more than to write so many zero pages: each is a piece of its own for the file system and for the disk. Memory in
+ * which every fourth page is zero is saved nine times faster without.
+ */
+const GAP_PAGES_MAX = 4;
+
 /** One thread's pages, straight from guest memory to their places. Whoever shares the file writes other pages. */
 export class SnapshotPages implements PageWriter {
   readonly #file: PageFile;
@@ -39,7 +45,7 @@ export class SnapshotPages implements PageWriter {
 
   /** A page's hash is final with its last write: whatever changes between the two is written again. */
   write(index: Uint32Array, count: number): PagesSent {
-    const pages = this.#ram.splitZero(index, count);
+    const pages = this.#ram.splitZero(index, count, GAP_PAGES_MAX);
     const directBefore = this.#file.directBytes;
     this.#hashes.setFromRam(this.#ram, index, pages);
     this.#file.writeRam(this.#area, this.#ram, index, pages);

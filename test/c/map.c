@@ -115,7 +115,7 @@ static int64_t by_read_across(struct tram_ram *ram, uint32_t page) { /* from the
   uint8_t some[2];
   return page ? tram_ram_read(ram, (uint64_t)page * PAGE_BYTES - 1, some, 2) : by_read(ram, page);
 }
-static int64_t by_split_zero(struct tram_ram *ram, uint32_t page) { return tram_pages_split_zero(ram, &page, 1); }
+static int64_t by_split_zero(struct tram_ram *ram, uint32_t page) { return tram_pages_split_zero(ram, &page, 1, 0); }
 static int64_t by_clear(struct tram_ram *ram, uint32_t page) { return tram_pages_clear(ram, &page, 1); }
 static int64_t by_scatter(struct tram_ram *ram, uint32_t page) {
   static const uint8_t content[PAGE_BYTES] = {1, 2, 3};

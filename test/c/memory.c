@@ -108,10 +108,43 @@ static void split_zero_keeps_the_order(void) {
   struct tram_ram *ram = striped();
   uint32_t index[] = {15, 1, 0, 2, 9, 4, 3, 14, 4};
   static const uint32_t sorted[] = {1, 2, 4, 14, 4, 15, 0, 9, 3};
-  CHECK_EQ(tram_pages_split_zero(ram, index, 9), 5);
+  CHECK_EQ(tram_pages_split_zero(ram, index, 9, 0), 5);
   CHECK(memcmp(index, sorted, sizeof sorted) == 0);
-  CHECK_EQ(tram_pages_split_zero(ram, index, 0), 0);
+  CHECK_EQ(tram_pages_split_zero(ram, index, 0, 0), 0);
   tram_ram_destroy(ram);
+}
+
+/* `map`: a guest's pages, '0' the zero ones; `kept`: those that count as content, '1', in the same order. */
+static void gaps_become(const char *map, uint32_t gap_max, const char *kept) {
+  struct tram_ram *ram = (struct tram_ram *)(uintptr_t)tram_ram_create(64 << 12);
+  uint32_t index[64], count = (uint32_t)strlen(map);
+  char found[65] = {0};
+  for (uint32_t i = 0; i < count; i++) {
+    if (map[i] != '0') CHECK_EQ(tram_ram_write(ram, (uint64_t)i << 12, "x", 1), 0);
+    index[i] = i;
+    found[i] = '0';
+  }
+  int pages = tram_pages_split_zero(ram, index, count, gap_max);
+  CHECK(pages >= 0);
+  for (int i = 0; i < pages; i++) {
+    found[index[i]] = '1';
+    if (i) CHECK(index[i] > index[i - 1]);
+  }
+  if (strcmp(found, kept)) printf("  %s, gaps to %u: %s, not %s\n", map, gap_max, found, kept);
+  CHECK(strcmp(found, kept) == 0);
+  tram_ram_destroy(ram);
+}
+
+static void split_zero_closes_short_gaps(void) {
+  gaps_become("111011101110", 4, "111111111110"); /* not the last: nothing follows */
+  gaps_become("111011101110", 0, "111011101110");
+  gaps_become("0111", 4, "0111"); /* nothing before */
+  gaps_become("1111100001", 4, "1111111111");
+  gaps_become("11111000001", 4, "11111000001");
+  gaps_become("100001", 4, "100001"); /* less content than gap */
+  gaps_become("10101010", 4, "11111110");
+  gaps_become("1100110011", 4, "1111111111");
+  gaps_become("11001000100010001", 4, "11111000100010001"); /* what was closed is no content for the next */
 }
 
 static void split_zero_refuses_what_is_not_there(void) {
@@ -121,12 +154,12 @@ static void split_zero_refuses_what_is_not_there(void) {
     test_where = i;
     uint32_t index[] = {0, 1, bad[i]}, before[3];
     memcpy(before, index, sizeof index);
-    CHECK_EQ(tram_pages_split_zero(ram, index, 3), -ERANGE);
+    CHECK_EQ(tram_pages_split_zero(ram, index, 3, 0), -ERANGE);
     CHECK(memcmp(before, index, sizeof index) == 0);
   }
   uint32_t *many = calloc(4097, sizeof *many);
-  CHECK_EQ(tram_pages_split_zero(ram, many, 4097), -EINVAL);
-  CHECK_EQ(tram_pages_split_zero(ram, many, 4096), 0);
+  CHECK_EQ(tram_pages_split_zero(ram, many, 4097, 0), -EINVAL);
+  CHECK_EQ(tram_pages_split_zero(ram, many, 4096, 0), 0);
   free(many);
   tram_ram_destroy(ram);
 }
@@ -228,6 +261,7 @@ const struct test memory_tests[] = {
     {"ram: one byte too far is refused, and so is an overflow", bounds_are_exact},
     {"page: every byte of a page counts when it is tested for zero", zero_test_sees_every_byte},
     {"page: split_zero keeps the order of both halves", split_zero_keeps_the_order},
+    {"page: split_zero closes short gaps where it is told to", split_zero_closes_short_gaps},
     {"page: split_zero refuses indexes outside memory and leaves the list alone", split_zero_refuses_what_is_not_there},
     {"page: scatter places pages from anywhere in the buffer, the last one winning", scatter_places_pages},
     {"page: scatter checks everything before it writes a byte", scatter_checks_all_before_it_writes},

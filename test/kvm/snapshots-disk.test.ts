@@ -27,27 +27,32 @@ const PLACES: [name: string, whyNot: string | null, make: () => Place | null][] 
 
 describe.each(PLACES)("a snapshot on %s", (name, whyNot, make) => {
   test.skipIf(whyNot !== null)(
-    title(`has a hole for each page that is zero, and for nothing else (${name})`, whyNot),
+    title(`has holes where memory is zero, but for short gaps, and nowhere else (${name})`, whyNot),
     async () => {
       const place = make();
       try {
         const folder = place?.folder ?? bed.path("files");
         if (!place) mkdirSync(folder);
         if (statfsSync(folder).bsize !== PAGE) return; // its smallest hole is not a page
-        // Behind the working set, of four pages one is zero.
-        await bed.walker("a", "--memory", "48M", "--working-set", "8M", "--dirty-rate", "max", "--fill", "mixed");
-        for (const options of [
-          ["--direct-io", "off"],
-          ["--direct-io", "auto", "--channels", "4"],
-          ["--direct-io", "off", "--reserve"],
+        const walker = ["--memory", "48M", "--working-set", "8M", "--dirty-rate", "max"];
+        await bed.walker("zero", ...walker, "--fill", "zero");
+        // Behind the working set, of four pages one is zero: a gap that is not worth a hole.
+        await bed.walker("mixed", ...walker, "--fill", "mixed");
+        for (const [guest, ...options] of [
+          ["zero", "--direct-io", "off"],
+          ["zero", "--direct-io", "auto", "--channels", "4"],
+          ["zero", "--direct-io", "off", "--reserve"],
+          ["mixed", "--direct-io", "auto", "--channels", "4"],
         ]) {
           const path = join(folder, "vm.tram");
-          const report = await saved(bed, "a", path, "--after", "resume", ...options);
+          const report = await saved(bed, guest, path, "--after", "resume", ...options);
           expect(report.resentPages).toBeGreaterThan(0);
           const ranges = dataOf(path); // before it is read: where room is reserved, what was read counts as data
           const { pages, pagesOffset, bitmap, present, has } = anatomyOf(path);
           expect(present).toHaveLength(report.blocks[0].present);
-          expect(present.filter((page) => page >= SET_END && page % 4 === 3)).toEqual([]);
+          const behind = present.filter((page) => page >= SET_END).length;
+          if (guest === "zero") expect(behind).toBe(0);
+          else expect(behind).toBeGreaterThan((pages - SET_END) * 0.99);
           const isData = new Uint8Array(pages);
           const before: number[] = [];
           for (const { from, to } of ranges) {
@@ -56,7 +61,7 @@ describe.each(PLACES)("a snapshot on %s", (name, whyNot, make) => {
               isData[(at - pagesOffset) / PAGE] = 1;
           }
           const wrong = [...isData.keys()].filter((page) => (isData[page] === 1) !== has(page));
-          expect({ options, wrong: wrong.length, first: wrong.slice(0, 5) }).toEqual({ options, wrong: 0, first: [] });
+          expect({ guest, options, wrong: wrong.slice(0, 5) }).toEqual({ guest, options, wrong: [] });
           expect(Math.max(...before)).toBeLessThanOrEqual(Math.ceil(bitmap.to / PAGE) * PAGE);
         }
       } finally {
@@ -89,8 +94,8 @@ describe.skipIf(whyNoStrace !== null)(title("in system calls", whyNoStrace), () 
     runs + Math.ceil((present.length * PAGE) / RUN_BYTES_MAX) + BESIDE_MAX;
 
   const FILLS: [fill: string, what: string][] = [
-    ["mixed", "many short runs"],
-    ["random", "one long run"],
+    ["mixed", "short gaps"],
+    ["random", "none"],
   ];
   test.each(FILLS)("fill %s, %s: a save writes each once, an eager restore reads each once", async (fill) => {
     const folder = bed.path("files");
@@ -114,9 +119,8 @@ describe.skipIf(whyNoStrace !== null)(title("in system calls", whyNoStrace), () 
     const anatomy = anatomyOf(path);
     expect(report.rounds).toBeLessThanOrEqual(2);
     expect(anatomy.present.length).toBe(report.receivedPages);
-    // The premise: there are as many runs as that.
-    if (fill === "mixed") expect(anatomy.runs).toBeGreaterThan(2000);
-    else expect(anatomy.runs).toBeLessThan(32);
+    // Where every fourth page is zero, too: thousands of runs, but for the gaps that are closed.
+    expect(anatomy.runs).toBeLessThan(64);
     await bed.until(async () => bed.leftovers().length === 0, "the guest is gone");
     const writes = callsIn(folder);
     expect(writes).toBeGreaterThanOrEqual(anatomy.runs);
