@@ -6,6 +6,9 @@
 #include <setjmp.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/uio.h>
+
+#include "tram.h"
 
 #define PAGE_BYTES 4096u
 
@@ -24,8 +27,32 @@ static inline uint8_t *checked_page(const struct tram_ram *ram, uint32_t index) 
   return checked(ram, (uint64_t)index * PAGE_BYTES, PAGE_BYTES);
 }
 
+/* net.c: what all waiting calls share. */
+enum { WAIT_SLICE_MS = 20 };
+int stopped(const int32_t *stop);
+int64_t now_ms(void);
+int send_timeout_ms(int fd);
+/* What is left of *iov behind n bytes; returns how many iovecs, and *iov the first of them. */
+unsigned advance(struct iovec **iov, unsigned count, size_t n);
+/* One read of at least one byte into iov[0, count), which waits: the bytes, 0 at the end, or -errno. */
+int64_t receive_some(int fd, const struct iovec *iov, unsigned count, int timeout_ms, const int32_t *stop);
+
 int page_is_zero(const uint8_t *page);
 int all_are_pages(const struct tram_ram *ram, const uint32_t *index, uint32_t count);
+
+enum { CHANNEL_WINDOW = 1024 /* sends whose pages the kernel may hold at once: a power of two */ };
+
+struct tram_channel {
+  int fd, is_socket, hung_up;
+  /* Sends with MSG_ZEROCOPY so far, and of these the ones that the kernel is done with. A send's number in the kernel's
+   * messages is the low half of its number here. */
+  uint64_t sends, completed;
+  uint32_t bytes_of[CHANNEL_WINDOW];
+  struct tram_channel_counts counts;
+};
+
+/* The kernel is done with the sends of these numbers, first to last; the numbers wrap. */
+void channel_complete(struct tram_channel *channel, uint32_t first, uint32_t last, int copied);
 
 /* The result of `call`, which touches guest memory; -EFAULT where that cannot be read (guard.c). `call` holds nothing that
  * would have to be given back. The fences keep it inside: a compiler sees no connection between the guard and plain words

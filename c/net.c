@@ -22,12 +22,12 @@
 #include "internal.h"
 #include "tram.h"
 
-enum { NAP_NS = 100000, UNIX_BUFFER_BYTES = 2 << 20, WAIT_SLICE_MS = 20, IOVECS_MAX = 1024, FDS_MAX = 8 };
+enum { NAP_NS = 100000, UNIX_BUFFER_BYTES = 2 << 20, IOVECS_MAX = 1024, FDS_MAX = 8 };
 enum { BACKLOG = 256 }; /* as many channels as a source may open before the first of them is looked at */
 
-static int stopped(const int32_t *stop) { return stop && __atomic_load_n(stop, __ATOMIC_SEQ_CST) != 0; }
+int stopped(const int32_t *stop) { return stop && __atomic_load_n(stop, __ATOMIC_SEQ_CST) != 0; }
 
-static int64_t now_ms(void) {
+int64_t now_ms(void) {
   struct timespec now;
   clock_gettime(CLOCK_MONOTONIC, &now);
   return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
@@ -204,12 +204,25 @@ int tram_set_timeouts(int fd, int timeout_ms) {
   return 0;
 }
 
-static int send_timeout_ms(int fd) {
+int send_timeout_ms(int fd) {
   struct timeval limit = {0};
   socklen_t bytes = sizeof limit;
   if (getsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, &bytes) < 0) return -1;
   int ms = (int)(limit.tv_sec * 1000 + limit.tv_usec / 1000);
   return ms ? ms : -1;
+}
+
+unsigned advance(struct iovec **iov, unsigned count, size_t n) {
+  while (count && n >= (*iov)->iov_len) {
+    n -= (*iov)->iov_len;
+    (*iov)++;
+    count--;
+  }
+  if (count) {
+    (*iov)->iov_base = (uint8_t *)(*iov)->iov_base + n;
+    (*iov)->iov_len -= n;
+  }
+  return count;
 }
 
 /* Writes all of iov[0..count), continuing after partial writes. The array is consumed. A socket is never waited for inside
@@ -228,15 +241,7 @@ static int64_t write_all(int fd, int is_socket, struct iovec *iov, unsigned coun
       continue;
     }
     total += n;
-    while (count && (size_t)n >= iov->iov_len) {
-      n -= (ssize_t)iov->iov_len;
-      iov++;
-      count--;
-    }
-    if (count) {
-      iov->iov_base = (uint8_t *)iov->iov_base + n;
-      iov->iov_len -= (size_t)n;
-    }
+    count = advance(&iov, count, (size_t)n);
   }
   return total;
 }
@@ -284,10 +289,15 @@ int64_t tram_peek(int fd, void *out, uint64_t bytes) {
 }
 
 int64_t tram_read(int fd, void *out, uint64_t bytes, int timeout_ms, const int32_t *stop) {
+  return receive_some(fd, &(struct iovec){.iov_base = out, .iov_len = bytes}, 1, timeout_ms, stop);
+}
+
+int64_t receive_some(int fd, const struct iovec *iov, unsigned count, int timeout_ms, const int32_t *stop) {
   for (int is_socket = 1, napped = 0;;) {
     if (stopped(stop)) return -ECANCELED;
     /* A busy socket has more to read already: only an empty one is waited for. Others cannot be asked. */
-    ssize_t n = is_socket ? recv(fd, out, bytes, MSG_DONTWAIT) : read(fd, out, bytes);
+    struct msghdr message = {.msg_iov = (struct iovec *)(uintptr_t)iov, .msg_iovlen = count};
+    ssize_t n = is_socket ? recvmsg(fd, &message, MSG_DONTWAIT) : readv(fd, iov, (int)count);
     if (n >= 0) return n;
     if (errno == ENOTSOCK)
       is_socket = 0;

@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <immintrin.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "internal.h"
 #include "tram.h"
@@ -86,6 +87,31 @@ static int split_zero(const struct tram_ram *ram, uint32_t *index, uint32_t coun
 int tram_pages_split_zero(const struct tram_ram *ram, uint32_t *index, uint32_t count, uint32_t gap_max) {
   if (count > SPLIT_PAGES_MAX) return -EINVAL;
   return all_are_pages(ram, index, count) ? (int)GUARDED(split_zero(ram, index, count, gap_max)) : -ERANGE;
+}
+
+/* Source: admin-guide/mm/pagemap.rst. The upper two bits of an entry: in memory, or swapped out. */
+enum { ENTRIES_MAX = 512, ENTRY_BYTES = 8, PRESENT_SHIFT = 62 };
+
+int tram_pages_split_untouched(const struct tram_ram *ram, int pagemap_fd, uint32_t *index, uint32_t count) {
+  uint32_t untouched[SPLIT_PAGES_MAX], absent = 0, kept = 0;
+  uint64_t entries[ENTRIES_MAX], first = 0, known = 0;
+  if (count > SPLIT_PAGES_MAX) return -EINVAL;
+  if (!all_are_pages(ram, index, count)) return -ERANGE;
+  for (uint32_t i = 0; i < count; i++) {
+    if (index[i] < first || index[i] >= first + known) {
+      uint64_t left = ram->bytes / PAGE_BYTES - index[i];
+      first = index[i];
+      known = left < ENTRIES_MAX ? left : ENTRIES_MAX;
+      off_t at = (off_t)((uintptr_t)checked_page(ram, index[i]) / PAGE_BYTES * ENTRY_BYTES);
+      if (pread(pagemap_fd, entries, known * ENTRY_BYTES, at) != (ssize_t)(known * ENTRY_BYTES)) return -EIO;
+    }
+    if (entries[index[i] - first] >> PRESENT_SHIFT)
+      index[kept++] = index[i];
+    else
+      untouched[absent++] = index[i];
+  }
+  memcpy(index + kept, untouched, absent * sizeof *untouched);
+  return (int)kept;
 }
 
 static int scatter(struct tram_ram *ram, const uint8_t *buffer, const uint32_t *index, const uint32_t *offset, uint32_t count) {

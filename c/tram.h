@@ -49,6 +49,9 @@ TRAM_API int tram_uffd_wake(int fd, const struct tram_ram *ram, uint32_t page); 
  * returns how many are not zero. Gaps of at most `gap_max` zero pages between neighbours that are not zero do not count, as
  * long as there are no more of them than of what is not zero before. */
 TRAM_API int tram_pages_split_zero(const struct tram_ram *ram, uint32_t *index, uint32_t count, uint32_t gap_max);
+/* Moves the indexes of pages that the page tables have nothing for behind the others, both in order; returns how many there are
+ * of the others. In anonymous memory such pages are zero, and nobody has written to them. `pagemap_fd`: /proc/self/pagemap. */
+TRAM_API int tram_pages_split_untouched(const struct tram_ram *ram, int pagemap_fd, uint32_t *index, uint32_t count);
 /* Copies page i from buffer + offset[i] into guest page index[i]. All are checked before the first byte is written. */
 TRAM_API int tram_pages_scatter(struct tram_ram *ram, const uint8_t *buffer, uint64_t buffer_bytes, const uint32_t *index,
                                 const uint32_t *offset, uint32_t count);
@@ -113,6 +116,13 @@ TRAM_API int64_t tram_inflate_open(int zstd); /* the handle */
 TRAM_API int tram_inflate(struct tram_inflate *one, const void *in, uint32_t in_bytes, void *out, uint32_t out_bytes);
 TRAM_API int tram_inflate_close(struct tram_inflate *one);
 
+/* deflate.c: the mirror of inflate.c, for zstd. Pages of guest memory as one flushed piece of the stream; its bytes. */
+struct tram_deflate;
+TRAM_API int64_t tram_deflate_open(int level);
+TRAM_API int64_t tram_deflate_ram(struct tram_deflate *one, const struct tram_ram *ram, const uint32_t *index, uint32_t count,
+                                  void *out, uint64_t out_bytes);
+TRAM_API int tram_deflate_close(struct tram_deflate *one);
+
 /* walker.c: the host's half of the walker guest (guest/walker.h). */
 /* Writes the parameter page's fill and the records of pass 0 into all memory from WALKER_RAM_START. */
 TRAM_API int tram_walker_fill(struct tram_ram *ram, const void *params);
@@ -127,6 +137,36 @@ TRAM_API int tram_vcpu_run(int fd); /* 0: an exit to look at in kvm_run; -EINTR:
 TRAM_API int tram_thread_id(void);
 TRAM_API int tram_kick_install(void); /* once a process: the handler of the kick signal */
 TRAM_API int tram_kick(void *kvm_run, int thread); /* kvm_run may be NULL; sets immediate_exit first */
+
+/* channel.c: one channel of a move, whose pages the kernel may send without copying them. Such pages may change, or be sent
+ * twice, until the kernel is done with them: what became of them stands in the counts. */
+struct tram_channel;
+struct tram_channel_counts { /* doubles, so that all of them are numbers in JavaScript */
+  double system_calls;
+  double zero_copy_bytes; /* sent with MSG_ZEROCOPY */
+  double copied_bytes;    /* of these, those that the kernel has copied after all */
+  double fallbacks;       /* calls that were made to copy, because the kernel had no memory to hold pages with */
+  double in_flight_bytes; /* pages that the kernel holds now */
+  double flush_wait_ms;
+};
+enum { TRAM_ZERO_COPY_OFF, TRAM_ZERO_COPY_AUTO, TRAM_ZERO_COPY_ON }; /* ON: ENOBUFS that does not pass is an error */
+TRAM_API int64_t tram_channel_open(int fd, int is_socket, int zero_copy); /* the descriptor stays the caller's */
+TRAM_API int tram_channel_close(struct tram_channel *channel);
+TRAM_API int tram_channel_counts(const struct tram_channel *channel, struct tram_channel_counts *out);
+/* A packet: its head, then pages of guest memory in the order of the index. Returns all of its bytes. */
+TRAM_API int64_t tram_channel_send(struct tram_channel *channel, const void *head, uint32_t head_bytes,
+                                   const struct tram_ram *ram, const uint32_t *index, uint32_t count, int zero_copy,
+                                   uint32_t iov_max, uint64_t in_flight_max, const int32_t *stop);
+/* A packet whose payload is made of bytes. */
+TRAM_API int64_t tram_channel_write(struct tram_channel *channel, const void *head, uint32_t head_bytes, const void *data,
+                                    uint64_t data_bytes, const int32_t *stop);
+/* Until the kernel holds no page any more, as long as that takes. */
+TRAM_API int tram_channel_flush(struct tram_channel *channel, const int32_t *stop);
+/* As long as it says, or until the other side is gone: -EPIPE, or what it left with. */
+TRAM_API int tram_channel_sleep(struct tram_channel *channel, int ms, const int32_t *stop);
+/* Pages from a descriptor to their places. Returns the bytes: fewer than asked for at the end. */
+TRAM_API int64_t tram_receive_pages(int fd, struct tram_ram *ram, const uint32_t *index, uint32_t count, int timeout_ms,
+                                    const int32_t *stop);
 
 /* net.c: sockets, pipes, descriptors. All descriptors made here are close-on-exec and blocking. */
 TRAM_API int tram_connect_tcp(const char *host, const char *port, int timeout_ms, const int32_t *stop);

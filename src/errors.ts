@@ -28,6 +28,7 @@ export const ERROR_EXITS = {
   E_LISTEN: EXIT.failed,
   E_CHANNEL_CLOSED: EXIT.failed,
   E_CHANNEL: EXIT.failed,
+  E_NO_BUFFERS: EXIT.failed,
   E_CONSUMER: EXIT.failed,
   E_FILE: EXIT.failed,
   E_QMP: EXIT.failed,

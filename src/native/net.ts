@@ -11,7 +11,7 @@ const FD_TYPES = ["", "socket", "pipe", "file", "other"] as const;
 export type FdType = "socket" | "pipe" | "file" | "other";
 
 /** Throws the coded error for a failed call on a channel. */
-function fail(result: number, what: string): never {
+export function channelFailed(result: number, what: string): never {
   const name = errnoName(result);
   if (name === "ECANCELED") throw new TramError("E_CANCELLED", "cancelled");
   if (name === "ETIMEDOUT")
@@ -71,7 +71,7 @@ export const net = {
 
   accept(fd: number, timeoutMs: number, stop: StopWord | null): number {
     const result = symbols.tram_accept(fd, timeoutMs, stop);
-    return result >= 0 ? result : fail(result, "waiting for a connection");
+    return result >= 0 ? result : channelFailed(result, "waiting for a connection");
   },
 
   /** A waiting connection, or -errno: for a server that must outlive what happens at its door. */
@@ -83,7 +83,7 @@ export const net = {
 
   write(fd: number, isSocket: boolean, data: Uint8Array, bytes: number, stop: StopWord | null): void {
     const result = symbols.tram_write(fd, isSocket ? 1 : 0, data, bytes, stop);
-    if (result < 0) fail(result, "sending");
+    if (result < 0) channelFailed(result, "sending");
   },
 
   /** See tram_write_pages in c/tram.h; returns the bytes written. */
@@ -101,7 +101,7 @@ export const net = {
   ): number {
     const flag = isSocket ? 1 : 0;
     const result = symbols.tram_write_pages(fd, flag, ram.native, head, headBytes, words, index, count, iovMax, stop);
-    return result >= 0 ? result : fail(result, "sending pages");
+    return result >= 0 ? result : channelFailed(result, "sending pages");
   },
 
   /** What a socket has ready, not consumed: bytes, 0 at the end, or -errno. */
@@ -110,7 +110,7 @@ export const net = {
   /** Reads at least one byte, or 0 at the end. */
   read(fd: number, out: Uint8Array, timeoutMs: number, stop: StopWord | null): number {
     const result = symbols.tram_read(fd, out, out.length, timeoutMs, stop);
-    return result >= 0 ? result : fail(result, "receiving");
+    return result >= 0 ? result : channelFailed(result, "receiving");
   },
 
   /** One recvmsg that does not block: bytes (0 at the end, -errno) and passed descriptors. */

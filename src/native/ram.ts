@@ -1,5 +1,6 @@
 // Guest memory, by page index. Host addresses stay opaque numbers on this side.
 import type { Pointer } from "bun:ffi";
+import { openSync } from "node:fs";
 import { TramError } from "../errors.ts";
 import { check, errnoName, u32, u53 } from "./errno.ts";
 import { symbols } from "./symbols.ts";
@@ -98,6 +99,16 @@ export class Ram {
     );
   }
 
+  /**
+   * Sorts `index[0, count)`: pages behind are untouched, which in anonymous memory makes them zero, and none of them is touched
+   * by asking. Returns how many others there are. `pagemapFd`: openPagemap's.
+   */
+  splitUntouched(pagemapFd: number, index: Uint32Array, count: number): number {
+    if (count > index.length) throw new TramError("E_INTERNAL", "more pages than indexes");
+    const result = symbols.tram_pages_split_untouched(this.#h, pagemapFd, index, u32(count, "count"));
+    return check(result, "E_INTERNAL", "look at the page tables");
+  }
+
   /** Copies page i from `buffer` at `offset[i]` into guest page `index[i]`. */
   scatter(buffer: Uint8Array, index: Uint32Array, offset: Uint32Array, count: number): void {
     if (count > index.length || count > offset.length) throw new TramError("E_INTERNAL", "more pages than indexes");
@@ -153,6 +164,9 @@ export class Ram {
     this.#handle = null;
   }
 }
+
+/** This process's page tables, for all of its threads. */
+export const openPagemap = (): number => openSync("/proc/self/pagemap", "r");
 
 /** A raw kernel address as the FFI's pointer type. Only native/ makes these. */
 export function pointer(address: number): Pointer {

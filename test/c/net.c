@@ -65,11 +65,6 @@ ssize_t writev(int fd, const struct iovec *iov, int count) { return watched(SYS_
 
 /* --- helpers ------------------------------------------------------------------------------------------------------- */
 
-static int64_t now_ms(void) {
-  struct timespec now;
-  clock_gettime(CLOCK_MONOTONIC, &now);
-  return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
-}
 
 enum kind { SOCKET, PIPE };
 
