@@ -4,10 +4,12 @@ import type { VerifierInit, VerifierMessage } from "./inspect/verifier-worker.ts
 import type { ChannelInit } from "./keep/channel-worker.ts";
 import type { KeeperInit, KeeperMessage } from "./keep/keeper-worker.ts";
 import type { PlayerInit, PlayerMessage } from "./keep/player-worker.ts";
-import type { SenderInit } from "./keep/sender-worker.ts";
+import type { SenderInit as KeptSenderInit } from "./keep/sender-worker.ts";
 import type { LoaderInit, LoaderMessage } from "./machine/loader-worker.ts";
 import type { Job, MoverInit, MoverMessage } from "./machine/mover-worker.ts";
+import type { ReceiverInit } from "./machine/receiver-worker.ts";
 import type { SaverInit } from "./machine/saver-worker.ts";
+import type { SenderInit } from "./machine/sender-worker.ts";
 import type { VcpuInit, VcpuMessage } from "./machine/vcpu-worker.ts";
 import type { QmpInit, QmpRequest } from "./qmp/server-worker.ts";
 import { Thread } from "./thread.ts";
@@ -24,6 +26,12 @@ export const startMover = (init: MoverInit): Thread<MoverMessage, Job> =>
 export const startSaver = (init: SaverInit): Thread<never> =>
   start("./machine/saver-worker.ts", `save/${init.channel + 1}`, init);
 
+export const startSender = (init: SenderInit): Thread<never> =>
+  start("./machine/sender-worker.ts", `send/${init.channel}`, init);
+
+export const startReceiver = (init: ReceiverInit): Thread<never> =>
+  start("./machine/receiver-worker.ts", `recv/${init.channel}`, init);
+
 export const startLoader = (init: LoaderInit): Thread<LoaderMessage> =>
   start("./machine/loader-worker.ts", `load/${init.channel}`, init);
 
@@ -37,7 +45,8 @@ export const startChannel = (init: ChannelInit): Thread<never> => start("./keep/
 export const startPlayer = (init: PlayerInit): Thread<PlayerMessage> =>
   start("./keep/player-worker.ts", "player", init);
 
-export const startSender = (init: SenderInit): Thread<never> => start("./keep/sender-worker.ts", init.name, init);
+export const startKeptSender = (init: KeptSenderInit): Thread<never> =>
+  start("./keep/sender-worker.ts", init.name, init);
 
 export const startVerifier = (init: VerifierInit): Thread<VerifierMessage> =>
   start("./inspect/verifier-worker.ts", init.name, init);

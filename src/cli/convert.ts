@@ -101,7 +101,7 @@ async function toPlain(
   const endpoint = { scheme: "passed", fd: net.duplicate(output?.fd ?? (out.fd as number)), name: to } as const;
   const options = { maxBandwidthBytesPerSec: 0, replyMs: REPLY_MS, verbatim: true };
   const playing = startPlaying(
-    { path, offset, endpoint, channels: 0, qemuVersion: null, uuid: null, options },
+    { path, offset, endpoint, channels: 0, zeroCopy: "off", qemuVersion: null, uuid: null, options },
     () => undefined,
   );
   const signals = cancelOnSignal(playing.cancel);

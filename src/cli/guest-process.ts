@@ -7,14 +7,13 @@ import { DEFAULT_REPLY_MS } from "../control/send.ts";
 import { type ErrorData, EXIT, formatError, fromErrorData, toErrorData } from "../errors.ts";
 import { Board, type MachineHandles } from "../machine/board.ts";
 import type { LoaderInit } from "../machine/loader-worker.ts";
-import type { Job, MoverMessage, Wanted } from "../machine/mover-worker.ts";
-import type { SaverInit } from "../machine/saver-worker.ts";
+import type { CrewInit, Job, MoverMessage, Wanted } from "../machine/mover-worker.ts";
 import { installKick } from "../native/kvm.ts";
 import type { QmpRequest } from "../qmp/server-worker.ts";
 import type { SnapshotFile } from "../reader/snapshot.ts";
 import type { Thread } from "../thread.ts";
 import { type Listener, listen, unlisten } from "../transport/index.ts";
-import { startLoader, startMover, startQmp, startSaver, startVcpu } from "../workers.ts";
+import { startLoader, startMover, startQmp, startReceiver, startSaver, startSender, startVcpu } from "../workers.ts";
 import { formatCount, formatMs } from "./units.ts";
 
 export interface ProcessOptions {
@@ -222,9 +221,9 @@ export class GuestProcess {
         this.end(EXIT.done);
         return;
       case "migrate": {
-        const { endpoint, options, iovMax, copying } = request;
+        const { request: _, ...job } = request;
         this.#seen = false;
-        this.#post({ kind: "send", endpoint, options, iovMax, copying });
+        this.#post({ ...job, kind: "send" });
         return;
       }
       case "save":
@@ -245,16 +244,18 @@ export class GuestProcess {
 
   #onMover(message: MoverMessage): void {
     if (message.event === "machine") this.startCpus(this.board.cpus);
-    else if (message.event === "crew") for (const init of message.inits) this.#startSaver(init);
+    else if (message.event === "crew") for (const init of message.inits) this.#startCarrier(init);
     else if (message.event === "crashed") this.#fail(fromErrorData(message.error));
     else if (message.job === "send") this.#sent();
     else if (message.job === "receive") this.#received();
   }
 
   /** One that dies without a word must not leave the mover waiting for it. */
-  #startSaver(init: SaverInit): void {
-    startSaver(init).onCrash((error) => {
-      this.#options.say(`a thread that saves has died: ${error}`);
+  #startCarrier(init: CrewInit): void {
+    const thread =
+      init.does === "save" ? startSaver(init) : init.does === "send" ? startSender(init) : startReceiver(init);
+    thread.onCrash((error) => {
+      this.#options.say(`a thread that carries pages has died: ${error}`);
       new Barrier(init.channels, init.barrier).leave(init.channel, toErrorData(error));
     });
   }

@@ -1,6 +1,8 @@
 // tram migrate: moves a running guest.
 import { resolve } from "node:path";
+import { ZERO_COPY_MODES } from "../control/copying.ts";
 import type { Journal } from "../control/journal.ts";
+import { MOVE_CHANNELS_MAX, ZSTD_LEVEL_MAX } from "../control/send.ts";
 import { EXIT, fromErrorData, TramError, toErrorData } from "../errors.ts";
 import { net } from "../native/net.ts";
 import { QmpClient } from "../qmp/client.ts";
@@ -11,6 +13,7 @@ import { type Consumer, startConsumer } from "./consumer.ts";
 import { type FinalReport, failedReport, finalReport, MoveView, openJson } from "./report.ts";
 import { findSocket } from "./runtime.ts";
 import { parseCount, parseDuration, parseRate } from "./units.ts";
+import { parseZeroCopy } from "./zero-copy.ts";
 
 const POLL_MS = 20;
 /** Filling all of a large guest's memory takes seconds. */
@@ -41,6 +44,21 @@ export const migrate = command({
       description: "the longest the whole move, or silence of the target, may take (default none; 10s)",
       valueHint: "TIME",
     },
+    channels: {
+      type: "string",
+      description: "connections for the pages beside the main one, to a tram at tcp: or unix: (default none)",
+      valueHint: "N",
+    },
+    zeroCopy: {
+      type: "string",
+      description: `send pages without copying them, over tcp: and --channels: ${ZERO_COPY_MODES.join(", ")} (default auto)`,
+      valueHint: "MODE",
+    },
+    compress: {
+      type: "string",
+      description: "compress what --channels carry: zstd, zstd:LEVEL or none (default none)",
+      valueHint: "METHOD",
+    },
     verify: {
       type: "boolean",
       description: "hash every page at both ends, and compare before the guest is handed over",
@@ -50,6 +68,7 @@ export const migrate = command({
   },
   examples: [
     "tram migrate a tcp:host2:4444",
+    "tram migrate a tcp:host2:4444 --channels 4 --zero-copy on",
     "tram migrate a unix:/run/b.sock --max-downtime 50ms --max-bandwidth 1Gbit/s",
     "tram migrate a - | zstd | ssh host2 'zstd -d | tram run --incoming - --name a'",
     'tram migrate a "exec:gzip -c > a.tram.gz"',
@@ -65,6 +84,7 @@ export const migrate = command({
         maxBandwidthBytesPerSec: parseRate(args.maxBandwidth, "--max-bandwidth"),
       }),
       ...(args.iovMax !== undefined && { iovMax: parseCount(args.iovMax, "--iov-max", 1, 1024) }),
+      ...channelOptions(args, address),
       ...(args.verify && { verify: true }),
       ...(timeoutMs > 0 && { timeoutMs, replyMs: timeoutMs }),
       copying: process.env.TRAM_COPY_PAGES === "1", // for the benchmark: the same stream through a copying buffer
@@ -79,6 +99,44 @@ export const migrate = command({
     }
   },
 });
+
+/** Said before anything has begun, where it can be known by then. */
+function channelOptions(args: { channels?: string; zeroCopy?: string; compress?: string }, address: Address) {
+  const { scheme } = address;
+  const { channels, zeroCopy, compress } = args;
+  const asked = channels !== undefined ? "--channels" : zeroCopy !== undefined ? "--zero-copy" : "--compress";
+  if (channels === undefined && zeroCopy === undefined && compress === undefined) return {};
+  const mode = parseZeroCopy(zeroCopy ?? "auto", address);
+  const compressLevel = parseCompress(compress ?? "none");
+  if (compressLevel !== null && mode === "on")
+    throw new TramError("E_USAGE", "--zero-copy on and --compress exclude each other: what is compressed is a copy");
+  if (scheme !== "tcp" && scheme !== "unix")
+    throw new TramError(
+      "E_REFUSED",
+      `${asked}: pages go over connections of their own, and only one can be made here`,
+      {
+        expected: "tcp:HOST:PORT or unix:PATH",
+        found: `${scheme}:`,
+        next: `leave ${asked} out`,
+      },
+    );
+  return {
+    channels: channels === undefined ? 1 : parseCount(channels, "--channels", 1, MOVE_CHANNELS_MAX),
+    zeroCopy: mode,
+    ...(compressLevel !== null && { compressLevel }),
+  };
+}
+
+/** zstd's level; null: none. */
+function parseCompress(text: string): number | null {
+  if (text === "none") return null;
+  const match = /^zstd(?::([0-9]+))?$/.exec(text);
+  const level = Number(match?.[1] ?? 1);
+  if (match && level >= 1 && level <= ZSTD_LEVEL_MAX) return level;
+  throw new TramError("E_USAGE", `--compress: '${text}' is not known`, {
+    expected: `none, zstd, or zstd:1 to zstd:${ZSTD_LEVEL_MAX}`,
+  });
+}
 
 /** The channel as the guest's process is told of it: an address, or a descriptor that is passed. */
 interface Channel {

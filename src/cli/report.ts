@@ -1,5 +1,6 @@
 // A move as people and programs see it: the journal in, one live line, one line a round, or one JSON event a line out.
 import { openSync } from "node:fs";
+import type { ChannelCounts } from "../control/barrier.ts";
 import type { Journal, Round } from "../control/journal.ts";
 import { type ErrorData, EXIT, formatError, fromErrorData, TramError, toErrorData } from "../errors.ts";
 import { net } from "../native/net.ts";
@@ -79,16 +80,48 @@ export interface FinalReport {
   totalPages: number;
   sentPages: number;
   zeroPages: number;
+  /** Not sent: nobody has ever written to them. */
+  untouchedPages: number;
   resentPages: number;
   bytes: number;
   elapsedMs: number;
   bandwidthBytesPerSec: number;
   downtimeMs: number | null;
   downtimePartsMs: Record<string, number>;
+  /** With --channels: what each has carried, and how. */
+  channels?: ChannelReport[];
   /** With --verify: pages that had arrived otherwise than sent, and were sent again. */
   differingPages?: number;
   error: ErrorData | null;
 }
+
+export interface ChannelReport {
+  bytes: number;
+  pages: number;
+  zeroPages: number;
+  packets: number;
+  systemCalls: number;
+  /** Bytes sent without a copy of ours; of these, those that the kernel copied after all. */
+  zeroCopyBytes: number;
+  copiedByKernelBytes: number;
+  /** Calls that were made to copy because the kernel had no memory to hold pages with. */
+  fallbacks: number;
+  flushWaitMs: number;
+  compressMs: number;
+}
+
+const channelReport = (counts: ChannelCounts): ChannelReport => ({
+  bytes: counts.bytes,
+  pages: counts.pages,
+  zeroPages: counts.zeroPages,
+  packets: counts.packets,
+  systemCalls: counts.systemCalls,
+  zeroCopyBytes: counts.zeroCopyBytes,
+  copiedByKernelBytes: counts.copiedBytes,
+  fallbacks: counts.fallbacks,
+  flushWaitMs: Math.round(counts.flushWaitMs),
+  compressMs: Math.round(counts.compressMs),
+});
 
 export type Outcome = "completed" | "failed" | "cancelled";
 
@@ -97,8 +130,8 @@ export const outcomeOf = (phase: Journal["phase"]): Outcome =>
   phase === "completed" || phase === "cancelled" ? phase : "failed";
 
 export function finalReport(vm: string, journal: Journal): FinalReport {
-  const { peer, owner, totalPages, sentPages, zeroPages, resentPages, bytes, downtimeMs, downtimePartsMs, error } =
-    journal;
+  const { peer, owner, totalPages, sentPages, zeroPages, untouchedPages, resentPages, bytes } = journal;
+  const { downtimeMs, downtimePartsMs, error } = journal;
   const elapsedMs = Math.round(journal.elapsedMs);
   return {
     schema: JSON_SCHEMA,
@@ -111,12 +144,14 @@ export function finalReport(vm: string, journal: Journal): FinalReport {
     totalPages,
     sentPages,
     zeroPages,
+    untouchedPages,
     resentPages,
     bytes,
     elapsedMs,
     bandwidthBytesPerSec: Math.round((bytes * 1000) / Math.max(1, elapsedMs)),
     downtimeMs,
     downtimePartsMs,
+    ...(journal.multifd && { channels: journal.channels.map(channelReport) }),
     ...(journal.differingPages !== undefined && { differingPages: journal.differingPages }),
     error,
   };
@@ -130,13 +165,16 @@ export function formatReport(report: FinalReport): string {
     rows.push(
       [
         "pages",
-        `${formatCount(report.sentPages)} sent, ${formatCount(report.zeroPages)} zero, ${formatCount(report.resentPages)} of these re-sent, in ${report.rounds} rounds`,
+        `${formatCount(report.sentPages)} sent, ${formatCount(report.zeroPages)} zero, ${formatCount(report.resentPages)} of these re-sent, in ${report.rounds} rounds; ${formatCount(report.untouchedPages)} never touched`,
       ],
       [
         "bytes",
         `${formatBytes(report.bytes)} in ${formatMs(report.elapsedMs)}, ${formatRate(report.bandwidthBytesPerSec)}`,
       ],
     );
+  report.channels?.forEach((channel, i) => {
+    rows.push([`channel ${i}`, channelText(channel, report.elapsedMs)]);
+  });
   if (report.differingPages !== undefined)
     rows.push([
       "verified",
@@ -144,6 +182,23 @@ export function formatReport(report: FinalReport): string {
     ]);
   if (report.downtimeMs !== null) rows.push(["downtime", `${report.downtimeMs} ms (${parts.join(", ")})`]);
   return rows.map(([name, text]) => `  ${name.padEnd(9)} ${text}`).join("\n");
+}
+
+function channelText(channel: ChannelReport, elapsedMs: number): string {
+  const { bytes, packets, systemCalls, zeroCopyBytes, copiedByKernelBytes, fallbacks, flushWaitMs, compressMs } =
+    channel;
+  const parts = [`${formatBytes(bytes)} in ${formatCount(packets)} packets, ${formatCount(systemCalls)} system calls`];
+  if (zeroCopyBytes) {
+    const copied = copiedByKernelBytes ? `, ${formatBytes(copiedByKernelBytes)} of it copied by the kernel` : "";
+    parts.push(`${formatBytes(zeroCopyBytes)} zero-copy${copied}`);
+  }
+  if (fallbacks) parts.push(`${formatCount(fallbacks)} calls fell back to copying`);
+  if (flushWaitMs) parts.push(`waited ${formatMs(flushWaitMs)} for the kernel`);
+  if (compressMs) {
+    const ratio = (channel.pages * 4096) / Math.max(1, bytes);
+    parts.push(`compressed ${ratio.toFixed(1)}:1 in ${formatMs(compressMs)} of ${formatMs(elapsedMs)}`);
+  }
+  return parts.join("; ");
 }
 
 function describeOwner({ owner, vm }: FinalReport): string {

@@ -1,5 +1,6 @@
 // tram send: plays a kept guest to a waiting target, QEMU's or tram's.
 import { resolve } from "node:path";
+import { ZERO_COPY_MODES } from "../control/copying.ts";
 import type { Journal } from "../control/journal.ts";
 import { DEFAULT_REPLY_MS } from "../control/send.ts";
 import { type ErrorData, EXIT, formatError, fromErrorData, TramError, toErrorData } from "../errors.ts";
@@ -9,7 +10,7 @@ import { net } from "../native/net.ts";
 import { MULTIFD_CHANNELS_MAX } from "../stream/wire.ts";
 import { parseAddress } from "../transport/address.ts";
 import type { Endpoint } from "../transport/index.ts";
-import { startPlayer, startSender } from "../workers.ts";
+import { startKeptSender, startPlayer } from "../workers.ts";
 import { command } from "./command.ts";
 import { say, writeAll } from "./console.ts";
 import { startConsumer } from "./consumer.ts";
@@ -17,6 +18,7 @@ import { parseFile, statOf } from "./file-target.ts";
 import { cancelOnSignal } from "./keeping.ts";
 import { JSON_SCHEMA, openJson, outcomeOf } from "./report.ts";
 import { formatBytes, formatCount, formatMs, formatRate, parseCount, parseDuration, parseRate } from "./units.ts";
+import { parseZeroCopy } from "./zero-copy.ts";
 
 export const send = command({
   name: "send",
@@ -41,6 +43,11 @@ export const send = command({
       type: "string",
       description: "multifd channels beside the main one, as the target is set (default 0)",
       valueHint: "N",
+    },
+    zeroCopy: {
+      type: "string",
+      description: `with --channels: send pages without copying them: ${ZERO_COPY_MODES.join(", ")} (default off)`,
+      valueHint: "MODE",
     },
     qemu: {
       type: "string",
@@ -67,10 +74,15 @@ export const send = command({
     if (qemuVersion !== null && !/^\d+\.\d+/.test(qemuVersion))
       throw new TramError("E_USAGE", `--qemu: '${qemuVersion}' is no version`, { expected: "for example 7.2 or 10.0" });
     const uuid = args.uuid === undefined ? null : parseUuid(args.uuid);
+    const zeroCopy = parseZeroCopy(args.zeroCopy ?? "off", parseAddress(args.uri));
+    if (zeroCopy !== "off" && channels === 0)
+      throw new TramError("E_USAGE", "--zero-copy: pages are sent without a copy over --channels only", {
+        next: "give --channels 1 or more, as many as the target is set for",
+      });
     const { endpoint, consumer } = outgoing(args.uri);
     const options = { maxBandwidthBytesPerSec, replyMs, verbatim: false };
     const started = startPlaying(
-      { path, offset, endpoint, channels, qemuVersion, uuid, options },
+      { path, offset, endpoint, channels, zeroCopy, qemuVersion, uuid, options },
       progress(json === null),
     );
     const signals = cancelOnSignal(started.cancel);
@@ -172,7 +184,7 @@ export function startPlaying(
   player.onMessage((message) => {
     if (message.event === "journal") onJournal(message.journal);
     else if (message.event === "over") over.resolve(message.journal);
-    else for (const one of message.inits) startSender(one).onCrash((error) => over.reject(error));
+    else for (const one of message.inits) startKeptSender(one).onCrash((error) => over.reject(error));
   });
   return { cancel: () => void Atomics.store(new Int32Array(stop), 0, 1), finished: over.promise };
 }

@@ -30,8 +30,35 @@ export interface ChannelCounts {
   directBytes: number;
   /** Sent again because the guest wrote to them after they had been sent. */
   resentPages: number;
+  /** Zero because nobody has ever written to them, which the page tables say: not looked at. */
+  untouchedPages: number;
+  systemCalls: number;
+  /** Sent without a copy of ours. */
+  zeroCopyBytes: number;
+  /** Of these, copied by the kernel after all. */
+  copiedBytes: number;
+  /** Calls that were made to copy because the kernel had no memory to hold pages with. */
+  fallbacks: number;
+  /** Waiting, at the end of rounds, until the kernel held no page any more. */
+  flushWaitMs: number;
+  /** Compressing. */
+  compressMs: number;
 }
-const COUNTS = ["packets", "pages", "zeroPages", "bytes", "directBytes", "resentPages"] as const;
+const COUNTS = [
+  "packets",
+  "pages",
+  "zeroPages",
+  "bytes",
+  "directBytes",
+  "resentPages",
+  "untouchedPages",
+  "systemCalls",
+  "zeroCopyBytes",
+  "copiedBytes",
+  "fallbacks",
+  "flushWaitMs",
+  "compressMs",
+] as const;
 export const noCounts = (): ChannelCounts =>
   Object.fromEntries(COUNTS.map((name) => [name, 0])) as unknown as ChannelCounts;
 

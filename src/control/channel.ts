@@ -1,4 +1,5 @@
 // The two ends of a move as control/ sees them: sections and pages, no bytes, no descriptors.
+import type { PageRange } from "../memory/bitmap.ts";
 import type { MachineDescription } from "../stream/devices/machine.ts";
 import type { BlockEntry } from "../stream/ram.ts";
 import type { Hello } from "../stream/return-path.ts";
@@ -28,6 +29,8 @@ export interface MoveWriter extends PageWriter {
   /** Two-way only: the target's greeting; null from a peer that is no tram. */
   awaitHello(timeoutMs: number): Hello | null;
   machine(description: MachineDescription): void;
+  /** Two-way only: pages will come over so many other channels, which the target has when this returns. Before startRam. */
+  openChannels(count: number, timeoutMs: number): void;
   startRam(blocks: readonly BlockEntry[]): void;
   /** Two-way only: from here on each page is hashed as it goes, and as it arrives. Before startRam. */
   verifyPages(): void;
@@ -35,7 +38,12 @@ export interface MoveWriter extends PageWriter {
   differingPages(timeoutMs: number): Uint32Array;
   /** Between two of these, write() may be called any number of times. */
   beginRound(last: boolean): void;
+  /** With other channels: they have sent all of the round, and said so. */
   endRound(): void;
+  /** The end of all rounds without one: no channel says anything. */
+  endRounds(): void;
+  /** Pages that were not sent, because nobody has ever written to them. */
+  untouched(ranges: readonly PageRange[]): void;
   devices(devices: readonly DeviceState[], runState: string): void;
   /** Two-way only: until the target has accepted everything. */
   awaitReady(timeoutMs: number): void;
@@ -63,6 +71,10 @@ export interface SnapshotWriter {
 export type Incoming =
   | { kind: "hello-wanted" }
   | { kind: "ready-wanted" }
+  /** The pages come over so many other channels. */
+  | { kind: "channels-wanted"; count: number }
+  /** What these have brought so far belongs before what follows. */
+  | { kind: "flush" }
   | { kind: "machine"; description: MachineDescription }
   | { kind: "blocks"; blocks: BlockEntry[] }
   | { kind: "pages" }
@@ -75,6 +87,16 @@ export interface PagesReceived {
   zeroPages: number;
 }
 
+/** Which pages have come, for all who take some. */
+export interface PageMarks {
+  /** Pages with content. */
+  present: SharedArrayBuffer;
+  /** Pages that the source has told of, with content or as zero. */
+  told: SharedArrayBuffer;
+  /** Hashes of what has come; null: not wanted (yet). */
+  hashes: SharedArrayBuffer | null;
+}
+
 /** The target's end. */
 export interface MoveReader {
   readonly name: string;
@@ -85,8 +107,12 @@ export interface MoveReader {
   /** The next thing that asks for a decision. Page records go into the guest given to `into`, and are only counted here. */
   next(): Incoming;
   into(guest: Guest): void;
+  /** For others who take pages of the guest given to `into`. */
+  readonly marks: PageMarks;
   sendHello(hello: Hello): void;
   sendReady(): void;
+  /** The other channels are there. */
+  sendChannels(count: number): void;
   /** The guest runs here now. */
   confirm(): void;
   /** Tells the source why not, where it can be told. */

@@ -15,6 +15,9 @@ export interface Guest {
   readonly description: MachineDescription;
   readonly ram: Ram;
 
+  /** The page tables, where a page that they have nothing for is zero: memory is nobody's but the guest's; else -1. */
+  readonly pagemapFd: number;
+
   /** From here on every write to guest memory is remembered. */
   startTracking(): void;
   /** Adds all pages written since the last sync, and not yet cleared, to `dirty`. */

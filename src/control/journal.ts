@@ -36,6 +36,8 @@ export interface Journal {
   /** With content, each time it was sent. */
   sentPages: number;
   zeroPages: number;
+  /** Not sent: nobody has ever written to them. */
+  untouchedPages: number;
   /** Sent again because the guest wrote to them after they had been sent. */
   resentPages: number;
   bytes: number;
@@ -49,6 +51,8 @@ export interface Journal {
   roundsDone: number;
   /** What each thread that sends has sent. */
   channels: ChannelCounts[];
+  /** These are connections of their own, beside the main one. */
+  multifd?: boolean;
   owner: Owner;
   error: ErrorData | null;
   /** With --verify: pages that had arrived otherwise than sent, and were sent again. */
@@ -86,6 +90,7 @@ export class MoveLog {
       remainingPages: 0,
       sentPages: 0,
       zeroPages: 0,
+      untouchedPages: 0,
       resentPages: 0,
       bytes: 0,
       elapsedMs: 0,

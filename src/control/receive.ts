@@ -4,6 +4,7 @@ import type { MachineDescription } from "../stream/devices/machine.ts";
 import { RAM_BLOCK_NAME } from "../stream/devices/machine.ts";
 import type { BlockEntry } from "../stream/ram.ts";
 import type { Hello } from "../stream/return-path.ts";
+import { type ChannelCounts, sumCounts } from "./barrier.ts";
 import type { MoveReader } from "./channel.ts";
 import { checkFit } from "./fit.ts";
 import type { DeviceState, Guest } from "./guest.ts";
@@ -15,8 +16,19 @@ export interface ReceiveContext {
   hello: Hello;
   /** Makes the machine, empty and stopped. */
   createGuest(description: MachineDescription): Guest;
+  /** Waits for so many other channels, and starts who takes pages from them. */
+  openChannels(count: number): ReceivingCrew;
   /** The guest is ours: it runs from here, or stays paused as it was at the source. */
   start(runState: string): void;
+}
+
+/** The other channels. */
+export interface ReceivingCrew {
+  /** Returns when each has brought everything up to this point; the k-th call is the k-th. Throws what went wrong with any. */
+  meet(progress: () => void): void;
+  counts(): ChannelCounts[];
+  /** Returns when none of them touches the guest any more. */
+  end(): void;
 }
 
 /**
@@ -27,10 +39,21 @@ export function receive(reader: MoveReader, context: ReceiveContext, log: MoveLo
   let guest: Guest | null = null;
   let runState = "running";
   let loaded = false;
+  let crew: ReceivingCrew | null = null;
+  const progress = () => {
+    const counts = crew?.counts() ?? [];
+    const { pages, zeroPages, bytes } = sumCounts(counts);
+    log.journal.channels = counts;
+    log.journal.bytes = reader.bytes + bytes;
+    log.journal.sentPages = reader.received.pages + pages;
+    log.journal.zeroPages = reader.received.zeroPages + zeroPages;
+    log.refresh();
+  };
   const devices: DeviceState[] = [];
   const load = () => {
     if (loaded) return;
     if (!guest) throw incomplete("a machine", "section 'tram/machine'", "none");
+    crew?.end(); // no page that comes now is part of what was agreed
     const { pages } = guest.ram;
     const known = reader.pagesKnown();
     if (known !== pages) throw incomplete("all of its RAM", `${pages} pages, zero ones included`, `${known} pages`);
@@ -41,7 +64,6 @@ export function receive(reader: MoveReader, context: ReceiveContext, log: MoveLo
     log.setPhase("setup");
     for (;;) {
       const incoming = reader.next();
-      log.journal.bytes = reader.bytes;
       switch (incoming.kind) {
         case "hello-wanted":
           reader.sendHello(context.hello);
@@ -54,13 +76,22 @@ export function receive(reader: MoveReader, context: ReceiveContext, log: MoveLo
           log.journal.totalPages = guest.ram.pages;
           log.setPhase("active");
           break;
+        case "channels-wanted":
+          if (!guest || crew) throw new TramError("E_STREAM", "the stream speaks of its channels where it must not");
+          crew = context.openChannels(incoming.count);
+          reader.sendChannels(incoming.count);
+          break;
+        case "flush":
+          if (!crew)
+            throw new TramError("E_STREAM", "the stream's pages come over other channels, which it has not named");
+          crew.meet(progress);
+          progress();
+          break;
         case "blocks":
           checkBlocks(incoming.blocks, guest);
           break;
         case "pages":
-          log.journal.sentPages = reader.received.pages;
-          log.journal.zeroPages = reader.received.zeroPages;
-          log.refresh();
+          progress();
           break;
         case "run-state":
           if (!["running", "paused"].includes(incoming.runState))
@@ -106,6 +137,7 @@ export function receive(reader: MoveReader, context: ReceiveContext, log: MoveLo
     log.setPhase(cancelled ? "cancelled" : "failed");
     return false;
   } finally {
+    crew?.end();
     reader.close();
   }
 }

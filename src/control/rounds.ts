@@ -1,7 +1,7 @@
 // The rounds of a move: which pages are still to be sent, who sends them, and how fast. Any number of threads share a round:
 // each takes the next piece of memory until there is none left.
 import { TramError } from "../errors.ts";
-import { Bitmap } from "../memory/bitmap.ts";
+import { Bitmap, type PageRange } from "../memory/bitmap.ts";
 import { type ChannelCounts, noCounts, sumCounts } from "./barrier.ts";
 import type { PagesSent, PageWriter } from "./channel.ts";
 import { expectedDowntimeMs, type Limits, PAGE_RECORD_BYTES, verdict } from "./convergence.ts";
@@ -17,25 +17,29 @@ const BATCH_SHARE = 0.25;
 /** What the threads of one move share: plain data, and memory of all. */
 export interface RoundsShare {
   pages: number;
+  /** See Guest. */
+  pagemapFd: number;
   dirty: SharedArrayBuffer;
   sent: SharedArrayBuffer;
-  /** The next page that nobody has taken, and whether the guest is stopped. */
+  /** The next page that nobody has taken, whether the guest is stopped, whether this is the first round. */
   words: SharedArrayBuffer;
   bucket: { rateBytesPerSec: number; shared: SharedArrayBuffer } | null;
   batchPages: number;
 }
 
-const WORD = { next: 0, last: 1 } as const;
+const WORD = { next: 0, last: 1, bulk: 2 } as const;
 
-export function shareRounds(pages: number, batchPages: number, rateBytesPerSec: number, nowMs: number): RoundsShare {
+export function shareRounds(guest: Guest, batchPages: number, rateBytesPerSec: number, nowMs: number): RoundsShare {
+  const { pages } = guest.ram;
   const bytes = Bitmap.bytesFor(pages);
   const bucket = rateBytesPerSec > 0 ? new TokenBucket(rateBytesPerSec, nowMs) : null;
   const share = rateBytesPerSec > 0 ? Math.ceil((rateBytesPerSec * BATCH_SHARE) / PAGE_RECORD_BYTES) : batchPages;
   return {
     pages,
+    pagemapFd: guest.pagemapFd,
     dirty: new SharedArrayBuffer(bytes),
     sent: new SharedArrayBuffer(bytes),
-    words: new SharedArrayBuffer(8),
+    words: new SharedArrayBuffer(12),
     bucket: bucket && { rateBytesPerSec, shared: bucket.shared },
     batchPages: Math.min(share, batchPages),
   };
@@ -44,6 +48,8 @@ export function shareRounds(pages: number, batchPages: number, rateBytesPerSec: 
 /** What one thread needs to carry pages. */
 export interface CarrierContext {
   writer: PageWriter;
+  /** Sorts pages that nobody has ever written to behind the others, and says how many others there are. */
+  splitUntouched(index: Uint32Array, count: number): number;
   /** Just before pages are read: what is written to them from then on counts again. */
   clearDirty: Guest["clearDirty"];
   /** Throws when the move is to end; called between batches. */
@@ -91,6 +97,7 @@ export class Carrier {
 
   #piece(first: number, end: number): void {
     const last = Atomics.load(this.#words, WORD.last) !== 0;
+    const mayBeUntouched = this.#share.pagemapFd >= 0 && Atomics.load(this.#words, WORD.bulk) !== 0;
     let cleared = last; // the guest is stopped: nothing needs to count again
     for (let from = first; from < end; ) {
       const { count, next } = this.#dirty.take(from, end, this.#batch);
@@ -98,12 +105,21 @@ export class Carrier {
       // Before the first page of the piece is read: what is written after this is reported again.
       if (!cleared) this.#context.clearDirty(first, end - first);
       cleared = true;
-      this.counts.resentPages += this.#countResent(count);
-      const sent = this.#context.writer.write(this.#batch, count);
+      from = next;
+      const touched = mayBeUntouched ? this.#skipUntouched(count) : count;
+      if (touched === 0) continue;
+      this.counts.resentPages += this.#countResent(touched);
+      const sent = this.#context.writer.write(this.#batch, touched);
       this.#count(sent);
       this.#pace(sent.bytes, last);
-      from = next;
     }
+  }
+
+  /** What is written to them from here on is in the log: it was cleared before. */
+  #skipUntouched(count: number): number {
+    const touched = this.#context.splitUntouched(this.#batch, count);
+    this.counts.untouchedPages += count - touched;
+    return touched;
   }
 
   #countResent(count: number): number {
@@ -142,6 +158,8 @@ export interface Crew {
   /** Waits until none of them works at it; throws what went wrong with any. */
   finish(progress: () => void): void;
   counts(): ChannelCounts[];
+  /** Returns when none of them touches the guest any more. */
+  end(): void;
 }
 
 export interface RoundsOptions extends Limits {
@@ -154,9 +172,11 @@ export class Rounds {
   readonly #guest: Guest;
   readonly #log: MoveLog;
   readonly #options: RoundsOptions;
-  readonly #carrier: Carrier;
+  /** Null: only the crew carries. */
+  readonly #carrier: Carrier | null;
   readonly #crew: Crew | null;
   readonly #dirty: Bitmap;
+  readonly #sent: Bitmap;
   readonly #words: Int32Array;
   /** Everything sent so far, headers included. */
   readonly #bytes: () => number;
@@ -165,7 +185,7 @@ export class Rounds {
   constructor(
     guest: Guest,
     share: RoundsShare,
-    context: Omit<CarrierContext, "progress" | "now" | "clearDirty">,
+    context: Pick<CarrierContext, "checkStop" | "sleep"> & { writer: PageWriter | null },
     crew: Crew | null,
     options: RoundsOptions,
     log: MoveLog,
@@ -178,23 +198,29 @@ export class Rounds {
     this.#bytes = bytes;
     this.#dirty = new Bitmap(share.pages, share.dirty);
     this.#dirty.fill(); // the bulk pass: everything
+    this.#sent = new Bitmap(share.pages, share.sent);
     this.#words = new Int32Array(share.words);
-    this.#carrier = new Carrier(share, {
-      ...context,
-      clearDirty: (first, pages) => guest.clearDirty(first, pages),
-      checkStop: () => {
-        context.checkStop();
-        this.#checkTime();
-      },
-      now: () => log.now(),
-      progress: () => this.#progress(),
-    });
+    const { writer, sleep } = context;
+    this.#carrier =
+      writer &&
+      new Carrier(share, {
+        writer,
+        sleep,
+        splitUntouched: (index, count) => guest.ram.splitUntouched(share.pagemapFd, index, count),
+        clearDirty: (first, pages) => guest.clearDirty(first, pages),
+        checkStop: () => {
+          context.checkStop();
+          this.#checkTime();
+        },
+        now: () => log.now(),
+        progress: () => this.#progress(),
+      });
     log.journal.totalPages = share.pages;
   }
 
-  /** What each thread has carried, this one first. */
+  /** What each thread has carried; this one first, if it does. */
   counts(): ChannelCounts[] {
-    return [this.#carrier.counts, ...(this.#crew?.counts() ?? [])];
+    return [...(this.#carrier ? [this.#carrier.counts] : []), ...(this.#crew?.counts() ?? [])];
   }
 
   /** Takes over what the guest has written; counts it for the round before. */
@@ -204,6 +230,11 @@ export class Rounds {
     journal.remainingPages = this.#dirty.count();
     const last = journal.rounds.at(-1);
     if (last) last.dirtyPages = journal.remainingPages;
+  }
+
+  /** Pages that nobody has written to, ever, and that were not sent: ranges of them, ascending. */
+  neverSent(): PageRange[] {
+    return this.#sent.gaps();
   }
 
   /** These are to be sent once more. */
@@ -227,11 +258,12 @@ export class Rounds {
     const before = sumCounts(this.counts());
     const bytesBefore = this.#bytes();
     this.#round++;
-    this.#toSend = journal.remainingPages + before.pages + before.zeroPages;
+    this.#toSend = journal.remainingPages + before.pages + before.zeroPages + before.untouchedPages;
     Atomics.store(this.#words, WORD.next, 0);
     Atomics.store(this.#words, WORD.last, last ? 1 : 0);
+    Atomics.store(this.#words, WORD.bulk, this.#round === 1 ? 1 : 0);
     this.#crew?.begin();
-    this.#carrier.carry();
+    this.#carrier?.carry();
     this.#crew?.finish(() => {
       this.#checkTime();
       this.#progress();
@@ -260,12 +292,13 @@ export class Rounds {
   #progress(): void {
     const { journal } = this.#log;
     const counts = this.counts();
-    const { pages, zeroPages, resentPages } = sumCounts(counts);
+    const { pages, zeroPages, resentPages, untouchedPages } = sumCounts(counts);
     journal.channels = counts;
     journal.sentPages = pages;
     journal.zeroPages = zeroPages;
+    journal.untouchedPages = untouchedPages;
     journal.resentPages = resentPages;
-    journal.remainingPages = this.#toSend - pages - zeroPages;
+    journal.remainingPages = this.#toSend - pages - zeroPages - untouchedPages;
     journal.bytes = this.#bytes();
     this.#log.refresh();
   }

@@ -53,7 +53,7 @@ export function save(
     guest.startTracking();
     log.setPhase("active");
     const { checkCancelled: checkStop, sleep } = context;
-    const share = shareRounds(guest.ram.pages, SAVE_BATCH_PAGES, options.maxBandwidthBytesPerSec, log.now());
+    const share = shareRounds(guest, SAVE_BATCH_PAGES, options.maxBandwidthBytesPerSec, log.now());
     const crew = context.startCrew(share);
     const writer = context.pages();
     const rounds = new Rounds(guest, share, { writer, checkStop, sleep }, crew, options, log);

@@ -2,11 +2,12 @@
 import { TramError, toErrorData } from "../errors.ts";
 import { RAM_BLOCK_NAME } from "../stream/devices/machine.ts";
 import type { Hello } from "../stream/return-path.ts";
+import { sumCounts } from "./barrier.ts";
 import type { MoveWriter } from "./channel.ts";
 import { checkFit } from "./fit.ts";
 import type { Guest } from "./guest.ts";
 import { Ledger, type MoveLog } from "./journal.ts";
-import { Rounds, shareRounds } from "./rounds.ts";
+import { type Crew, Rounds, type RoundsShare, shareRounds } from "./rounds.ts";
 
 export interface SendOptions {
   maxDowntimeMs: number;
@@ -16,10 +17,15 @@ export interface SendOptions {
   replyMs: number;
   /** 0: no limit on the whole move. */
   timeoutMs: number;
+  /** Other channels, which carry all pages; 0: the main one carries them. */
+  channels: number;
   /** Compare what has arrived with what was sent, before the guest is handed over. */
   verify: boolean;
 }
 
+/** More than any host has cores for. */
+export const MOVE_CHANNELS_MAX = 64;
+export const ZSTD_LEVEL_MAX = 19;
 export const DEFAULT_MAX_DOWNTIME_MS = 300;
 export const DEFAULT_REPLY_MS = 10_000;
 
@@ -28,6 +34,8 @@ export interface SendContext {
   /** Throws E_CANCELLED once the move was cancelled. */
   checkCancelled(): void;
   sleep(ms: number): void;
+  /** Connects the other channels and starts who sends over them; they begin with the first round. */
+  openChannels(count: number, share: RoundsShare): Crew;
   /** Draws the line after which no cancel counts; false if one came before. */
   passHandover(): boolean;
   /** The hand-over word is out: only a person lets the guest run here again. */
@@ -48,16 +56,21 @@ export function send(guest: Guest, writer: MoveWriter, options: SendOptions, con
     writer.begin();
     const hello = writer.twoWay ? greet(guest, writer, options) : null;
     if (options.verify) checkVerifies(writer, hello);
+    if (options.channels > 0) checkTakesChannels(writer, hello);
     writer.machine(guest.description);
     if (options.verify) writer.verifyPages();
-    writer.startRam([{ name: RAM_BLOCK_NAME, bytes: guest.ram.bytes }]);
 
     undo.push(() => guest.stopTracking());
     guest.startTracking();
-    log.setPhase("active");
-    const share = shareRounds(guest.ram.pages, BATCH_PAGES, options.maxBandwidthBytesPerSec, log.now());
+    const share = shareRounds(guest, BATCH_PAGES, options.maxBandwidthBytesPerSec, log.now());
     const { checkCancelled: checkStop, sleep } = context;
-    const rounds = new Rounds(guest, share, { writer, checkStop, sleep }, null, options, log, () => writer.bytes);
+    const crew = options.channels > 0 ? openChannels(options, writer, share, context, log) : null;
+    if (crew) undo.push(() => crew.end()); // before the guest is let go
+    writer.startRam([{ name: RAM_BLOCK_NAME, bytes: guest.ram.bytes }]);
+    log.setPhase("active");
+    const carrying = { writer: crew ? null : writer, checkStop, sleep };
+    const bytes = () => writer.bytes + sumCounts(crew?.counts() ?? []).bytes;
+    const rounds = new Rounds(guest, share, carrying, crew, options, log, bytes);
     const sendRound = (stopped: boolean, last = stopped) => {
       writer.beginRound(last);
       rounds.send(stopped);
@@ -82,10 +95,10 @@ export function send(guest: Guest, writer: MoveWriter, options: SendOptions, con
         rounds.again(differing);
         sendRound(true, false);
       }
-      writer.beginRound(true); // nothing is left: only the end of the pages
-      writer.endRound();
+      writer.endRounds(); // nothing is left
       downtime.mark("verify");
     }
+    writer.untouched(rounds.neverSent());
     writer.devices(devices, was);
     if (writer.twoWay) writer.awaitReady(options.replyMs);
     downtime.mark("targetReady");
@@ -93,7 +106,7 @@ export function send(guest: Guest, writer: MoveWriter, options: SendOptions, con
     if (!context.passHandover()) throw new TramError("E_CANCELLED", "cancelled");
     log.setPhase("handover");
     writer.handOver();
-    undo = [() => guest.stopTracking()]; // from here on this side never runs the guest by itself
+    undo = [() => guest.stopTracking(), () => crew?.end()]; // from here on this side never runs the guest by itself
     log.journal.owner = "unconfirmed";
     context.handedOver();
     const described = attempt(() => writer.describe());
@@ -101,9 +114,10 @@ export function send(guest: Guest, writer: MoveWriter, options: SendOptions, con
     downtime.mark("handOver");
     log.journal.downtimeMs = downtime.totalMs;
     log.journal.downtimePartsMs = downtime.parts;
-    log.journal.bytes = writer.bytes;
+    log.journal.bytes = bytes();
     if (writer.twoWay ? !confirmed : described !== null) throw unconfirmed(writer.twoWay, described);
     if (confirmed) log.journal.owner = hello?.keeps ? "file" : "target";
+    crew?.end();
     guest.stopTracking();
     log.setPhase("completed");
   } catch (error) {
@@ -129,6 +143,15 @@ function checkVerifies(writer: MoveWriter, hello: Hello | null): void {
     next: hello?.keeps
       ? "leave --verify out: the file has hashes, and tram verify compares it with them"
       : "leave --verify out",
+  });
+}
+
+function checkTakesChannels(writer: MoveWriter, hello: Hello | null): void {
+  if (hello?.channels) return;
+  throw new TramError("E_REFUSED", "--channels: the target takes no other channels", {
+    expected: "a tram that listens on tcp: or unix:",
+    found: writer.twoWay ? "one that takes pages over the main channel only" : `${writer.name}, one-way`,
+    next: "leave --channels, --zero-copy and --compress out",
   });
 }
 
@@ -179,6 +202,25 @@ function unconfirmed(twoWay: boolean, described: unknown): TramError {
           next,
         },
       );
+}
+
+/** The crew is told first: its threads take a while to start, and the target a round trip to answer. */
+function openChannels(
+  options: SendOptions,
+  writer: MoveWriter,
+  share: RoundsShare,
+  context: SendContext,
+  log: MoveLog,
+): Crew {
+  const crew = context.openChannels(options.channels, share);
+  log.journal.multifd = true;
+  try {
+    writer.openChannels(options.channels, options.replyMs);
+    return crew;
+  } catch (error) {
+    crew.end();
+    throw error;
+  }
 }
 
 /** Before anything of the guest is sent: is there a tram, and can it take this guest? */

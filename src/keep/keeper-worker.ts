@@ -6,13 +6,13 @@ import { type Journal, MoveLog } from "../control/journal.ts";
 import { TramError, toErrorData } from "../errors.ts";
 import { openDirect, PageFile } from "../native/file.ts";
 import { net } from "../native/net.ts";
+import { channelsInOrder, kindOfFirst } from "../reader/channels.ts";
 import { MainChannel } from "../reader/main-channel.ts";
 import { TransportSource } from "../reader/source.ts";
 import { ByteWriter, badStream } from "../stream/bytes.ts";
-import { MACHINE_NAME } from "../stream/devices/machine.ts";
-import { decodeInit, INIT_BYTES } from "../stream/multifd.ts";
+import { MACHINE_NAME, untouched } from "../stream/devices/machine.ts";
 import { encodeHello, encodePong, encodeRefuse, encodeShut, HELLO_VERSION } from "../stream/return-path.ts";
-import { MULTIFD_MAGIC, TRAM_PING_HELLO, TRAM_PING_READY } from "../stream/wire.ts";
+import { TRAM_PING_HELLO, TRAM_PING_READY } from "../stream/wire.ts";
 import { initOf, tell } from "../thread.ts";
 import { Arrivals } from "../transport/arrivals.ts";
 import { FdTransport } from "../transport/fd.ts";
@@ -93,13 +93,14 @@ class Keeper {
     const { configuration, tail } = keep(main, this.#file, this, this.#log);
     this.#endChannels();
     this.#log.setPhase("handover");
+    const namesUntouched = tail.devices.some(({ name }) => name === untouched.name); // a tram says which it has left out
     const summary = {
       machine: configuration.machine,
       blocks: this.#sinks.map(({ name, pages, present, told }) => ({
         name,
         bytes: pages * 4096,
         present: present.count(),
-        untold: pages - told.count(),
+        untold: namesUntouched ? 0 : pages - told.count(),
       })),
       devices: tail.devices.length,
       described: tail.description !== null,
@@ -119,7 +120,7 @@ class Keeper {
     const { listener, silenceMs } = init;
     const name = endpointName(listener.endpoint);
     if (listener.endpoint.scheme === "passed") return new FdTransport(listener.endpoint.fd, { name, stop, silenceMs });
-    this.#arrivals = new Arrivals(listener.fd, stop, (first) => (first === MULTIFD_MAGIC ? "channel" : "main"));
+    this.#arrivals = new Arrivals(listener.fd, stop, kindOfFirst);
     return new FdTransport(this.#arrivals.awaitMain(), { name, stop, silenceMs });
   }
 
@@ -142,7 +143,15 @@ class Keeper {
     if (value === TRAM_PING_READY) net.sync(this.#output.fd);
     this.#answer((out) => {
       if (value === TRAM_PING_HELLO)
-        encodeHello(out, { version: HELLO_VERSION, name: "", memoryBytes: null, cpus: null, cpuid: [], keeps: true });
+        encodeHello(out, {
+          version: HELLO_VERSION,
+          name: "",
+          memoryBytes: null,
+          cpus: null,
+          cpuid: [],
+          keeps: true,
+          channels: this.#arrivals !== null,
+        });
       encodePong(out, value);
     });
   }
@@ -195,16 +204,7 @@ class Keeper {
   }
 
   #startChannels(fds: readonly number[]): void {
-    const inOrder: number[] = [];
-    for (const fd of fds) {
-      const { channel } = decodeInit(this.#readInit(fd));
-      if (channel >= fds.length || inOrder[channel] !== undefined)
-        throw new TramError("E_STREAM", "the source's channels are not all there, or one is there twice", {
-          expected: `channels 0 to ${fds.length - 1}, once each`,
-          found: `${inOrder[channel] === undefined ? "" : "a second "}channel ${channel} of ${fds.length}`,
-        });
-      inOrder[channel] = fd;
-    }
+    const inOrder = channelsInOrder(fds, init.silenceMs, stop);
     this.#barrier = new Barrier(fds.length);
     const { fd: fileFd } = this.#output;
     const shared = {
@@ -219,16 +219,6 @@ class Keeper {
       event: "channels",
       inits: inOrder.map((fd, channel) => ({ ...shared, channel, name: `channel ${channel}`, fd })),
     });
-  }
-
-  #readInit(fd: number): Uint8Array {
-    const bytes = new Uint8Array(INIT_BYTES);
-    for (let done = 0; done < INIT_BYTES; ) {
-      const count = net.read(fd, bytes.subarray(done), init.silenceMs, stop);
-      if (count === 0) throw new TramError("E_CHANNEL_CLOSED", "a channel was closed before it said which it is");
-      done += count;
-    }
-    return bytes;
   }
 
   /** They write to the file's descriptor: it is closed only when they do not any more. */

@@ -6,7 +6,7 @@ import { PAGE_BYTES } from "../native/ram.ts";
 import type { MappedFile, StoredBlock } from "../reader/mapped.ts";
 import { ByteWriter } from "../stream/bytes.ts";
 import { MACHINE_NAME } from "../stream/devices/machine.ts";
-import { encodeBlockTable, encodeEndOfSection, encodeFirstPage } from "../stream/ram.ts";
+import { encodeBlockTable, encodeEndOfSection, encodeFirstPage, encodeFlush } from "../stream/ram.ts";
 import {
   encodeFooter,
   encodeHeader,
@@ -22,9 +22,9 @@ import {
   QEMU_VM_SECTION_PART,
   QEMU_VM_SECTION_START,
   RAM_SAVE_FLAG_CONTINUE,
-  RAM_SAVE_FLAG_MULTIFD_FLUSH,
   RAM_SAVE_FLAG_PAGE,
   RAM_SAVE_FLAG_ZERO,
+  TRAM_PING_CHANNELS,
   TRAM_PING_HELLO,
   TRAM_PING_READY,
 } from "../stream/wire.ts";
@@ -48,6 +48,7 @@ export interface PlayContext {
 }
 
 export interface PlayChannels {
+  count: number;
   /** The target meets them where the stream says so, and not at each end of a section. */
   flushes: boolean;
   /** Waits until they have sent everything. */
@@ -143,6 +144,15 @@ class Player {
     this.#flush();
     if (this.#answers) this.#keeps = this.#replies.awaitHello(this.#options.replyMs)?.keeps === true;
     this.#out.bytes(early);
+    const { channels } = this.#context;
+    if (channels && this.#isTram) this.#awaitChannels(TRAM_PING_CHANNELS + channels.count);
+  }
+
+  /** A tram must have them before it is told of RAM. */
+  #awaitChannels(ping: number): void {
+    encodePing(this.#out, ping);
+    this.#flush();
+    this.#replies.awaitPong(ping, this.#options.replyMs);
   }
 
   startRam(): void {
@@ -155,7 +165,7 @@ class Player {
   }
 
   #endSection(): void {
-    if (this.#context.channels?.flushes) this.#out.size(RAM_SAVE_FLAG_MULTIFD_FLUSH);
+    if (this.#context.channels?.flushes) encodeFlush(this.#out);
     encodeEndOfSection(this.#out);
     encodeFooter(this.#out, this.#file.section.id);
   }

@@ -2,10 +2,13 @@
 // sets the stop word.
 
 import { Barrier } from "../control/barrier.ts";
+import type { ZeroCopyMode } from "../control/copying.ts";
 import { type Journal, MoveLog } from "../control/journal.ts";
 import { TramError, toErrorData } from "../errors.ts";
+import { PAGE_BYTES, Ram, type RamHandle } from "../native/ram.ts";
 import { MappedFile } from "../reader/mapped.ts";
 import { MACHINE_NAME } from "../stream/devices/machine.ts";
+import type { MappedBlock } from "../stream/mapped.ts";
 import { channelsFlush } from "../stream/multifd.ts";
 import { MIG_CMD_SWITCHOVER_START } from "../stream/wire.ts";
 import { initOf, tell } from "../thread.ts";
@@ -21,6 +24,7 @@ export interface PlayerInit {
   endpoint: Endpoint;
   /** Multifd channels beside the main one; 0: none. */
   channels: number;
+  zeroCopy: ZeroCopyMode;
   /** The version of the QEMU that waits, where the user knows it: "7.2". */
   qemuVersion: string | null;
   /** The guest's UUID at the target; null: as the file has it, or none. */
@@ -46,25 +50,26 @@ let barrier = new Barrier(0);
 
 /** Connects them behind the main channel, whose connection the target takes for it because it was the first. */
 function openChannels(file: MappedFile, log: MoveLog): PlayChannels {
-  if (file.configuration.machine === MACHINE_NAME)
-    throw new TramError("E_USAGE", "--channels is for QEMU guests: a tram target takes one channel");
   if (init.endpoint.scheme === "passed")
     throw new TramError("E_USAGE", "--channels needs an address that can be connected to more than once", {
       expected: "tcp: or unix:",
       found: init.endpoint.name,
     });
-  const { channels, options } = init;
-  const flushes = channelsFlush(file.configuration.machine, init.qemuVersion, writtenByNewQemu(file));
+  const { channels, options, zeroCopy } = init;
+  const { machine } = file.configuration;
+  const flushes = machine === MACHINE_NAME || channelsFlush(machine, init.qemuVersion, writtenByNewQemu(file));
   barrier = new Barrier(channels);
   const blocks = file.blocks.map(({ name, bytes, bitmapOffset, pagesOffset, present }) => {
     const shared = new SharedArrayBuffer(present.words.byteLength);
     new Uint32Array(shared).set(present.words);
-    return { block: { name, bytes, bitmapOffset, pagesOffset }, present: shared };
+    const block = { name, bytes, bitmapOffset, pagesOffset };
+    return { block, present: shared, memory: zeroCopy === "off" ? null : mapPages(file.file.fd, block) };
   });
   const shared = {
     barrier: barrier.shared,
     channels,
     silenceMs: options.replyMs,
+    zeroCopy,
     uuid: init.uuid ?? file.configuration.uuid ?? new Uint8Array(16),
     fileFd: file.file.fd,
     blocks,
@@ -77,6 +82,7 @@ function openChannels(file: MappedFile, log: MoveLog): PlayChannels {
   });
   tellMain({ event: "channels", inits });
   return {
+    count: channels,
     flushes,
     awaitSent() {
       barrier.awaitLeft(checkCancelled);
@@ -86,6 +92,19 @@ function openChannels(file: MappedFile, log: MoveLog): PlayChannels {
       }
     },
   };
+}
+
+/** The block's pages as memory, from which they can be sent without a copy. Those without content are not looked at. */
+function mapPages(fd: number, { name, bytes, pagesOffset }: MappedBlock): RamHandle {
+  if (pagesOffset % PAGE_BYTES)
+    throw new TramError("E_REFUSED", `--zero-copy: the pages of block '${name}' do not lie at the borders of pages`, {
+      expected: `a multiple of ${PAGE_BYTES}`,
+      found: `byte ${pagesOffset} of the file`,
+      next: "leave --zero-copy out",
+    });
+  const memory = Ram.create(bytes);
+  memory.mapFile(0, bytes, fd, pagesOffset);
+  return memory.share();
 }
 
 /** START, one PART, END: the target meets the channels behind each. */

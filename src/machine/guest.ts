@@ -4,7 +4,7 @@ import { fromErrorData, TramError } from "../errors.ts";
 import type { Bitmap } from "../memory/bitmap.ts";
 import { layOut, type Slot } from "../memory/block.ts";
 import { KVM_MEM_LOG_DIRTY_PAGES, setMemoryRegion } from "../native/kvm.ts";
-import type { Ram } from "../native/ram.ts";
+import { openPagemap, type Ram } from "../native/ram.ts";
 import { badStream } from "../stream/bytes.ts";
 import type { MachineDescription } from "../stream/devices/machine.ts";
 import { serial as serialTable, walker as walkerTable } from "../stream/devices/ports.ts";
@@ -27,6 +27,9 @@ import {
   saveVcpu,
 } from "./kvm-state.ts";
 import { attachRam, deviceWords } from "./machine.ts";
+
+/** Once it was needed. */
+let pagemapFd: number | null = null;
 
 export class KvmGuest implements Guest {
   readonly description: MachineDescription;
@@ -54,6 +57,15 @@ export class KvmGuest implements Guest {
     this.#board.wantLoaded(); // in large pieces, before this thread touches it page by page
     this.#setLogging(KVM_MEM_LOG_DIRTY_PAGES);
     this.#log = DirtyLog.of(vm, this.#slots, manualProtect);
+  }
+
+  /** A file's memory is not zero there, nor what is still to be brought from one. */
+  get pagemapFd(): number {
+    const restore = this.#board.readRestore();
+    const anonymous = restore === null || restore.mode === "eager" || (restore.phase === "done" && !restore.mapped);
+    if (!anonymous) return -1;
+    pagemapFd ??= openPagemap();
+    return pagemapFd;
   }
 
   /** The log, for other threads that read the guest's memory. While it is tracked. */

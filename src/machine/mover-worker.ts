@@ -1,29 +1,33 @@
 // The mover: the one thread that runs moves, beside the guest and outside every lock. It blocks in its channel; a cancel
 // sets its stop word and kicks it.
 
+import type { ZeroCopyMode } from "../control/copying.ts";
 import { MoveLog } from "../control/journal.ts";
 import { receive } from "../control/receive.ts";
 import { SAVE_BATCH_PAGES, type SaveContext, type SaveOptions, save } from "../control/save.ts";
-import { type SendOptions, send } from "../control/send.ts";
+import { type SendContext, type SendOptions, send } from "../control/send.ts";
 import { TramError, toErrorData } from "../errors.ts";
 import { type DirectAccess, PageFile } from "../native/file.ts";
 import { threadId } from "../native/kvm.ts";
 import { net } from "../native/net.ts";
 import { Ram, type RamHandle } from "../native/ram.ts";
+import { channelsInOrder, kindOfFirst } from "../reader/channels.ts";
 import { StreamReader } from "../reader/stream.ts";
 import { HELLO_VERSION } from "../stream/return-path.ts";
 import { initOf, onJob, tell } from "../thread.ts";
 import { Arrivals } from "../transport/arrivals.ts";
 import { FdTransport } from "../transport/fd.ts";
-import { type Endpoint, endpointName, type Listener, open, unlisten } from "../transport/index.ts";
+import { connect, type Endpoint, endpointName, type Listener, open, unlisten } from "../transport/index.ts";
 import { WriteOnly } from "../transport/write-only.ts";
 import { Snapshot, SnapshotPages } from "../writer/snapshot.ts";
 import { StreamWriter } from "../writer/stream.ts";
 import { Board, type MachineHandles } from "./board.ts";
+import { ReceiverCrew, ThreadCrew } from "./crew.ts";
 import { KvmGuest } from "./guest.ts";
 import { createMachine, createRam, createVm } from "./machine.ts";
-import { SaverCrew } from "./saver-crew.ts";
+import type { ReceiverInit } from "./receiver-worker.ts";
 import type { SaverInit } from "./saver-worker.ts";
+import type { SenderInit } from "./sender-worker.ts";
 
 export interface MoverInit {
   board: SharedArrayBuffer;
@@ -45,6 +49,9 @@ export type Job =
       endpoint: Endpoint;
       options: SendOptions;
       iovMax: number;
+      zeroCopy: ZeroCopyMode;
+      /** zstd's level; null: pages go as they are. */
+      compressLevel: number | null;
       copying: boolean;
     }
   | {
@@ -60,10 +67,16 @@ export type Job =
     }
   | { kind: "receive"; listener: Listener; wanted: Wanted; replyMs: number };
 
+/** What a thread that carries pages does. */
+export type CrewInit =
+  | ({ does: "save" } & SaverInit)
+  | ({ does: "send" } & SenderInit)
+  | ({ does: "receive" } & ReceiverInit);
+
 export type MoverMessage =
   | { event: "machine" }
   /** Threads that are to carry pages, too. */
-  | { event: "crew"; inits: SaverInit[] }
+  | { event: "crew"; inits: CrewInit[] }
   /** The job's journal is final. */
   | { event: "over"; job: Job["kind"] }
   | { event: "crashed"; error: ReturnType<typeof toErrorData> };
@@ -89,14 +102,26 @@ function runSend(job: Extract<Job, { kind: "send" }>): void {
   try {
     const channel = open(job.endpoint, { stop: board.moverStop, silenceMs: job.options.replyMs, iovMax: job.iovMax });
     const transport = job.copying ? new WriteOnly(channel) : channel;
-    const guest = new KvmGuest(board.awaitMachine(), board);
-    const context = {
+    const handles = board.awaitMachine();
+    const guest = new KvmGuest(handles, board);
+    const writer = new StreamWriter(transport, guest.ram);
+    const context: SendContext = {
       checkCancelled,
-      sleep: (ms: number) => board.moverSleep(ms),
+      sleep: (ms) => (job.copying ? board.moverSleep(ms) : channel.sleep(ms)),
+      openChannels(count, share) {
+        const crew = new ThreadCrew(count, checkCancelled);
+        const { endpoint, zeroCopy, compressLevel, iovMax, options } = job;
+        const fds = connectAll(endpoint, count, options.replyMs);
+        const hashes = writer.hashes?.shared ?? null;
+        const work = { share, log: guest.dirtyLog.handles, ram: handles.ram, hashes, zeroCopy, compressLevel, iovMax };
+        const channels = crew.places().map((place, i) => ({ ...place, fd: fds[i], name: `channel ${i}` }));
+        tellCrew(channels.map((one) => ({ does: "send", ...one, ...work, silenceMs: options.replyMs })));
+        return crew;
+      },
       passHandover: () => board.passHandover(),
       handedOver: () => board.locked(() => board.pauseCpus("postmigrate")),
     };
-    send(guest, new StreamWriter(transport, guest.ram), job.options, context, log);
+    send(guest, writer, job.options, context, log);
   } catch (error) {
     if (log.isOver) throw error;
     log.journal.error = toErrorData(error);
@@ -104,10 +129,26 @@ function runSend(job: Extract<Job, { kind: "send" }>): void {
   }
 }
 
+/** The channels of a move, connected; none, if one cannot be. */
+function connectAll(endpoint: Endpoint, count: number, timeoutMs: number): number[] {
+  const fds: number[] = [];
+  try {
+    while (fds.length < count) fds.push(connect(endpoint, timeoutMs, board.moverStop));
+    return fds;
+  } catch (error) {
+    for (const fd of fds) net.close(fd);
+    throw error;
+  }
+}
+
+function tellCrew(inits: CrewInit[]): void {
+  tell({ event: "crew", inits } satisfies MoverMessage);
+}
+
 function runSave(job: Extract<Job, { kind: "save" }>): void {
   const log = new MoveLog("outgoing", job.name, (journal) => board.writeJournal(journal), clock);
   const file = new PageFile(job.fd, job.direct);
-  let crew: SaverCrew | null = null;
+  let crew: ThreadCrew | null = null;
   try {
     const handles = board.awaitMachine();
     const guest = new KvmGuest(handles, board);
@@ -117,10 +158,10 @@ function runSave(job: Extract<Job, { kind: "save" }>): void {
       sleep: (ms) => board.moverSleep(ms),
       startCrew(share) {
         if (job.channels === 1) return null;
-        crew = new SaverCrew(job.channels - 1, checkCancelled);
+        crew = new ThreadCrew(job.channels - 1, checkCancelled);
         const shared = { share, log: guest.dirtyLog.handles, ram: handles.ram, target: snapshot.target };
-        const places = { fileFd: job.fd, direct: job.direct };
-        tell({ event: "crew", inits: crew.inits({ ...shared, ...places }) } satisfies MoverMessage);
+        const work = { ...shared, fileFd: job.fd, direct: job.direct };
+        tellCrew(crew.places().map((place) => ({ does: "save", ...place, ...work })));
         return crew;
       },
       pages: () => new SnapshotPages(file, guest.ram, snapshot.target, SAVE_BATCH_PAGES),
@@ -135,7 +176,7 @@ function runSave(job: Extract<Job, { kind: "save" }>): void {
     log.journal.error = toErrorData(error);
     log.setPhase(log.journal.error.code === "E_CANCELLED" ? "cancelled" : "failed");
   } finally {
-    (crew as SaverCrew | null)?.end();
+    (crew as ThreadCrew | null)?.end();
     file.close();
     net.close(job.fd);
     if (job.direct.fd >= 0) net.close(job.direct.fd);
@@ -144,10 +185,13 @@ function runSave(job: Extract<Job, { kind: "save" }>): void {
 
 function runReceive(job: Extract<Job, { kind: "receive" }>): void {
   const log = logFor("incoming", job.listener.endpoint);
+  const door = new Door(job.listener, job.replyMs);
   try {
     const vm = createVm();
+    const reader = door.awaitSource();
+    let ram: RamHandle | null = null;
     receive(
-      awaitSource(job.listener, job.replyMs),
+      reader,
       {
         hello: {
           version: HELLO_VERSION,
@@ -156,17 +200,24 @@ function runReceive(job: Extract<Job, { kind: "receive" }>): void {
           cpus: job.wanted.cpus,
           cpuid: vm.cpuid,
           verifies: true,
+          channels: door.isOpen,
         },
         createGuest(description) {
-          const { ram, prealloc } = job.wanted;
-          const handles = createMachine(
-            description,
-            ram ? Ram.attach(ram) : createRam(description.memoryBytes, prealloc),
-            board,
-            vm,
-          );
+          const { ram: made, prealloc } = job.wanted;
+          const memory = made ? Ram.attach(made) : createRam(description.memoryBytes, prealloc);
+          const handles = createMachine(description, memory, board, vm);
+          ram = handles.ram;
           announce(handles);
           return new KvmGuest(handles, board);
+        },
+        openChannels(count) {
+          const { replyMs } = job;
+          const fds = channelsInOrder(door.awaitChannels(count), replyMs, board.moverStop);
+          const crew = new ReceiverCrew(count, checkCancelled, replyMs);
+          const work = { ram: ram as RamHandle, marks: reader.marks };
+          const channels = crew.places().map((place, i) => ({ ...place, fd: fds[i], name: `channel ${i}` }));
+          tellCrew(channels.map((one) => ({ does: "receive", ...one, ...work })));
+          return crew;
         },
         start(runState) {
           if (!board.passHandover()) throw new TramError("E_CANCELLED", "cancelled");
@@ -182,19 +233,61 @@ function runReceive(job: Extract<Job, { kind: "receive" }>): void {
     if (log.isOver) throw error;
     log.journal.error = toErrorData(error);
     log.setPhase(log.journal.error.code === "E_CANCELLED" ? "cancelled" : "failed");
+  } finally {
+    door.close();
   }
 }
 
-/** The first peer that says something: one that only connects (a port scan, a health check) is no source. */
-function awaitSource(listener: Listener, silenceMs: number): StreamReader {
-  const options = { name: endpointName(listener.endpoint), stop: board.moverStop, silenceMs };
-  if (listener.endpoint.scheme === "passed") return new StreamReader(new FdTransport(listener.endpoint.fd, options));
-  const arrivals = new Arrivals(listener.fd, board.moverStop, () => "main");
-  try {
-    return new StreamReader(new FdTransport(arrivals.awaitMain(), options));
-  } finally {
-    arrivals.close();
-    unlisten(listener);
+/** Where a source comes in, and behind it the other channels of its move. */
+class Door {
+  readonly #listener: Listener;
+  readonly #silenceMs: number;
+  readonly #arrivals: Arrivals | null;
+  #closed = false;
+
+  constructor(listener: Listener, silenceMs: number) {
+    this.#listener = listener;
+    this.#silenceMs = silenceMs;
+    this.#arrivals = listener.fd < 0 ? null : new Arrivals(listener.fd, board.moverStop, kindOfFirst);
+  }
+
+  /** More than one connection can come. */
+  get isOpen(): boolean {
+    return this.#arrivals !== null;
+  }
+
+  /** The first peer that says something: one that only connects (a port scan, a health check) is no source. */
+  awaitSource(): StreamReader {
+    const { endpoint } = this.#listener;
+    const options = { name: endpointName(endpoint), stop: board.moverStop, silenceMs: this.#silenceMs };
+    const fd = endpoint.scheme === "passed" ? endpoint.fd : (this.#arrivals as Arrivals).awaitMain();
+    return new StreamReader(new FdTransport(fd, options));
+  }
+
+  /** So many other connections, each behind its first bytes. Nobody else is let in. */
+  awaitChannels(count: number): readonly number[] {
+    const arrivals = this.#arrivals;
+    if (!arrivals?.awaitChannels(count, this.#silenceMs))
+      throw new TramError("E_STREAM", "the stream's pages come over other channels, which are not there", {
+        expected: `${count} channels`,
+        found: `${arrivals?.channels().length ?? 0}`,
+        next: "is something between the two hosts that lets only one connection through?",
+      });
+    this.close();
+    const fds = arrivals.channels(false);
+    if (fds.length === count) return fds;
+    for (const fd of fds) net.close(fd);
+    throw new TramError("E_STREAM", "more channels have come than the source has named", {
+      expected: `${count}`,
+      found: `${fds.length}`,
+    });
+  }
+
+  close(): void {
+    if (this.#closed) return;
+    this.#closed = true;
+    this.#arrivals?.close();
+    unlisten(this.#listener);
   }
 }
 

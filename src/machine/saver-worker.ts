@@ -8,12 +8,10 @@ import { Ram, type RamHandle } from "../native/ram.ts";
 import { initOf } from "../thread.ts";
 import type { MappedTarget } from "../writer/mapped.ts";
 import { SnapshotPages } from "../writer/snapshot.ts";
+import type { CrewPlace } from "./crew.ts";
 import { DirtyLog, type DirtyLogHandles } from "./dirty-log.ts";
 
-export interface SaverInit {
-  barrier: SharedArrayBuffer;
-  channels: number;
-  channel: number;
+export interface SaverInit extends CrewPlace {
   share: RoundsShare;
   log: DirtyLogHandles;
   ram: RamHandle;
@@ -28,9 +26,11 @@ const { channel, share } = init;
 const barrier = new Barrier(init.channels, init.barrier);
 const log = new DirtyLog(init.log);
 const file = new PageFile(init.fileFd, init.direct);
-const writer = new SnapshotPages(file, Ram.attach(init.ram), init.target, share.batchPages);
+const ram = Ram.attach(init.ram);
+const writer = new SnapshotPages(file, ram, init.target, share.batchPages);
 const carrier: Carrier = new Carrier(share, {
   writer,
+  splitUntouched: (index, count) => ram.splitUntouched(share.pagemapFd, index, count),
   clearDirty: (first, pages) => log.clear(first, pages),
   checkStop() {
     if (Atomics.load(barrier.stop, 0) !== 0) throw new TramError("E_CANCELLED", "cancelled");

@@ -1,5 +1,10 @@
 // A set of pages: bit i of word i/32 is page i. Length is whole 64-bit words, as the kernel writes them.
 
+export interface PageRange {
+  first: number;
+  pages: number;
+}
+
 export class Bitmap {
   readonly words: Uint32Array;
   readonly pages: number;
@@ -38,6 +43,27 @@ export class Bitmap {
 
   count(): number {
     return countBits(this.words, 0, this.words.length);
+  }
+
+  /** What is not in the set, as ranges, ascending. */
+  gaps(): PageRange[] {
+    const ranges: PageRange[] = [];
+    for (let page = 0; page < this.pages; ) {
+      const word = this.words[page >>> 5];
+      if ((page & 31) === 0 && word === 0xffffffff) {
+        page += 32;
+        continue;
+      }
+      if (this.has(page)) {
+        page++;
+        continue;
+      }
+      const first = page;
+      while (page < this.pages && !this.has(page)) page += (page & 31) === 0 && this.words[page >>> 5] === 0 ? 32 : 1;
+      page = Math.min(page, this.pages);
+      ranges.push({ first, pages: page - first });
+    }
+    return ranges;
   }
 
   /** Bits that are set from `page` on; behind the last page there must be none. */

@@ -1,10 +1,17 @@
 // The guest's QMP socket: poll and recvmsg in a Worker of its own, several clients at once. It acts on the board by itself;
 // what needs the main thread (a job for the mover, the end of the process) goes there as a message.
 
+import { ZERO_COPY_MODES } from "../control/copying.ts";
 import type { Journal } from "../control/journal.ts";
 import type { RestoreJournal } from "../control/restore.ts";
 import { AFTER, SAVE_THREADS_MAX } from "../control/save.ts";
-import { DEFAULT_MAX_DOWNTIME_MS, DEFAULT_REPLY_MS, type SendOptions } from "../control/send.ts";
+import {
+  DEFAULT_MAX_DOWNTIME_MS,
+  DEFAULT_REPLY_MS,
+  MOVE_CHANNELS_MAX,
+  type SendOptions,
+  ZSTD_LEVEL_MAX,
+} from "../control/send.ts";
 import { TramError, toErrorData } from "../errors.ts";
 import { Board } from "../machine/board.ts";
 import { WalkerPorts } from "../machine/devices/walker.ts";
@@ -30,7 +37,7 @@ export interface QmpInit {
 
 export type QmpRequest =
   | { request: "quit" }
-  | { request: "migrate"; endpoint: Endpoint; options: SendOptions; iovMax: number; copying: boolean }
+  | ({ request: "migrate" } & Omit<Extract<Job, { kind: "send" }>, "kind">)
   | { request: "save"; job: Omit<Extract<Job, { kind: "save" }>, "kind"> }
   | { request: "incoming"; endpoint: Endpoint }
   /** The client that started the move has read its final journal, or is gone. */
@@ -147,10 +154,15 @@ function moveRequest(given: Record<string, unknown>) {
   const options: SendOptions = {
     ...limitsOf(given),
     replyMs: Math.min(number("replyMs", DEFAULT_REPLY_MS, 1), MS_MAX),
+    channels: number("channels", 0, 0, MOVE_CHANNELS_MAX),
     verify: given.verify === true,
   };
+  const zeroCopy = ZERO_COPY_MODES.find((one) => one === (given.zeroCopy ?? "auto"));
+  if (!zeroCopy) throw new TramError("E_QMP", "'zeroCopy' is not known", { expected: ZERO_COPY_MODES.join(", ") });
+  const compressLevel = given.compressLevel === undefined ? null : number("compressLevel", 1, 1, ZSTD_LEVEL_MAX);
   const iovMax = Math.min(number("iovMax", IOV_MAX, 1), IOV_MAX);
-  return { request: "migrate" as const, options, iovMax, copying: given.copying === true };
+  const copying = given.copying === true;
+  return { request: "migrate" as const, options, iovMax, zeroCopy, compressLevel, copying };
 }
 
 const isOver = (journal: Journal | null): boolean =>

@@ -70,6 +70,13 @@ export class MultifdReader {
   }
 
   #pages(packet: Packet, at: number): void {
+    const sink = this.#placer.block?.sink;
+    if (packet.method === "none" && sink?.receive && this.#transport.readPages) {
+      for (let i = 0; i < packet.normal; i++) this.#placer.note(this.#index[i], at);
+      if (!sink.receive(this.#transport, this.#index, packet.normal)) throw this.#cutShort(this.#offset, "its pages");
+      this.#offset += packet.payloadBytes;
+      return;
+    }
     this.#exactly(this.#payload, packet.payloadBytes);
     const pages = packet.method === "none" ? this.#payload : this.#inflate(packet, packet.method, at);
     for (let i = 0; i < packet.normal; i++) this.#placer.add(this.#index[i], i * PAGE_BYTES, at);
@@ -101,16 +108,20 @@ export class MultifdReader {
       const count = this.#transport.read(out.subarray(done, bytes));
       if (count === 0) {
         if (done === 0 && mayEnd) return false;
-        throw new TramError("E_CHANNEL_CLOSED", `${this.#name} was closed in the middle of a packet`, {
-          where: `byte ${this.#offset + done} of ${this.#name}`,
-          expected: `${bytes - done} more bytes`,
-          found: "its end",
-        });
+        throw this.#cutShort(this.#offset + done, `${bytes - done} more bytes`);
       }
       done += count;
     }
     this.#offset += bytes;
     return true;
+  }
+
+  #cutShort(at: number, expected: string): TramError {
+    return new TramError("E_CHANNEL_CLOSED", `${this.#name} was closed in the middle of a packet`, {
+      where: `byte ${at} of ${this.#name}`,
+      expected,
+      found: "its end",
+    });
   }
 
   /** A decoder knows the byte; which channel it is in, only we know. */

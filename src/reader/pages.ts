@@ -1,6 +1,7 @@
 // Pages on their way from a buffer to where they belong: a guest's memory, or the place each has in a file.
 import type { Bitmap } from "../memory/bitmap.ts";
 import { badStream } from "../stream/bytes.ts";
+import type { Transport } from "../transport/transport.ts";
 
 /** Where the pages of one block go. Ram is one, and so is a block of a file with fixed offsets. */
 export interface PageSink {
@@ -8,6 +9,8 @@ export interface PageSink {
   /** Page i lies in `buffer` at `offset[i]` and goes to page `index[i]`. */
   scatter(buffer: Uint8Array, index: Uint32Array, offset: Uint32Array, count: number): void;
   clear(index: Uint32Array, count: number): void;
+  /** Memory only: pages `index[0, count)` straight from the transport; false if it ended before. */
+  receive?(from: Transport, index: Uint32Array, count: number): boolean;
   read(offset: number, bytes: number): Uint8Array;
 }
 
@@ -60,6 +63,13 @@ export class PagePlacer {
         `page ${page}`,
       );
     return block;
+  }
+
+  /** Takes note of a page that others place. */
+  note(page: number, streamOffset: number): void {
+    const { present, told } = this.#checked(page, streamOffset);
+    present.add(page);
+    told.add(page);
   }
 
   add(page: number, at: number, streamOffset: number): void {

@@ -1,8 +1,8 @@
 // The reader of a move of our own machines: what the main channel brings, as things for the target to decide about.
-import type { Incoming, MoveReader, PagesReceived } from "../control/channel.ts";
+import type { Incoming, MoveReader, PageMarks, PagesReceived } from "../control/channel.ts";
 import type { Guest } from "../control/guest.ts";
 import { TramError } from "../errors.ts";
-import { Bitmap } from "../memory/bitmap.ts";
+import { Bitmap, type PageRange } from "../memory/bitmap.ts";
 import { HASH_BYTES, HashTable, hashOf } from "../native/hash.ts";
 import type { Ram } from "../native/ram.ts";
 import { ByteWriter, badStream } from "../stream/bytes.ts";
@@ -15,6 +15,8 @@ import {
   machineFromState,
   RAM_BLOCK_NAME,
   runStateFrom,
+  untouched,
+  untouchedFromState,
   verify,
 } from "../stream/devices/machine.ts";
 import {
@@ -32,7 +34,9 @@ import { loadState } from "../stream/vmstate.ts";
 import {
   MIG_CMD_OPEN_RETURN_PATH,
   MIG_CMD_PING,
+  MULTIFD_CHANNELS_MAX,
   QEMU_VM_VMDESCRIPTION,
+  TRAM_PING_CHANNELS,
   TRAM_PING_HASHES,
   TRAM_PING_HELLO,
   TRAM_PING_READY,
@@ -42,6 +46,7 @@ import {
 import type { Transport } from "../transport/transport.ts";
 import { MainChannel } from "./main-channel.ts";
 import type { PageSink } from "./pages.ts";
+import { RamSink } from "./ram-sink.ts";
 import { TransportSource } from "./source.ts";
 
 /** One for each vCPU and its APIC, and room for the others. */
@@ -58,6 +63,7 @@ export class StreamReader implements MoveReader {
   #ram: Ram | null = null;
   /** Of what has arrived, when the source wants it. */
   #hashes: HashTable | null = null;
+  #marks: Omit<PageMarks, "hashes"> = { present: new SharedArrayBuffer(0), told: new SharedArrayBuffer(0) };
 
   constructor(transport: Transport) {
     this.name = transport.name;
@@ -75,20 +81,48 @@ export class StreamReader implements MoveReader {
   }
 
   into(guest: Guest): void {
+    const bytes = Bitmap.bytesFor(guest.ram.pages);
     this.#ram = guest.ram;
-    this.#sinkInto(guest.ram);
+    this.#marks = { present: new SharedArrayBuffer(bytes), told: new SharedArrayBuffer(bytes) };
+    this.#sinkInto(new RamSink(guest.ram, null));
+  }
+
+  get marks(): PageMarks {
+    return { ...this.#marks, hashes: this.#hashes?.shared ?? null };
   }
 
   #sinkInto(sink: PageSink): void {
     const { pages } = sink;
-    this.#main.into([{ name: RAM_BLOCK_NAME, sink, present: new Bitmap(pages), told: new Bitmap(pages) }]);
+    const present = new Bitmap(pages, this.#marks.present);
+    const told = new Bitmap(pages, this.#marks.told);
+    this.#main.into([{ name: RAM_BLOCK_NAME, sink, present, told }]);
   }
 
   /** From here on pages are hashed as they lie in the guest's memory. */
   #verifyPages(at: number): void {
     if (!this.#ram) throw badStream("what is to be verified has not come", at, "section 'tram/machine' first", "none");
     this.#hashes = new HashTable(this.#ram.pages);
-    this.#sinkInto(new HashedRam(this.#ram, this.#hashes));
+    this.#sinkInto(new RamSink(this.#ram, this.#hashes));
+  }
+
+  /** They are as they were made here: zero. */
+  #untouched(ranges: readonly PageRange[], at: number): void {
+    const pages = this.#ram?.pages ?? 0;
+    const told = new Bitmap(pages, this.#marks.told);
+    const present = new Bitmap(pages, this.#marks.present);
+    for (const { first, pages: count } of ranges) {
+      if (first + count > pages)
+        throw badStream(
+          "untouched pages outside of the RAM",
+          at,
+          `pages below ${pages}`,
+          `${first} to ${first + count}`,
+        );
+      for (let page = first; page < first + count; page++) {
+        if (present.has(page)) throw badStream("an untouched page has come with content", at, "none", `page ${page}`);
+        told.add(page);
+      }
+    }
   }
 
   #answerRoot(hashes: HashTable): void {
@@ -126,6 +160,7 @@ export class StreamReader implements MoveReader {
         case "device":
           return this.#device(record.at, record.section);
         case "flush":
+          return { kind: "flush" };
         case "dirty-bitmaps":
           throw badStream("no machine of tram's has this", record.at, "RAM and devices", record.kind);
         case "end":
@@ -146,6 +181,8 @@ export class StreamReader implements MoveReader {
     const value = pingValue(command);
     if (value === TRAM_PING_HELLO) return { kind: "hello-wanted" };
     if (value === TRAM_PING_READY) return { kind: "ready-wanted" };
+    const channels = value - TRAM_PING_CHANNELS;
+    if (channels > 0 && channels <= MULTIFD_CHANNELS_MAX) return { kind: "channels-wanted", count: channels };
     if (this.#hashes && value === TRAM_PING_ROOT) this.#answerRoot(this.#hashes);
     else if (this.#hashes && value === TRAM_PING_HASHES) this.#answerHashes(this.#hashes);
     else this.#answer((out) => encodePong(out, value));
@@ -167,6 +204,10 @@ export class StreamReader implements MoveReader {
       this.#verifyPages(at);
       return { kind: "pages" };
     }
+    if (table === untouched) {
+      this.#untouched(untouchedFromState(state, at), at);
+      return { kind: "pages" };
+    }
     if (table === globalstate) return { kind: "run-state", runState: runStateFrom(state) };
     return { kind: "device", device: { table, instance: section.instance, state } };
   }
@@ -182,6 +223,10 @@ export class StreamReader implements MoveReader {
       encodeHello(out, hello);
       encodePong(out, TRAM_PING_HELLO);
     });
+  }
+
+  sendChannels(count: number): void {
+    this.#answer((out) => encodePong(out, TRAM_PING_CHANNELS + count));
   }
 
   sendReady(): void {
@@ -217,31 +262,6 @@ export class StreamReader implements MoveReader {
 
   close(): void {
     this.#transport.close();
-  }
-}
-
-/** A guest's memory whose pages are hashed where they have come to lie. */
-class HashedRam implements PageSink {
-  readonly pages: number;
-  readonly #ram: Ram;
-  readonly #hashes: HashTable;
-
-  constructor(ram: Ram, hashes: HashTable) {
-    this.pages = ram.pages;
-    this.#ram = ram;
-    this.#hashes = hashes;
-  }
-
-  scatter(buffer: Uint8Array, index: Uint32Array, offset: Uint32Array, count: number): void {
-    this.#ram.scatter(buffer, index, offset, count);
-    this.#hashes.setFromRam(this.#ram, index, count);
-  }
-  clear(index: Uint32Array, count: number): void {
-    this.#ram.clear(index, count);
-    this.#hashes.clear(index, 0, count);
-  }
-  read(offset: number, bytes: number): Uint8Array {
-    return this.#ram.read(offset, bytes);
   }
 }
 

@@ -63,23 +63,56 @@ export interface Packet {
   block: string;
 }
 
-/** The header of a packet with uncompressed pages `index[0, normal)`. */
-export function encodePacket(view: DataView, packet: Omit<Packet, "method">, index: Uint32Array): void {
-  const header = new ByteWriter(PACKET_BYTES)
-    .u32(MULTIFD_MAGIC)
-    .u32(MULTIFD_VERSION)
-    .u32(packet.sync ? MULTIFD_FLAG_SYNC : 0)
-    .u32(packet.sync ? 0 : MULTIFD_PACKET_PAGES_MAX)
-    .u32(packet.normal)
-    .u32(packet.payloadBytes)
-    .size(packet.number)
-    .u32(packet.zero);
-  header.bytes(new Uint8Array(NAME_AT - header.length)).bytes(new TextEncoder().encode(packet.block));
-  header.bytes(new Uint8Array(PACKET_BYTES - header.length));
-  new Uint8Array(view.buffer, view.byteOffset, PACKET_BYTES).set(header.done());
-  for (let i = 0, at = OFFSETS_AT; i < packet.normal + packet.zero; i++, at += 8) {
-    view.setUint32(at, index[i] >>> 20);
-    view.setUint32(at + 4, (index[i] << 12) >>> 0);
+/** The headers of one channel's packets, all with pages of one block; each takes the place of the one before. */
+export class PacketHead {
+  readonly bytes = new Uint8Array(PACKET_BYTES);
+  readonly #view = new DataView(this.bytes.buffer);
+  readonly #name: Uint8Array;
+  /** Offsets that are not zero. */
+  #used = 0;
+
+  constructor(block: string) {
+    this.#name = new TextEncoder().encode(block);
+    this.#view.setUint32(0, MULTIFD_MAGIC);
+    this.#view.setUint32(4, MULTIFD_VERSION);
+  }
+
+  /** Pages `index[0, normal)` with content, zero pages behind them. */
+  set(packet: Omit<Packet, "sync" | "block" | "method"> & { zstd: boolean }, index: Uint32Array): void {
+    const { normal, zero } = packet;
+    this.#fields(packet.zstd ? MULTIFD_FLAG_ZSTD : 0, MULTIFD_PACKET_PAGES_MAX, packet);
+    this.bytes.set(this.#name, NAME_AT);
+    let at = OFFSETS_AT;
+    for (let i = 0; i < normal + zero; i++, at += 8) {
+      this.#view.setUint32(at, index[i] >>> 20);
+      this.#view.setUint32(at + 4, (index[i] << 12) >>> 0);
+    }
+    this.#clear(normal + zero);
+  }
+
+  /** A packet without pages, at which the target meets the channel. */
+  sync(number: number): void {
+    this.#fields(MULTIFD_FLAG_SYNC, 0, { number, normal: 0, zero: 0, payloadBytes: 0 });
+    this.bytes.fill(0, NAME_AT, OFFSETS_AT);
+    this.#clear(0);
+  }
+
+  #fields(
+    flags: number,
+    allocated: number,
+    { normal, zero, payloadBytes, number }: Pick<Packet, "normal" | "zero" | "payloadBytes" | "number">,
+  ): void {
+    const view = this.#view;
+    [flags, allocated, normal, payloadBytes].forEach((word, i) => {
+      view.setUint32(8 + 4 * i, word);
+    });
+    view.setBigUint64(24, BigInt(number));
+    view.setUint32(32, zero);
+  }
+
+  #clear(used: number): void {
+    this.bytes.fill(0, OFFSETS_AT + used * 8, OFFSETS_AT + Math.max(used, this.#used) * 8);
+    this.#used = used;
   }
 }
 

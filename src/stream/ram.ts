@@ -75,6 +75,11 @@ export function decodeBlockTable<T extends BlockEntry>(
   return blocks;
 }
 
+/** Multifd: what the channels have brought belongs before what follows. */
+export function encodeFlush(out: ByteWriter): void {
+  out.size(RAM_SAVE_FLAG_MULTIFD_FLUSH);
+}
+
 export function encodeEndOfSection(out: ByteWriter): void {
   out.size(RAM_SAVE_FLAG_EOS);
 }

@@ -25,6 +25,8 @@ export interface Hello {
   cpuid: CpuidEntry[];
   /** The target keeps the guest in a file: it need not be able to run it. */
   keeps?: boolean;
+  /** Pages may come over other channels, to where the main one came. */
+  channels?: boolean;
   /** The target hashes pages when it is asked to. */
   verifies?: boolean;
 }
@@ -150,6 +152,7 @@ function parseHello(value: Record<string, unknown>): Hello {
     memoryBytes: count("memoryBytes"),
     cpus: count("cpus"),
     ...(value.keeps === true && { keeps: true }),
+    ...(value.channels === true && { channels: true }),
     ...(value.verifies === true && { verifies: true }),
     cpuid: rows.map(
       (row: number[]) => Object.fromEntries(CPUID_FIELDS.map((field, i) => [field, row[i]])) as unknown as CpuidEntry,

@@ -31,6 +31,8 @@ export const TRAM_RP_MSG_ROOT = 0x7402;
 export const TRAM_RP_MSG_HASHES = 0x7403;
 
 export const TRAM_PING_HELLO = 0x74720001;
+/** And the number of channels: the pages come over so many. */
+export const TRAM_PING_CHANNELS = 0x74730000;
 export const TRAM_PING_READY = 0x74720002;
 /** What is the hash of all the pages' hashes; and what are these. Only to a target that has said that it verifies. */
 export const TRAM_PING_ROOT = 0x74720003;

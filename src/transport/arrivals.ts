@@ -30,9 +30,9 @@ export class Arrivals {
     return this.#main;
   }
 
-  /** All other channels that are there now. */
-  channels(): readonly number[] {
-    this.#look(0);
+  /** All other channels that are there; with `look` those included that have come since. */
+  channels(look = true): readonly number[] {
+    if (look) this.#look(0);
     return this.#channels;
   }
 

@@ -1,6 +1,8 @@
 // The one transport there is underneath: a descriptor. Sockets are two-way; pipes and files are not.
 import { TramError } from "../errors.ts";
+import { PageChannel, receivePages, type SocketCounts } from "../native/channel.ts";
 import { type FdType, net, type StopWord } from "../native/net.ts";
+import type { Ram } from "../native/ram.ts";
 import type { PageRecords, Transport } from "./transport.ts";
 
 /** IOV_MAX of Linux: the most one call takes. */
@@ -9,7 +11,7 @@ export const IOV_MAX = 1024;
 export interface FdOptions {
   name: string;
   stop: StopWord;
-  /** Longest silence of a socket's peer; pipes and files may take as long as they like. */
+  /** Longest silence of a socket's peer, negative: as long as it likes; pipes and files may take as long as they like. */
   silenceMs: number;
   iovMax?: number;
 }
@@ -22,6 +24,7 @@ export class FdTransport implements Transport {
   readonly #silenceMs: number;
   readonly #iovMax: number;
   #fd: number;
+  #pages: PageChannel | null = null;
 
   /** Takes the descriptor over: close() closes it. */
   constructor(fd: number, options: FdOptions) {
@@ -32,7 +35,7 @@ export class FdTransport implements Transport {
     this.#stop = options.stop;
     this.#silenceMs = this.twoWay ? options.silenceMs : -1;
     this.#iovMax = options.iovMax ?? IOV_MAX;
-    if (this.twoWay) net.setTimeouts(fd, options.silenceMs);
+    if (this.twoWay) net.setTimeouts(fd, Math.max(0, options.silenceMs));
   }
 
   get fd(): number {
@@ -47,6 +50,58 @@ export class FdTransport implements Transport {
   writePages(records: PageRecords): number {
     const { ram, head, headBytes, words, index, count } = records;
     return net.writePages(this.fd, this.twoWay, ram, head, headBytes, words, index, count, this.#iovMax, this.#stop);
+  }
+
+  /** Whether sendPages may send without a copy. With `must` an error says why not. */
+  openZeroCopy(must: boolean): boolean {
+    try {
+      this.#pages = new PageChannel(this.fd, this.twoWay, true, this.#iovMax, this.#stop);
+      return true;
+    } catch (error) {
+      if (must || !(error instanceof TramError && error.code === "E_REFUSED")) throw error;
+      return false;
+    }
+  }
+
+  get #channel(): PageChannel {
+    this.#pages ??= new PageChannel(this.fd, this.twoWay, false, this.#iovMax, this.#stop);
+    return this.#pages;
+  }
+
+  /** What has become of what sendPages and sendBytes sent. */
+  get pageCounts(): SocketCounts {
+    return this.#channel.counts();
+  }
+
+  /** `head[0, headBytes)` and guest pages `index[0, count)` behind it; the bytes. */
+  sendPages(
+    head: Uint8Array,
+    headBytes: number,
+    ram: Ram,
+    index: Uint32Array,
+    count: number,
+    copying: "off" | "auto" | "on",
+  ): number {
+    return this.#channel.send(head, headBytes, ram, index, count, copying);
+  }
+
+  /** `head[0, headBytes)` and `data[0, bytes)`; the bytes. */
+  sendBytes(head: Uint8Array, headBytes: number, data: Uint8Array, bytes: number): number {
+    return this.#channel.write(head, headBytes, data, bytes);
+  }
+
+  /** Waits until the kernel holds no guest page any more. */
+  flushPages(): void {
+    this.#channel.flush();
+  }
+
+  /** An error as soon as the other side is gone. */
+  sleep(ms: number): void {
+    this.#channel.sleep(ms);
+  }
+
+  readPages(ram: Ram, index: Uint32Array, count: number): boolean {
+    return receivePages(this.fd, ram, index, count, this.#silenceMs, this.#stop);
   }
 
   read(out: Uint8Array, timeoutMs = this.#silenceMs): number {
@@ -69,6 +124,7 @@ export class FdTransport implements Transport {
 
   close(): void {
     if (this.#fd < 0) return;
+    this.#pages?.close();
     net.close(this.#fd);
     this.#fd = -1;
   }

@@ -22,13 +22,18 @@ export const endpointName = (endpoint: Endpoint): string =>
 
 export function open(endpoint: Endpoint, options: OpenOptions): FdTransport {
   const settings: FdOptions = { ...options, name: endpointName(endpoint) };
+  return new FdTransport(connect(endpoint, options.silenceMs, options.stop), settings);
+}
+
+/** A new connection to it; a passed descriptor is what it is. */
+export function connect(endpoint: Endpoint, timeoutMs: number, stop: StopWord): number {
   switch (endpoint.scheme) {
     case "tcp":
-      return new FdTransport(net.connectTcp(endpoint.host, endpoint.port, options.silenceMs, options.stop), settings);
+      return net.connectTcp(endpoint.host, endpoint.port, timeoutMs, stop);
     case "unix":
-      return new FdTransport(net.connectUnix(endpoint.path, options.silenceMs, options.stop), settings);
+      return net.connectUnix(endpoint.path, timeoutMs, stop);
     case "passed":
-      return new FdTransport(endpoint.fd, settings);
+      return endpoint.fd;
   }
 }
 

@@ -23,6 +23,8 @@ export interface Transport {
   writePages?(records: PageRecords): number;
   /** At least one byte; 0 at the end. Waits `timeoutMs` at most; by default the transport's own limit. */
   read(out: Uint8Array, timeoutMs?: number): number;
+  /** Guest pages `index[0, count)` straight into guest memory; false if the stream ended before the last of them. */
+  readPages?(ram: Ram, index: Uint32Array, count: number): boolean;
   /** Regular files only: the next read begins there. */
   seek?(offset: number): void;
   /** Sockets only: no more bytes from us, while the other side may still answer. */

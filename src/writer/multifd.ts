@@ -2,7 +2,7 @@
 import type { PageFile } from "../native/file.ts";
 import { PAGE_BYTES } from "../native/ram.ts";
 import type { MappedBlock } from "../stream/mapped.ts";
-import { encodeInit, encodePacket, type MultifdInit, PACKET_BYTES } from "../stream/multifd.ts";
+import { encodeInit, type MultifdInit, PACKET_BYTES, PacketHead } from "../stream/multifd.ts";
 import { MULTIFD_PACKET_PAGES_MAX } from "../stream/wire.ts";
 import type { Transport } from "../transport/transport.ts";
 
@@ -14,7 +14,8 @@ export class MultifdWriter {
   readonly #file: PageFile;
   /** A packet's header and its pages, as they leave. */
   readonly #packet = new Uint8Array(PACKET_BYTES + MULTIFD_PACKET_PAGES_MAX * PAGE_BYTES);
-  readonly #view = new DataView(this.#packet.buffer, 0, PACKET_BYTES);
+  #head = new PacketHead("");
+  #block = "";
   readonly #offset = Uint32Array.from({ length: MULTIFD_PACKET_PAGES_MAX }, (_, i) => PACKET_BYTES + i * PAGE_BYTES);
 
   constructor(transport: Transport, file: PageFile) {
@@ -28,22 +29,21 @@ export class MultifdWriter {
 
   /** Nothing that is sent before it may come after what is sent behind it. */
   sync(): void {
-    this.#header(0, "", new Uint32Array(0), true);
-    this.#write(this.#packet, PACKET_BYTES);
+    this.#head.sync(this.packets++);
+    this.#write(this.#head.bytes);
   }
 
   /** Pages `index[0, count)`, at most MULTIFD_PACKET_PAGES_MAX, of one block. */
   write(block: MappedBlock, index: Uint32Array, count: number): void {
     const area = { pagesOffset: block.pagesOffset, pages: block.bytes / PAGE_BYTES };
     this.#file.read(area, this.#packet, index, this.#offset, count);
-    this.#header(count, block.name, index, false);
+    if (block.name !== this.#block) this.#head = new PacketHead(block.name);
+    this.#block = block.name;
+    const payloadBytes = count * PAGE_BYTES;
+    this.#head.set({ number: this.packets++, normal: count, zero: 0, payloadBytes, zstd: false }, index);
+    this.#packet.set(this.#head.bytes);
     this.#write(this.#packet, PACKET_BYTES + count * PAGE_BYTES);
     this.pages += count;
-  }
-
-  #header(normal: number, block: string, index: Uint32Array, sync: boolean): void {
-    const payloadBytes = normal * PAGE_BYTES;
-    encodePacket(this.#view, { sync, normal, zero: 0, payloadBytes, number: this.packets++, block }, index);
   }
 
   #write(bytes: Uint8Array, count = bytes.length): void {

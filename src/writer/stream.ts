@@ -2,6 +2,7 @@
 import type { MoveWriter, PagesSent } from "../control/channel.ts";
 import type { DeviceState } from "../control/guest.ts";
 import { TramError } from "../errors.ts";
+import type { PageRange } from "../memory/bitmap.ts";
 import { HashTable, hashOf } from "../native/hash.ts";
 import { PAGE_BYTES, type Ram } from "../native/ram.ts";
 import { ByteWriter } from "../stream/bytes.ts";
@@ -11,6 +12,8 @@ import {
   machine,
   machineToState,
   RAM_BLOCK_NAME,
+  untouched,
+  untouchedToState,
   VERIFY_XXH3,
   verify,
 } from "../stream/devices/machine.ts";
@@ -19,6 +22,7 @@ import {
   encodeBlockTable,
   encodeEndOfSection,
   encodeFirstPage,
+  encodeFlush,
   encodePageWords,
 } from "../stream/ram.ts";
 import type { Hello } from "../stream/return-path.ts";
@@ -39,6 +43,7 @@ import {
   RAM_SAVE_FLAG_ZERO,
   RAM_SECTION_NAME,
   RAM_SECTION_VERSION,
+  TRAM_PING_CHANNELS,
   TRAM_PING_HASHES,
   TRAM_PING_HELLO,
   TRAM_PING_READY,
@@ -70,6 +75,8 @@ export class StreamWriter implements MoveWriter {
   readonly #wordsView = new DataView(this.#words.buffer);
   #gathered: Uint8Array | null = null;
   #blockNamed = false;
+  /** The pages go over others. */
+  #channels = false;
   readonly #replies: Replies;
   /** Of what was sent, with --verify. */
   #hashes: HashTable | null = null;
@@ -108,6 +115,18 @@ export class StreamWriter implements MoveWriter {
     this.#devices.full(this.#pending, { table: machine, instance: 0, state });
   }
 
+  openChannels(count: number, timeoutMs: number): void {
+    this.#channels = true;
+    encodePing(this.#pending, TRAM_PING_CHANNELS + count);
+    this.#flush();
+    this.#replies.awaitPong(TRAM_PING_CHANNELS + count, timeoutMs);
+  }
+
+  /** Of what is sent, for the other channels; null: not wanted. */
+  get hashes(): HashTable | null {
+    return this.#hashes;
+  }
+
   verifyPages(): void {
     this.#hashes = new HashTable(this.#ram.pages);
     this.#devices.full(this.#pending, { table: verify, instance: 0, state: { algorithm: VERIFY_XXH3 } });
@@ -131,9 +150,7 @@ export class StreamWriter implements MoveWriter {
     const section = { id: RAM_SECTION_ID, name: RAM_SECTION_NAME, instance: 0, version: RAM_SECTION_VERSION };
     encodeSectionStart(this.#pending, QEMU_VM_SECTION_START, section);
     encodeBlockTable(this.#pending, blocks);
-    encodeEndOfSection(this.#pending);
-    encodeFooter(this.#pending, RAM_SECTION_ID);
-    this.#flush();
+    this.endRound();
   }
 
   beginRound(last: boolean): void {
@@ -202,9 +219,24 @@ export class StreamWriter implements MoveWriter {
   }
 
   endRound(): void {
+    if (this.#channels) encodeFlush(this.#pending);
+    this.#endSection();
+  }
+
+  endRounds(): void {
+    this.beginRound(true);
+    this.#endSection();
+  }
+
+  #endSection(): void {
     encodeEndOfSection(this.#pending);
     encodeFooter(this.#pending, RAM_SECTION_ID);
     this.#flush();
+  }
+
+  untouched(ranges: readonly PageRange[]): void {
+    if (ranges.length === 0) return;
+    this.#devices.full(this.#pending, { table: untouched, instance: 0, state: untouchedToState(ranges) });
   }
 
   devices(devices: readonly DeviceState[], runState: string): void {

@@ -35,7 +35,7 @@ const ALLOWED: Record<string, string[]> = {
   native: ["errors.ts"],
   transport: ["errors.ts", "native"],
   control: ["errors.ts", "stream", "memory", "type:native"],
-  writer: ["errors.ts", "stream", "memory", "native", "type:transport", "type:control"],
+  writer: ["errors.ts", "stream", "memory", "native", "type:transport", "control"],
   reader: ["errors.ts", "stream", "memory", "native", "type:transport", "type:control"],
   inspect: ["errors.ts", "thread.ts", "native", "stream", "memory", "transport", "reader"],
   keep: ["errors.ts", "thread.ts", "native", "stream", "memory", "transport", "control", "reader", "writer"],

@@ -7,10 +7,10 @@ import {
   decodeInit,
   decodePacket,
   encodeInit,
-  encodePacket,
   INIT_BYTES,
   PACKET_BYTES,
   type Packet,
+  PacketHead,
 } from "../../src/stream/multifd.ts";
 import { byteOf, errorOf } from "../support/errors.ts";
 import { captures, Playback, seeded } from "../support/golden.ts";
@@ -51,10 +51,11 @@ describe("a channel's init", () => {
 });
 
 const packetBytes = (packet: Partial<Packet>, index: readonly number[] = []): Uint8Array => {
-  const bytes = new Uint8Array(PACKET_BYTES);
-  const whole = { sync: false, normal: 0, zero: 0, payloadBytes: 0, number: 0, block: "ram", ...packet };
-  encodePacket(new DataView(bytes.buffer), whole, Uint32Array.from(index));
-  return bytes;
+  const whole = { normal: 0, zero: 0, payloadBytes: 0, number: 0, zstd: false, ...packet };
+  const head = new PacketHead(packet.block ?? "ram");
+  if (packet.sync) head.sync(whole.number);
+  else head.set(whole, Uint32Array.from(index));
+  return head.bytes;
 };
 const decoded = (bytes: Uint8Array, offset = 0): { packet: Packet; index: Uint32Array } => {
   const index = new Uint32Array(128);

@@ -24,6 +24,7 @@ type Step = (typeof STEPS)[number];
 
 /** Everything that happens, in its order. Page 7 is dirtied after its first copy, page 9 while the guest stops. */
 class Scene implements Guest {
+  readonly pagemapFd = -1;
   readonly description = description;
   readonly ram = Ram.create(description.memoryBytes);
   readonly calls: string[] = [];

@@ -1,9 +1,11 @@
 // The two stories of a move with a scripted guest and peer: what is undone at each failure, what is refused, who owns it.
 import { describe, expect, test } from "bun:test";
+import { noCounts } from "../../src/control/barrier.ts";
 import type { Incoming, MoveReader, MoveWriter } from "../../src/control/channel.ts";
 import type { DeviceState, Guest } from "../../src/control/guest.ts";
 import { type Journal, MoveLog } from "../../src/control/journal.ts";
-import { receive } from "../../src/control/receive.ts";
+import { type ReceivingCrew, receive } from "../../src/control/receive.ts";
+import type { Crew } from "../../src/control/rounds.ts";
 import { type SendOptions, send } from "../../src/control/send.ts";
 import { TramError } from "../../src/errors.ts";
 import { Ram } from "../../src/native/ram.ts";
@@ -27,6 +29,7 @@ const clock = (instance: number): DeviceState => ({ table: kvmclock, instance, s
 class ScriptedGuest implements Guest {
   readonly description = description;
   readonly ram = Ram.create(description.memoryBytes);
+  readonly pagemapFd = -1;
   readonly calls: string[] = [];
   syncs = 0;
   startTracking(): void {
@@ -65,6 +68,7 @@ const STEPS = [
   "beginRound",
   "write",
   "endRound",
+  "untouched",
   "devices",
   "awaitReady",
   "handOver",
@@ -72,8 +76,10 @@ const STEPS = [
   "awaitConfirmation",
 ] as const;
 /** Only with --verify. */
-const VERIFY_STEPS = ["verifyPages", "differingPages"] as const;
-type Step = (typeof STEPS)[number] | (typeof VERIFY_STEPS)[number];
+const VERIFY_STEPS = ["verifyPages", "differingPages", "endRounds"] as const;
+/** Only with --channels. */
+const CHANNEL_STEPS = ["openChannels"] as const;
+type Step = (typeof STEPS)[number] | (typeof VERIFY_STEPS)[number] | (typeof CHANNEL_STEPS)[number];
 
 function scriptedWriter(
   failAt: Step | null,
@@ -96,6 +102,7 @@ function scriptedWriter(
       return hello;
     },
     machine: () => step("machine"),
+    openChannels: () => step("openChannels"),
     startRam: () => step("startRam"),
     verifyPages: () => step("verifyPages"),
     differingPages: () => {
@@ -108,6 +115,8 @@ function scriptedWriter(
       return { pages: count, zeroPages: 0, bytes: count * 4104 };
     },
     endRound: () => step("endRound"),
+    endRounds: () => step("endRounds"),
+    untouched: () => step("untouched"),
     devices: () => step("devices"),
     awaitReady: () => step("awaitReady"),
     handOver: () => step("handOver"),
@@ -126,6 +135,7 @@ const options: SendOptions = {
   maxBandwidthBytesPerSec: 0,
   replyMs: 1000,
   timeoutMs: 0,
+  channels: 0,
   verify: false,
 };
 
@@ -142,9 +152,12 @@ function run(
     () => {},
     () => now++,
   );
-  const whole = {
+  const whole: Parameters<typeof send>[3] = {
     checkCancelled: () => {},
     sleep: () => {},
+    openChannels: () => {
+      throw new Error("no channels here");
+    },
     passHandover: () => true,
     handedOver: () => {},
     ...context,
@@ -267,6 +280,63 @@ describe("the source's story", () => {
     expect(writer.calls).not.toContain("handOver");
   });
 
+  /** Threads that carry everything in no time. */
+  const scriptedCrew = (calls: string[], failAt: string | null = null): Crew => {
+    const step = (name: string) => {
+      calls.push(name);
+      if (name === failAt) throw new TramError("E_CHANNEL_CLOSED", `failed at ${name}`);
+    };
+    return {
+      begin: () => step("crew begin"),
+      finish: () => step("crew finish"),
+      counts: () => [{ ...noCounts(), pages: 1, bytes: 4096 }],
+      end: () => step("crew end"),
+    };
+  };
+  const takesChannels: Hello = { ...hello, channels: true };
+
+  test("with --channels: the target has them before it is told of RAM, and no page goes over the main one", () => {
+    const writer = { ...scriptedWriter(null), awaitHello: () => takesChannels };
+    const opened: number[] = [];
+    const journal = run(
+      new ScriptedGuest(),
+      writer,
+      {
+        openChannels(count) {
+          opened.push(count);
+          return scriptedCrew(writer.calls);
+        },
+      },
+      { ...options, channels: 3 },
+    );
+    expect(journal).toMatchObject({ phase: "completed", owner: "target", multifd: true, error: null });
+    expect(opened).toEqual([3]);
+    expect(writer.calls).not.toContain("write");
+    expect(writer.calls.indexOf("openChannels")).toBeLessThan(writer.calls.indexOf("startRam"));
+    // Each round is theirs between the section's beginning and its end.
+    const rounds = writer.calls.filter((call) => /Round$|^crew/.test(call));
+    expect(rounds.slice(0, 4)).toEqual(["beginRound", "crew begin", "crew finish", "endRound"]);
+    expect(rounds.at(-1)).toBe("crew end");
+    expect(writer.calls.indexOf("crew end")).toBeGreaterThan(writer.calls.indexOf("handOver"));
+  });
+
+  test.each(["crew begin", "crew finish"])("with --channels: one that fails at %s gives the guest back", (failAt) => {
+    const guest = new ScriptedGuest();
+    const writer = { ...scriptedWriter(null), awaitHello: () => takesChannels };
+    const openChannels = () => scriptedCrew(guest.calls, failAt);
+    const journal = run(guest, writer, { openChannels }, { ...options, channels: 2 });
+    expect(journal).toMatchObject({ phase: "failed", owner: "source", error: { code: "E_CHANNEL_CLOSED" } });
+    // Nobody clears the dirty log any more when it goes.
+    expect(guest.calls.slice(-2)).toEqual(["crew end", "stopTracking"]);
+  });
+
+  test("with --channels: a target that does not take them is refused before anything of the guest is sent", () => {
+    const writer = scriptedWriter(null);
+    const journal = run(new ScriptedGuest(), writer, {}, { ...options, channels: 2 });
+    expect(journal).toMatchObject({ phase: "failed", owner: "source", error: { code: "E_REFUSED" } });
+    expect(writer.calls).toEqual(["begin", "awaitHello", "close"]);
+  });
+
   test("a cancel in the middle of a round gives the guest back, which was never stopped", () => {
     const guest = new ScriptedGuest();
     const journal = run(guest, scriptedWriter(null), {
@@ -285,7 +355,7 @@ const device = (instance: number): Incoming => ({ kind: "device", device: clock(
 const ready: Incoming = { kind: "ready-wanted" };
 const end: Incoming = { kind: "end" };
 
-function take(script: Incoming[], pagesKnown = PAGES, given: Hello = hello) {
+function take(script: Incoming[], pagesKnown = PAGES, given: Hello = hello, crew: ReceivingCrew | null = null) {
   const calls: string[] = [];
   const left = [...script];
   const reader: MoveReader = {
@@ -299,6 +369,8 @@ function take(script: Incoming[], pagesKnown = PAGES, given: Hello = hello) {
       return next;
     },
     into: () => {},
+    marks: { present: new SharedArrayBuffer(0), told: new SharedArrayBuffer(0), hashes: null },
+    sendChannels: () => void calls.push("channels"),
     sendHello: () => void calls.push("hello"),
     sendReady: () => void calls.push("ready"),
     confirm: () => void calls.push("confirm"),
@@ -313,13 +385,65 @@ function take(script: Incoming[], pagesKnown = PAGES, given: Hello = hello) {
   );
   const owned = receive(
     reader,
-    { hello: given, createGuest: () => new ScriptedGuest(), start: (state) => void calls.push(`start ${state}`) },
+    {
+      hello: given,
+      createGuest: () => new ScriptedGuest(),
+      openChannels(count) {
+        calls.push(`open ${count}`);
+        if (!crew) throw new TramError("E_STREAM", "no channels here");
+        return crew;
+      },
+      start: (state) => void calls.push(`start ${state}`),
+    },
     log,
   );
   return { owned, calls, journal: log.journal };
 }
 
 describe("the target's story", () => {
+  const channels: Incoming = { kind: "channels-wanted", count: 2 };
+  const flush: Incoming = { kind: "flush" };
+  const receiving = (calls: string[], failAt: number): ReceivingCrew => {
+    let meetings = 0;
+    return {
+      meet() {
+        calls.push("meet");
+        if (++meetings === failAt) throw new TramError("E_STREAM", "a channel has failed");
+      },
+      counts: () => [],
+      end: () => void calls.push("end"),
+    };
+  };
+
+  test("takes pages over other channels, which have ended before the devices are loaded", () => {
+    const seen: string[] = [];
+    const script = [{ kind: "hello-wanted" } as const, machine, channels, blocks, flush, flush, device(0), ready, end];
+    const { owned, calls } = take(script, PAGES, hello, receiving(seen, 0));
+    expect(owned).toBe(true);
+    expect(calls).toEqual(["hello", "open 2", "channels", "ready", "start running", "confirm", "close"]);
+    expect(seen.slice(0, 3)).toEqual(["meet", "meet", "end"]);
+  });
+
+  test("refuses the guest when one of them fails, and none touches it any more", () => {
+    const seen: string[] = [];
+    const { owned, calls, journal } = take([machine, channels, blocks, flush, flush], PAGES, hello, receiving(seen, 2));
+    expect(owned).toBe(false);
+    expect(journal.error?.code).toBe("E_STREAM");
+    expect(calls).toEqual(["open 2", "channels", "refuse", "close"]);
+    expect(seen).toEqual(["meet", "meet", "end"]);
+  });
+
+  test.each<[string, Incoming[]]>([
+    ["channels before the machine", [channels]],
+    ["channels twice", [machine, channels, channels]],
+    ["a meeting without channels", [machine, blocks, flush]],
+  ])("refuses %s", (_, script) => {
+    expect(take(script, PAGES, hello, receiving([], 0))).toMatchObject({
+      owned: false,
+      journal: { error: { code: "E_STREAM" } },
+    });
+  });
+
   test("answers in turn, and runs the guest only at the hand-over word", () => {
     const { owned, calls, journal } = take([
       { kind: "hello-wanted" },

@@ -1,12 +1,12 @@
 // Every device section tram knows, by name. A new device is one table and one line here.
 import type { Table } from "../vmstate.ts";
-import { globalstate, machine, verify } from "./machine.ts";
+import { globalstate, machine, untouched, verify } from "./machine.ts";
 import { serial, walker } from "./ports.ts";
 import { vcpu } from "./vcpu.ts";
 import { apic, i8259, ioapic, kvmclock } from "./x86.ts";
 
 export const DEVICE_TABLES: ReadonlyMap<string, Table> = new Map(
-  [machine, verify, globalstate, serial, walker, apic, ioapic, i8259, kvmclock, vcpu].map((table) => [
+  [machine, verify, untouched, globalstate, serial, walker, apic, ioapic, i8259, kvmclock, vcpu].map((table) => [
     table.name,
     table,
   ]),

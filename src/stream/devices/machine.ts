@@ -39,6 +39,41 @@ export const verify: Table = {
 };
 export const VERIFY_XXH3 = 1;
 
+/** Ranges of pages that were not sent, because nobody has ever written to them: be32 first page, be32 pages, and so on. */
+export const untouched: Table = {
+  name: "tram/untouched",
+  version: 1,
+  fields: [
+    { name: "bytes", type: "uint32" },
+    { name: "ranges", type: "blob", countFrom: "bytes", max: 32 << 20 },
+  ],
+};
+
+interface PageRange {
+  first: number;
+  pages: number;
+}
+
+export function untouchedToState(ranges: readonly PageRange[]): State {
+  const bytes = new Uint8Array(ranges.length * 8);
+  const view = new DataView(bytes.buffer);
+  ranges.forEach(({ first, pages }, i) => {
+    view.setUint32(i * 8, first);
+    view.setUint32(i * 8 + 4, pages);
+  });
+  return { bytes: bytes.length, ranges: bytes };
+}
+
+export function untouchedFromState(state: State, offset: number): PageRange[] {
+  const bytes = state.ranges as Uint8Array;
+  if (bytes.length % 8) throw badStream("half a range of pages", offset, "8 bytes for each", `${bytes.length}`);
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.length);
+  return Array.from({ length: bytes.length / 8 }, (_, i) => ({
+    first: view.getUint32(i * 8),
+    pages: view.getUint32(i * 8 + 4),
+  }));
+}
+
 export interface CpuidEntry {
   function: number;
   index: number;

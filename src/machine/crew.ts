@@ -1,0 +1,96 @@
+// Threads that carry pages beside the mover, as the mover sees them.
+import { Barrier, type ChannelCounts, sumCounts } from "../control/barrier.ts";
+import type { ReceivingCrew } from "../control/receive.ts";
+import type { Crew } from "../control/rounds.ts";
+import { TramError } from "../errors.ts";
+
+/** What each thread of a crew is started with, besides its work. */
+export interface CrewPlace {
+  barrier: SharedArrayBuffer;
+  channels: number;
+  channel: number;
+}
+
+const placesOf = ({ channels, shared: barrier }: Barrier): CrewPlace[] =>
+  Array.from({ length: channels }, (_, channel) => ({ barrier, channels, channel }));
+
+export class ThreadCrew implements Crew {
+  readonly #barrier: Barrier;
+  readonly #checkStop: () => void;
+  /** Rounds that were begun: a thread arrives once before each, and once behind the last. */
+  #rounds = 0;
+
+  constructor(threads: number, checkStop: () => void) {
+    this.#barrier = new Barrier(threads);
+    this.#checkStop = checkStop;
+  }
+
+  /** One for each thread. */
+  places(): CrewPlace[] {
+    return placesOf(this.#barrier);
+  }
+
+  begin(): void {
+    this.#barrier.release(++this.#rounds);
+  }
+
+  finish(progress: () => void): void {
+    this.#barrier.gather(this.#rounds + 1, () => {
+      this.#checkStop();
+      progress();
+    });
+  }
+
+  counts(): ChannelCounts[] {
+    return this.#barrier.counts();
+  }
+
+  /** Returns when none of them touches the guest any more. */
+  end(): void {
+    this.#barrier.end();
+    this.#barrier.awaitGone();
+  }
+}
+
+/** The other channels of a move, at its target. */
+export class ReceiverCrew implements ReceivingCrew {
+  readonly #barrier: Barrier;
+  readonly #checkStop: () => void;
+  readonly #silenceMs: number;
+  #barriers = 0;
+
+  constructor(threads: number, checkStop: () => void, silenceMs: number) {
+    this.#barrier = new Barrier(threads);
+    this.#checkStop = checkStop;
+    this.#silenceMs = silenceMs;
+  }
+
+  places(): CrewPlace[] {
+    return placesOf(this.#barrier);
+  }
+
+  meet(progress: () => void): void {
+    let bytes = -1;
+    let sinceMs = performance.now();
+    this.#barrier.meet(++this.#barriers, () => {
+      this.#checkStop();
+      progress();
+      const now = sumCounts(this.#barrier.counts()).bytes;
+      if (now !== bytes) sinceMs = performance.now();
+      else if (performance.now() - sinceMs > this.#silenceMs)
+        throw new TramError("E_PEER_SILENT", `nothing has come over any channel for ${this.#silenceMs} ms`, {
+          next: "look whether the source still runs and the network is up; --timeout gives it longer",
+        });
+      bytes = now;
+    });
+  }
+
+  counts(): ChannelCounts[] {
+    return this.#barrier.counts();
+  }
+
+  end(): void {
+    this.#barrier.end();
+    this.#barrier.awaitGone();
+  }
+}
