@@ -107,7 +107,7 @@ function runSend(job: Extract<Job, { kind: "send" }>): void {
     const writer = new StreamWriter(transport, guest.ram);
     const context: SendContext = {
       checkCancelled,
-      sleep: (ms) => (job.copying ? board.moverSleep(ms) : channel.sleep(ms)),
+      sleep: (ms) => (job.copying ? board.moverSleep(ms) : channel.packets.sleep(ms)),
       openChannels(count, share) {
         const crew = new ThreadCrew(count, checkCancelled);
         const { endpoint, zeroCopy, compressLevel, iovMax, options } = job;

@@ -10,7 +10,7 @@ type Copying = "off" | "auto" | "on";
 const COPYING: Record<Copying, number> = { off: 0, auto: 1, on: 2 };
 
 /** What has become of what was sent: struct tram_channel_counts. */
-export interface SocketCounts {
+interface SocketCounts {
   systemCalls: number;
   zeroCopyBytes: number;
   /** Of these, those that the kernel copied after all. */

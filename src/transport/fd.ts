@@ -1,9 +1,9 @@
 // The one transport there is underneath: a descriptor. Sockets are two-way; pipes and files are not.
 import { TramError } from "../errors.ts";
-import { PageChannel, receivePages, type SocketCounts } from "../native/channel.ts";
+import { PageChannel, receivePages } from "../native/channel.ts";
 import { type FdType, net, type StopWord } from "../native/net.ts";
 import type { Ram } from "../native/ram.ts";
-import type { PageRecords, Transport } from "./transport.ts";
+import type { PacketSender, PageCounts, PageRecords, Transport } from "./transport.ts";
 
 /** IOV_MAX of Linux: the most one call takes. */
 export const IOV_MAX = 1024;
@@ -24,7 +24,7 @@ export class FdTransport implements Transport {
   readonly #silenceMs: number;
   readonly #iovMax: number;
   #fd: number;
-  #pages: PageChannel | null = null;
+  #packets: FdPackets | null = null;
 
   /** Takes the descriptor over: close() closes it. */
   constructor(fd: number, options: FdOptions) {
@@ -52,52 +52,10 @@ export class FdTransport implements Transport {
     return net.writePages(this.fd, this.twoWay, ram, head, headBytes, words, index, count, this.#iovMax, this.#stop);
   }
 
-  /** Whether sendPages may send without a copy. With `must` an error says why not. */
-  openZeroCopy(must: boolean): boolean {
-    try {
-      this.#pages = new PageChannel(this.fd, this.twoWay, true, this.#iovMax, this.#stop);
-      return true;
-    } catch (error) {
-      if (must || !(error instanceof TramError && error.code === "E_REFUSED")) throw error;
-      return false;
-    }
-  }
-
-  get #channel(): PageChannel {
-    this.#pages ??= new PageChannel(this.fd, this.twoWay, false, this.#iovMax, this.#stop);
-    return this.#pages;
-  }
-
-  /** What has become of what sendPages and sendBytes sent. */
-  get pageCounts(): SocketCounts {
-    return this.#channel.counts();
-  }
-
-  /** `head[0, headBytes)` and guest pages `index[0, count)` behind it; the bytes. */
-  sendPages(
-    head: Uint8Array,
-    headBytes: number,
-    ram: Ram,
-    index: Uint32Array,
-    count: number,
-    copying: "off" | "auto" | "on",
-  ): number {
-    return this.#channel.send(head, headBytes, ram, index, count, copying);
-  }
-
-  /** `head[0, headBytes)` and `data[0, bytes)`; the bytes. */
-  sendBytes(head: Uint8Array, headBytes: number, data: Uint8Array, bytes: number): number {
-    return this.#channel.write(head, headBytes, data, bytes);
-  }
-
-  /** Waits until the kernel holds no guest page any more. */
-  flushPages(): void {
-    this.#channel.flush();
-  }
-
-  /** An error as soon as the other side is gone. */
-  sleep(ms: number): void {
-    this.#channel.sleep(ms);
+  /** Of its own: a descriptor has one sender of packets. */
+  get packets(): FdPackets {
+    this.#packets ??= new FdPackets(this.fd, this.twoWay, this.#iovMax, this.#stop);
+    return this.#packets;
   }
 
   readPages(ram: Ram, index: Uint32Array, count: number): boolean {
@@ -124,8 +82,63 @@ export class FdTransport implements Transport {
 
   close(): void {
     if (this.#fd < 0) return;
-    this.#pages?.close();
+    this.#packets?.close();
     net.close(this.#fd);
     this.#fd = -1;
+  }
+}
+
+class FdPackets implements PacketSender {
+  readonly #open: (zeroCopy: boolean) => PageChannel;
+  #opened: PageChannel | null = null;
+
+  constructor(fd: number, isSocket: boolean, iovMax: number, stop: StopWord) {
+    this.#open = (zeroCopy) => new PageChannel(fd, isSocket, zeroCopy, iovMax, stop);
+  }
+
+  get #channel(): PageChannel {
+    this.#opened ??= this.#open(false);
+    return this.#opened;
+  }
+
+  openZeroCopy(must: boolean): boolean {
+    try {
+      this.#opened = this.#open(true);
+      return true;
+    } catch (error) {
+      if (must || !(error instanceof TramError && error.code === "E_REFUSED")) throw error;
+      return false;
+    }
+  }
+
+  sendPages(
+    head: Uint8Array,
+    headBytes: number,
+    ram: Ram,
+    index: Uint32Array,
+    count: number,
+    copying: "off" | "auto" | "on",
+  ): number {
+    return this.#channel.send(head, headBytes, ram, index, count, copying);
+  }
+
+  sendBytes(head: Uint8Array, headBytes: number, data: Uint8Array, bytes: number): number {
+    return this.#channel.write(head, headBytes, data, bytes);
+  }
+
+  flushPages(): void {
+    this.#channel.flush();
+  }
+
+  get pageCounts(): PageCounts {
+    return this.#channel.counts();
+  }
+
+  sleep(ms: number): void {
+    this.#channel.sleep(ms);
+  }
+
+  close(): void {
+    this.#opened?.close();
   }
 }

@@ -11,6 +11,41 @@ export interface PageRecords {
   count: number;
 }
 
+/** What has become of pages that were sent. */
+export interface PageCounts {
+  systemCalls: number;
+  /** Sent without a copy of ours; of these, those that the kernel copied after all. */
+  zeroCopyBytes: number;
+  copiedBytes: number;
+  /** Calls that were made to copy, because the kernel had no memory to hold pages with. */
+  fallbacks: number;
+  /** Pages that the kernel holds now. */
+  inFlightBytes: number;
+  flushWaitMs: number;
+}
+
+/** Packets: a head, and guest pages straight from guest memory. Where a transport has none, packets go by its write. */
+export interface PacketSender {
+  /** Whether pages may be sent without a copy. With `must` an error says why not. */
+  openZeroCopy(must: boolean): boolean;
+  /** `head[0, headBytes)` and guest pages `index[0, count)` behind it; the bytes. */
+  sendPages(
+    head: Uint8Array,
+    headBytes: number,
+    ram: Ram,
+    index: Uint32Array,
+    count: number,
+    copying: "off" | "auto" | "on",
+  ): number;
+  /** `head[0, headBytes)` and `data[0, bytes)`; the bytes. */
+  sendBytes(head: Uint8Array, headBytes: number, data: Uint8Array, bytes: number): number;
+  /** Waits until the kernel holds no guest page any more. */
+  flushPages(): void;
+  readonly pageCounts: PageCounts;
+  /** An error as soon as the other side is gone. */
+  sleep(ms: number): void;
+}
+
 export interface Transport {
   /** As a person names it. */
   readonly name: string;
@@ -21,6 +56,7 @@ export interface Transport {
   write(data: Uint8Array, bytes?: number): void;
   /** Guest pages straight from guest memory. A transport without it is given the same bytes by write. */
   writePages?(records: PageRecords): number;
+  readonly packets?: PacketSender;
   /** At least one byte; 0 at the end. Waits `timeoutMs` at most; by default the transport's own limit. */
   read(out: Uint8Array, timeoutMs?: number): number;
   /** Guest pages `index[0, count)` straight into guest memory; false if the stream ended before the last of them. */

@@ -1,12 +1,13 @@
 // One channel of a move: guest pages in QEMU's multifd packets, uncopied from guest memory.
 import type { PagesSent, PageWriter } from "../control/channel.ts";
 import { CopyPolicy, type ZeroCopyMode } from "../control/copying.ts";
+import { TramError } from "../errors.ts";
 import { Deflater } from "../native/deflate.ts";
 import type { HashTable } from "../native/hash.ts";
 import { PAGE_BYTES, type Ram } from "../native/ram.ts";
 import { encodeInit, type MultifdInit, PACKET_BYTES, PAYLOAD_BYTES_MAX, PacketHead } from "../stream/multifd.ts";
 import { MULTIFD_PACKET_PAGES_MAX } from "../stream/wire.ts";
-import type { FdTransport } from "../transport/fd.ts";
+import type { PacketSender, Transport } from "../transport/transport.ts";
 
 export interface ChannelOptions {
   zeroCopy: ZeroCopyMode;
@@ -35,7 +36,8 @@ export interface WriterCounts {
 }
 
 export class ChannelWriter implements PageWriter {
-  readonly #transport: FdTransport;
+  readonly #transport: Transport;
+  readonly #packetSender: PacketSender;
   readonly #policy: CopyPolicy;
   #block: ChannelBlock;
   #head: PacketHead;
@@ -46,13 +48,14 @@ export class ChannelWriter implements PageWriter {
   #compressMs = 0;
 
   /** Takes the transport over. */
-  constructor(transport: FdTransport, block: ChannelBlock, { zeroCopy, compressLevel }: ChannelOptions) {
+  constructor(transport: Transport, block: ChannelBlock, { zeroCopy, compressLevel }: ChannelOptions) {
     this.#transport = transport;
+    this.#packetSender = transport.packets ?? new WrittenPackets(transport);
     this.#block = block;
     this.#head = new PacketHead(block.name);
     this.#deflater = compressLevel === null ? null : new Deflater(compressLevel);
     this.#compressed = new Uint8Array(compressLevel === null ? 0 : PAYLOAD_BYTES_MAX);
-    const asks = zeroCopy !== "off" && compressLevel === null && transport.openZeroCopy(zeroCopy === "on");
+    const asks = zeroCopy !== "off" && compressLevel === null && this.#packetSender.openZeroCopy(zeroCopy === "on");
     this.#policy = new CopyPolicy(asks ? zeroCopy : "off");
   }
 
@@ -103,8 +106,8 @@ export class ChannelWriter implements PageWriter {
     const zero = index.length - normal;
     if (this.#deflater && normal > 0) return this.#compressedPacket(this.#deflater, index, normal);
     this.#head.set({ number: this.#packets++, normal, zero, payloadBytes: normal * PAGE_BYTES, zstd: false }, index);
-    const copying = this.#policy.next(normal * PAGE_BYTES, this.#transport.pageCounts);
-    return this.#transport.sendPages(this.#head.bytes, PACKET_BYTES, this.#block.ram, index, normal, copying);
+    const copying = this.#policy.next(normal * PAGE_BYTES, this.#packetSender.pageCounts);
+    return this.#packetSender.sendPages(this.#head.bytes, PACKET_BYTES, this.#block.ram, index, normal, copying);
   }
 
   #compressedPacket(deflater: Deflater, index: Uint32Array, normal: number): number {
@@ -113,21 +116,21 @@ export class ChannelWriter implements PageWriter {
     const payloadBytes = deflater.pages(this.#block.ram, index, normal, this.#compressed);
     this.#compressMs += performance.now() - startedMs;
     this.#head.set({ number: this.#packets++, normal, zero, payloadBytes, zstd: true }, index);
-    return this.#transport.sendBytes(this.#head.bytes, PACKET_BYTES, this.#compressed, payloadBytes);
+    return this.#packetSender.sendBytes(this.#head.bytes, PACKET_BYTES, this.#compressed, payloadBytes);
   }
 
   /** Until the kernel holds no page of the guest any more. */
   flush(): void {
-    this.#transport.flushPages();
+    this.#packetSender.flushPages();
   }
 
   /** An error as soon as the target is gone. */
   sleep(ms: number): void {
-    this.#transport.sleep(ms);
+    this.#packetSender.sleep(ms);
   }
 
   counts(): WriterCounts {
-    const { systemCalls, zeroCopyBytes, copiedBytes, fallbacks, flushWaitMs } = this.#transport.pageCounts;
+    const { systemCalls, zeroCopyBytes, copiedBytes, fallbacks, flushWaitMs } = this.#packetSender.pageCounts;
     const kernel = { systemCalls, zeroCopyBytes, copiedBytes, fallbacks, flushWaitMs };
     return { packets: this.#packets, bytes: this.#bytes, ...kernel, compressMs: this.#compressMs };
   }
@@ -135,5 +138,49 @@ export class ChannelWriter implements PageWriter {
   close(): void {
     this.#deflater?.close();
     this.#transport.close();
+  }
+}
+
+/** For transports that have only write: the same bytes, copied. */
+class WrittenPackets implements PacketSender {
+  readonly #transport: Transport;
+  readonly pageCounts = {
+    systemCalls: 0,
+    zeroCopyBytes: 0,
+    copiedBytes: 0,
+    fallbacks: 0,
+    inFlightBytes: 0,
+    flushWaitMs: 0,
+  };
+
+  constructor(transport: Transport) {
+    this.#transport = transport;
+  }
+
+  openZeroCopy(must: boolean): boolean {
+    if (must)
+      throw new TramError("E_REFUSED", `--zero-copy on: ${this.#transport.name} takes copies only`, {
+        expected: "a TCP connection",
+        next: "leave --zero-copy out",
+      });
+    return false;
+  }
+
+  sendPages(head: Uint8Array, headBytes: number, ram: Ram, index: Uint32Array, count: number): number {
+    const pages = new Uint8Array(count * PAGE_BYTES);
+    for (let i = 0; i < count; i++) pages.set(ram.read(index[i] * PAGE_BYTES, PAGE_BYTES), i * PAGE_BYTES);
+    return this.sendBytes(head, headBytes, pages, pages.length);
+  }
+
+  sendBytes(head: Uint8Array, headBytes: number, data: Uint8Array, bytes: number): number {
+    this.#transport.write(head, headBytes);
+    if (bytes) this.#transport.write(data, bytes);
+    return headBytes + bytes;
+  }
+
+  flushPages(): void {}
+
+  sleep(ms: number): void {
+    Bun.sleepSync(ms);
   }
 }
