@@ -43,7 +43,7 @@ export class HashCrew {
       const threads = Array.from({ length: this.#threads }, (_, i) => inThread(job, `hash/${i + 1}`));
       const results = await Promise.all(threads);
       this.checkInterrupted();
-      return mergeResults(results);
+      return mergeResults(job, results);
     } finally {
       if (timer) clearInterval(timer);
       if (timer) writeAll(2, "\r\x1b[K");
@@ -70,16 +70,19 @@ export class HashCrew {
 /** One that fails ends the others, too. */
 function inThread(job: HashJob, name: string): Promise<HashResult> {
   const { promise, resolve, reject } = Promise.withResolvers<HashResult>();
+  let answered = false;
   const fail = (error: unknown) => {
+    if (answered) return; // the others are still at work
     stopJob(job);
     reject(error);
   };
   const worker = startVerifier({ name, job });
   worker.onCrash(fail);
-  worker.onEnd(() => fail(new TramError("E_INTERNAL", "a thread that hashes pages has ended by itself"))); // it has answered before
+  worker.onEnd(() => fail(new TramError("E_INTERNAL", "a thread that hashes pages has ended by itself")));
   worker.onMessage((message) => {
-    if ("result" in message) resolve(message.result);
-    else fail(fromErrorData(message.error));
+    if ("error" in message) return fail(fromErrorData(message.error));
+    answered = true;
+    resolve(message.result);
   });
   return promise;
 }

@@ -64,8 +64,9 @@ export function stopJob({ shared }: HashJob): void {
   Atomics.store(new Int32Array(shared), STOP, 1);
 }
 
-/** What several threads have found, together. */
-export function mergeResults(results: readonly HashResult[]): HashResult {
+/** What all threads have found, together. Nobody may take a part that was not looked at for one in which nothing was found. */
+export function mergeResults(job: HashJob, results: readonly HashResult[]): HashResult {
+  if (progressOf(job) !== 1) throw new TramError("E_INTERNAL", "not all of the file was looked at");
   const sum = (field: "badCount" | "unreadableCount" | "staleCount") =>
     results.reduce((total, one) => total + one[field], 0);
   // Each thread goes through the file in its order: the first ones of all are among the first ones of each.

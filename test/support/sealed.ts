@@ -22,7 +22,7 @@ import { seeded } from "./golden.ts";
 
 const PAGE = 4096;
 
-export const hashHere = async (job: HashJob) => mergeResults([hashPages(job)]);
+export const hashHere = async (job: HashJob) => mergeResults(job, [hashPages(job)]);
 
 export const verifyHere = (
   path: string,

@@ -166,6 +166,16 @@ describe("a job", () => {
     expect([hashPages(job).badCount, progressOf(job)]).toEqual([0, 0]);
   });
 
+  test("of which a part was not looked at has no result, whatever its threads say", () => {
+    const job = jobOf(computed(), false);
+    stopJob(job); // a thread that has taken a part leaves it
+    const found = hashPages(job);
+    expect(found.badCount).toBe(0);
+    expect(() => mergeResults(job, [found])).toThrow("not all of the file was looked at");
+    const whole = jobOf(computed(), false);
+    expect(mergeResults(whole, [hashPages(whole)]).badCount).toBe(0);
+  });
+
   test("knows how much of it is done", () => {
     const job = jobOf(computed(), false);
     hashPages(job);
@@ -184,7 +194,7 @@ describe("a job", () => {
   test("of which several threads have found something is told in the file's order", () => {
     const none = { bad: [], badCount: 0, unreadable: [], unreadableCount: 0, staleCount: 0 };
     const bad = (block: number, page: number) => ({ block, page, what: "x" });
-    const merged = mergeResults([
+    const merged = mergeResults(newJob(fd, []), [
       { ...none, bad: [bad(0, 5), bad(1, 1)], badCount: 2, staleCount: 3 },
       { ...none, bad: [bad(0, 4), bad(1, 0)], badCount: 2000, unreadable: [bad(0, 9)], unreadableCount: 1 },
     ]);
