@@ -1,7 +1,7 @@
 // tram run: boots a guest, or waits for one.
 import { openSync } from "node:fs";
 import { resolve } from "node:path";
-import { DEFAULT_REPLY_MS } from "../control/send.ts";
+import { DEFAULT_REPLY_MS, MOVE_CHANNELS_MAX } from "../control/send.ts";
 import { EXIT, TramError } from "../errors.ts";
 import { bootWalker, FILLS, type Fill, WALKER_MEMORY_MIN } from "../machine/boot.ts";
 import { createMachine, createRam, createVm } from "../machine/machine.ts";
@@ -84,6 +84,12 @@ export const run = command({
       valueHint: "TIME",
     },
     ...RESTORE_ARGS,
+    channels: {
+      type: "string",
+      description:
+        "incoming: over how many connections its pages must come (default: as the source likes); eager: threads",
+      valueHint: "N",
+    },
     paused: { type: "boolean", description: "do not run the guest yet: tram resume NAME does" },
     prealloc: {
       type: "boolean",
@@ -113,7 +119,7 @@ export const run = command({
       throw new TramError("E_USAGE", `${option(walkerOnly)} is for --guest walker: an incoming guest brings its own`);
     const snapshot = args.incoming ? snapshotOf(args.incoming) : null;
     const restoreOnly = (Object.keys(RESTORE_ARGS) as (keyof typeof RESTORE_ARGS)[]).find(
-      (key) => args[key] !== undefined,
+      (key) => args[key] !== undefined && !(key === "channels" && args.incoming),
     );
     if (!snapshot && restoreOnly)
       throw new TramError("E_USAGE", `${option(restoreOnly)} is for a guest out of a snapshot: --incoming file:FILE`);
@@ -122,6 +128,10 @@ export const run = command({
 });
 
 const option = (key: string): string => `--${key.replace(/[A-Z]/g, (c) => `-${c.toLowerCase()}`)}`;
+
+/** Over how many connections an incoming guest's pages must come; null: the source decides. */
+const incomingChannels = ({ channels }: { channels?: string }): number | null =>
+  channels === undefined ? null : parseCount(channels, "--channels", 0, MOVE_CHANNELS_MAX);
 
 /** A file with fixed offsets of one of our guests. Everything else is a stream, and read from its beginning. */
 function snapshotOf(uri: string): FileSpec | null {
@@ -162,7 +172,7 @@ export async function runGuest(args: RunArgs, spec: FileSpec | null): Promise<nu
   const prealloc = args.prealloc === true;
   const walker = args.guest ? walkerOptions(args, memory ?? DEFAULT_MEMORY) : null;
   const serial = parseSerial(args.serial ?? "none", args.incoming);
-  const restoring = restoreOptions(args);
+  const restoring = restoreOptions(spec ? args : {});
   const guest = new GuestProcess({ version: VERSION, serialFd: serial, replyMs, say });
   // Takes longer than all else that comes before the first instruction, and goes on beside it; every guest has one.
   const vm = spec || walker ? createVm() : null;
@@ -208,7 +218,7 @@ export async function runGuest(args: RunArgs, spec: FileSpec | null): Promise<nu
       guest.expectGuest();
       guest.serve(socket);
       const ram = memory !== null && prealloc ? createRam(memory, true).share() : null;
-      guest.await(listener, { name, memoryBytes: memory, cpus, ram, prealloc });
+      guest.await(listener, { name, memoryBytes: memory, cpus, ram, prealloc, channels: incomingChannels(args) });
       say(`guest '${name}' waits on ${listener ? endpointName(listener.endpoint) : "QMP migrate-incoming"}`);
     }
     return await guest.ended;

@@ -14,6 +14,8 @@ import type { MoveLog } from "./journal.ts";
 export interface ReceiveContext {
   /** What this host can take. */
   hello: Hello;
+  /** Over how many other channels the pages must come; null: over as many as the source likes, or none. */
+  channels: number | null;
   /** Makes the machine, empty and stopped. */
   createGuest(description: MachineDescription): Guest;
   /** Waits for so many other channels, and starts who takes pages from them. */
@@ -78,6 +80,7 @@ export function receive(reader: MoveReader, context: ReceiveContext, log: MoveLo
           break;
         case "channels-wanted":
           if (!guest || crew) throw new TramError("E_STREAM", "the stream speaks of its channels where it must not");
+          checkChannels(context.channels, incoming.count);
           crew = context.openChannels(incoming.count);
           reader.sendChannels(incoming.count);
           break;
@@ -89,6 +92,7 @@ export function receive(reader: MoveReader, context: ReceiveContext, log: MoveLo
           break;
         case "blocks":
           checkBlocks(incoming.blocks, guest);
+          if (!crew) checkChannels(context.channels, 0);
           break;
         case "pages":
           progress();
@@ -146,6 +150,15 @@ const deviceName = ({ table, instance }: DeviceState): string => `section '${tab
 
 function incomplete(what: string, expected: string, found: string): TramError {
   return new TramError("E_STREAM", `the stream ends without ${what}`, { expected, found });
+}
+
+function checkChannels(wanted: number | null, found: number): void {
+  if (wanted === null || wanted === found) return;
+  throw new TramError("E_REFUSED", "the target wants another number of channels", {
+    expected: `--channels ${wanted}`,
+    found: found ? `--channels ${found}` : "none",
+    next: "give both ends the same --channels, or the target none",
+  });
 }
 
 function checkBlocks(blocks: readonly BlockEntry[], guest: Guest | null): void {

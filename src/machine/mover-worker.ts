@@ -41,6 +41,8 @@ export interface Wanted {
   /** Memory that was made before anything arrived; it has memoryBytes. */
   ram: RamHandle | null;
   prealloc: boolean;
+  /** Over how many other channels its pages must come. */
+  channels: number | null;
 }
 
 export type Job =
@@ -210,6 +212,7 @@ function runReceive(job: Extract<Job, { kind: "receive" }>): void {
           announce(handles);
           return new KvmGuest(handles, board);
         },
+        channels: job.wanted.channels,
         openChannels(count) {
           const { replyMs } = job;
           const fds = channelsInOrder(door.awaitChannels(count), replyMs, board.moverStop);

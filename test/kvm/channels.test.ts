@@ -170,6 +170,20 @@ kvm(title("a move over several connections"), () => {
     }),
   );
 
+  test("is refused by a target that wants another number of them, and the guest goes on", () =>
+    inBed(async (bed) => {
+      await bed.walker("a", ...WALKER);
+      const to = tcp();
+      await bed.target("b", to, "--channels", "3");
+      const { code, stderr } = await bed.tram("migrate", "a", to, "--channels", "2");
+      expect({ code, stderr }).toEqual({ code: 7, stderr: expect.stringContaining("another number of channels") });
+      await bed.goesOn("a");
+      const again = tcp();
+      await bed.target("c", again, "--channels", "3");
+      expect((await bed.tram("migrate", "a", again, "--channels", "3")).code).toBe(0);
+      await bed.goesOn("c");
+    }));
+
   test("does not send what nobody has written to, and does not touch it", () =>
     inBed(async (bed) => {
       const source = await bed.walker("a", "--memory", "1G", "--working-set", "8M", "--fill", "zero");

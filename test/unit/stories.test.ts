@@ -355,7 +355,13 @@ const device = (instance: number): Incoming => ({ kind: "device", device: clock(
 const ready: Incoming = { kind: "ready-wanted" };
 const end: Incoming = { kind: "end" };
 
-function take(script: Incoming[], pagesKnown = PAGES, given: Hello = hello, crew: ReceivingCrew | null = null) {
+function take(
+  script: Incoming[],
+  pagesKnown = PAGES,
+  given: Hello = hello,
+  crew: ReceivingCrew | null = null,
+  wanted: number | null = null,
+) {
   const calls: string[] = [];
   const left = [...script];
   const reader: MoveReader = {
@@ -387,6 +393,7 @@ function take(script: Incoming[], pagesKnown = PAGES, given: Hello = hello, crew
     reader,
     {
       hello: given,
+      channels: wanted,
       createGuest: () => new ScriptedGuest(),
       openChannels(count) {
         calls.push(`open ${count}`);
@@ -431,6 +438,20 @@ describe("the target's story", () => {
     expect(journal.error?.code).toBe("E_STREAM");
     expect(calls).toEqual(["open 2", "channels", "refuse", "close"]);
     expect(seen).toEqual(["meet", "meet", "end"]);
+  });
+
+  test.each<[wanted: number | null, found: Incoming[], owned: boolean]>([
+    [null, [channels], true],
+    [2, [channels], true],
+    [0, [], true],
+    [1, [channels], false],
+    [0, [channels], false],
+    [2, [], false],
+  ])("told to take %p channels, meets %j", (wanted, found, owned) => {
+    const script = [machine, ...found, blocks, device(0), ready, end];
+    const taken = take(script, PAGES, hello, receiving([], 0), wanted);
+    expect(taken.owned).toBe(owned);
+    if (!owned) expect(taken.journal.error).toMatchObject({ code: "E_REFUSED", expected: `--channels ${wanted}` });
   });
 
   test.each<[string, Incoming[]]>([
