@@ -24,6 +24,7 @@ export function startKeeping(init: Omit<KeeperInit, "stop">, onJournal: (journal
   const over = Promise.withResolvers<KeepResult>();
   const keeper = startKeeper({ ...init, stop });
   keeper.onCrash((error) => over.reject(error));
+  keeper.onEnd(() => over.reject(new TramError("E_INTERNAL", "the thread that keeps the stream has ended by itself")));
   keeper.onMessage((message) => {
     if (message.event === "journal") onJournal(message.journal);
     else if (message.event === "over") over.resolve(message);

@@ -181,6 +181,7 @@ export function startPlaying(
   const over = Promise.withResolvers<Journal>();
   const player = startPlayer({ ...init, stop });
   player.onCrash((error) => over.reject(error));
+  player.onEnd(() => over.reject(new TramError("E_INTERNAL", "the thread that plays the file has ended by itself")));
   player.onMessage((message) => {
     if (message.event === "journal") onJournal(message.journal);
     else if (message.event === "over") over.resolve(message.journal);

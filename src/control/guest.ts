@@ -15,11 +15,10 @@ export interface Guest {
   readonly description: MachineDescription;
   readonly ram: Ram;
 
-  /** The page tables, where a page that they have nothing for is zero: memory is nobody's but the guest's; else -1. */
-  readonly pagemapFd: number;
-
   /** From here on every write to guest memory is remembered. */
   startTracking(): void;
+  /** While it is tracked: the page tables, where a page that they have nothing for is zero; else -1. */
+  readonly pagemapFd: number;
   /** Adds all pages written since the last sync, and not yet cleared, to `dirty`. */
   syncDirty(dirty: Bitmap): void;
   /** Just before [firstPage, firstPage + pages) is read: later writes to it count again. Multiples of 64, or to the end. */

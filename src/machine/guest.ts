@@ -4,6 +4,7 @@ import { fromErrorData, TramError } from "../errors.ts";
 import type { Bitmap } from "../memory/bitmap.ts";
 import { layOut, type Slot } from "../memory/block.ts";
 import { KVM_MEM_LOG_DIRTY_PAGES, setMemoryRegion } from "../native/kvm.ts";
+import { net } from "../native/net.ts";
 import { openPagemap, type Ram } from "../native/ram.ts";
 import { badStream } from "../stream/bytes.ts";
 import type { MachineDescription } from "../stream/devices/machine.ts";
@@ -28,9 +29,6 @@ import {
 } from "./kvm-state.ts";
 import { attachRam, deviceWords } from "./machine.ts";
 
-/** Once it was needed. */
-let pagemapFd: number | null = null;
-
 export class KvmGuest implements Guest {
   readonly description: MachineDescription;
   readonly ram: Ram;
@@ -38,6 +36,7 @@ export class KvmGuest implements Guest {
   readonly #board: Board;
   readonly #slots: Slot[];
   #log: DirtyLog | null = null;
+  #pagemapFd = -1;
 
   constructor(handles: MachineHandles, board: Board) {
     this.#handles = handles;
@@ -57,15 +56,18 @@ export class KvmGuest implements Guest {
     this.#board.wantLoaded(); // in large pieces, before this thread touches it page by page
     this.#setLogging(KVM_MEM_LOG_DIRTY_PAGES);
     this.#log = DirtyLog.of(vm, this.#slots, manualProtect);
+    this.#pagemapFd = this.#openPagemap();
   }
 
-  /** A file's memory is not zero there, nor what is still to be brought from one. */
+  /** While it is tracked. A file's memory is not zero there, nor what is still to be brought from one. */
   get pagemapFd(): number {
+    return this.#pagemapFd;
+  }
+
+  #openPagemap(): number {
     const restore = this.#board.readRestore();
-    const anonymous = restore === null || restore.mode === "eager" || (restore.phase === "done" && !restore.mapped);
-    if (!anonymous) return -1;
-    pagemapFd ??= openPagemap();
-    return pagemapFd;
+    const isAnonymous = restore === null || restore.mode === "eager" || (restore.phase === "done" && !restore.mapped);
+    return isAnonymous ? openPagemap() : -1;
   }
 
   /** The log, for other threads that read the guest's memory. While it is tracked. */
@@ -85,6 +87,8 @@ export class KvmGuest implements Guest {
   stopTracking(): void {
     this.#setLogging(0);
     this.#log = null;
+    if (this.#pagemapFd >= 0) net.close(this.#pagemapFd);
+    this.#pagemapFd = -1;
   }
 
   settle(checkStop: () => void): boolean {
