@@ -33,6 +33,27 @@ export class Bitmap {
     this.words[page >>> 5] |= 1 << (page & 31);
   }
 
+  /** All of [first, first + pages). */
+  addRange({ first, pages }: PageRange): void {
+    const end = first + pages;
+    let page = first;
+    for (; page < end && page & 31; page++) this.add(page);
+    if (end - page >= 32) this.words.fill(0xffffffff, page >>> 5, end >>> 5);
+    for (page = Math.max(page, end & ~31); page < end; page++) this.add(page);
+  }
+
+  /** Whether it has any of [first, first + pages). */
+  hasAny({ first, pages }: PageRange): boolean {
+    const end = first + pages;
+    for (let page = first; page < end; ) {
+      if ((page & 31) === 0 && end - page >= 32) {
+        if (this.words[page >>> 5] !== 0) return true;
+        page += 32;
+      } else if (this.has(page++)) return true;
+    }
+    return false;
+  }
+
   remove(page: number): void {
     this.words[page >>> 5] &= ~(1 << (page & 31));
   }

@@ -118,10 +118,14 @@ export class StreamReader implements MoveReader {
           `pages below ${pages}`,
           `${first} to ${first + count}`,
         );
-      for (let page = first; page < first + count; page++) {
-        if (present.has(page)) throw badStream("an untouched page has come with content", at, "none", `page ${page}`);
-        told.add(page);
-      }
+      if (present.hasAny({ first, pages: count }))
+        throw badStream(
+          "an untouched page has come with content",
+          at,
+          "none",
+          `one of ${first} to ${first + count - 1}`,
+        );
+      told.addRange({ first, pages: count });
     }
   }
 

@@ -131,6 +131,51 @@ describe("Bitmap", () => {
   });
 });
 
+describe("ranges of a Bitmap", () => {
+  const PAGES = 200;
+  /** Every two bounds around the borders of words. */
+  const BOUNDS = [0, 1, 31, 32, 33, 63, 64, 65, 95, 96, 127, 128, 160, 191, 192, 199, 200];
+  const RANGES = BOUNDS.flatMap((first) => BOUNDS.filter((end) => end >= first).map((end) => ({ first, pages: end - first }))); // biome-ignore format: one line
+
+  test("are added whole, and nothing beside them", () => {
+    for (const range of RANGES) {
+      const bitmap = new Bitmap(PAGES);
+      bitmap.addRange(range);
+      const found = Array.from({ length: PAGES }, (_, page) => page).filter((page) => bitmap.has(page));
+      expect(found).toEqual(Array.from({ length: range.pages }, (_, i) => range.first + i));
+      expect(bitmap.count()).toBe(range.pages);
+    }
+  });
+
+  test("have any page exactly where one of them is", () => {
+    for (const page of BOUNDS.filter((bound) => bound < PAGES)) {
+      const bitmap = new Bitmap(PAGES);
+      bitmap.add(page);
+      for (const range of RANGES)
+        expect({ page, range, any: bitmap.hasAny(range) }).toEqual({
+          page,
+          range,
+          any: page >= range.first && page < range.first + range.pages,
+        });
+    }
+  });
+
+  test("that are not in it are its gaps", () => {
+    expect(new Bitmap(PAGES).gaps()).toEqual([{ first: 0, pages: PAGES }]);
+    for (const range of RANGES) {
+      const bitmap = new Bitmap(PAGES);
+      bitmap.addRange(range);
+      const end = range.first + range.pages;
+      const gaps = [
+        { first: 0, pages: range.first },
+        { first: end, pages: PAGES - end },
+      ];
+      const expected = range.pages === 0 ? [{ first: 0, pages: PAGES }] : gaps.filter(({ pages }) => pages > 0);
+      expect({ range, gaps: bitmap.gaps() }).toEqual({ range, gaps: expected });
+    }
+  });
+});
+
 describe("popcount", () => {
   test.each([
     [0, 0],
