@@ -150,11 +150,16 @@ export class StreamWriter implements MoveWriter {
     const section = { id: RAM_SECTION_ID, name: RAM_SECTION_NAME, instance: 0, version: RAM_SECTION_VERSION };
     encodeSectionStart(this.#pending, QEMU_VM_SECTION_START, section);
     encodeBlockTable(this.#pending, blocks);
-    this.endRound();
+    if (this.#channels) encodeFlush(this.#pending);
+    this.#endSection();
   }
 
   beginRound(last: boolean): void {
     encodeSectionPart(this.#pending, last ? QEMU_VM_SECTION_END : QEMU_VM_SECTION_PART, RAM_SECTION_ID);
+    if (!this.#channels) return;
+    // At once: behind it the target waits for the channels as long as they bring anything, and not for this one.
+    encodeFlush(this.#pending);
+    this.#flush();
   }
 
   write(index: Uint32Array, count: number): PagesSent {
@@ -219,12 +224,11 @@ export class StreamWriter implements MoveWriter {
   }
 
   endRound(): void {
-    if (this.#channels) encodeFlush(this.#pending);
     this.#endSection();
   }
 
   endRounds(): void {
-    this.beginRound(true);
+    encodeSectionPart(this.#pending, QEMU_VM_SECTION_END, RAM_SECTION_ID);
     this.#endSection();
   }
 
@@ -272,11 +276,13 @@ export class StreamWriter implements MoveWriter {
     const closed =
       error instanceof TramError && (error.code === "E_CHANNEL_CLOSED" || error.code === "E_STREAM_TRUNCATED");
     if (!closed || !this.twoWay) return error;
+    const end = performance.now() + EXPLAIN_MS;
     try {
-      for (;;) this.#replies.next(EXPLAIN_MS);
+      for (let left = EXPLAIN_MS; left > 0; left = end - performance.now()) this.#replies.next(Math.ceil(left));
     } catch (reason) {
-      return reason instanceof TramError && reason.code === "E_REFUSED" ? reason : error;
+      if (reason instanceof TramError && reason.code === "E_REFUSED") return reason;
     }
+    return error;
   }
 
   close(): void {

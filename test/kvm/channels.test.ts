@@ -101,6 +101,18 @@ kvm(title("a move over several connections"), () => {
     }),
   );
 
+  test("whose rounds take longer than the target waits in silence", () =>
+    inBed(async (bed) => {
+      const to = unix();
+      await bed.walker("a", "--memory", "64M", "--dirty-rate", "100", "--fill", "mixed");
+      await bed.target("b", to, "--timeout", "1s");
+      const report = reportOf(
+        await bed.tram("migrate", "a", to, "--json", "--channels", "2", "--max-bandwidth", "16M"),
+      );
+      expect(report).toMatchObject({ outcome: "completed", owner: "target", error: null });
+      await bed.goesOn("b");
+    }));
+
   test("goes on to a third host, and back to one connection", () =>
     inBed(async (bed) => {
       await moved(bed, tcp(), "--channels", "3");
