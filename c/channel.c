@@ -65,6 +65,7 @@ static int reap(struct tram_channel *channel) {
       if (errno == EINTR) continue;
       return errno == EAGAIN ? found : -errno;
     }
+    if (!(message.msg_flags & MSG_ERRQUEUE)) return found; /* AF_UNIX has no such queue, and reads what has come */
     for (struct cmsghdr *c = CMSG_FIRSTHDR(&message); c; c = CMSG_NXTHDR(&message, c)) {
       struct sock_extended_err what;
       memcpy(&what, CMSG_DATA(c), sizeof what);
@@ -225,7 +226,7 @@ int64_t tram_channel_write(struct tram_channel *channel, const void *head, uint3
 int tram_channel_flush(struct tram_channel *channel, const int32_t *stop) {
   int64_t began_ms = now_ms();
   int result = 0;
-  while (result == 0 && channel->completed < channel->sends) result = await(channel, 0, -1, stop);
+  while (result == 0 && channel->completed < channel->sends) result = await(channel, 0, send_timeout_ms(channel->fd), stop);
   channel->counts.flush_wait_ms += (double)(now_ms() - began_ms);
   return result;
 }

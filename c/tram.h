@@ -160,7 +160,7 @@ TRAM_API int64_t tram_channel_send(struct tram_channel *channel, const void *hea
 /* A packet whose payload is made of bytes. */
 TRAM_API int64_t tram_channel_write(struct tram_channel *channel, const void *head, uint32_t head_bytes, const void *data,
                                     uint64_t data_bytes, const int32_t *stop);
-/* Until the kernel holds no page any more, as long as that takes. */
+/* Until the kernel holds no page any more; -ETIMEDOUT if for SO_SNDTIMEO it was done with none. */
 TRAM_API int tram_channel_flush(struct tram_channel *channel, const int32_t *stop);
 /* As long as it says, or until the other side is gone: -EPIPE, or what it left with. */
 TRAM_API int tram_channel_sleep(struct tram_channel *channel, int ms, const int32_t *stop);

@@ -95,7 +95,7 @@ export class PageChannel {
     return channelFailed(result, "sending pages");
   }
 
-  /** Until the kernel holds no page any more, as long as that takes. */
+  /** Until the kernel holds no page any more; an error if for the socket's whole timeout it was done with none. */
   flush(): void {
     const result = symbols.tram_channel_flush(this.#h, this.#stop);
     if (result < 0) channelFailed(result, "waiting for pages to be sent");

@@ -267,6 +267,38 @@ static void a_flush_waits_for_a_slow_reader(void) {
   tram_ram_destroy(ram);
 }
 
+static void a_flush_ends_where_nobody_reads(void) {
+  struct ends ends = tcp_pair();
+  struct tram_ram *ram = filled();
+  uint32_t index[PAGES];
+  for (uint32_t i = 0; i < PAGES; i++) index[i] = i;
+  struct tram_channel *channel = opened(ends.from, 1, 1);
+  CHECK_EQ(tram_set_timeouts(ends.from, 300), 0);
+  CHECK_EQ(tram_channel_send(channel, "", 0, ram, index, PAGES, TRAM_ZERO_COPY_ON, 1024, NO_LIMIT, NULL), PAGES * 4096);
+  CHECK_EQ(tram_channel_flush(channel, NULL), -ETIMEDOUT);
+  tram_channel_close(channel);
+  close(ends.from);
+  close(ends.to);
+  tram_ram_destroy(ram);
+}
+
+/* AF_UNIX has no error queue: what asks for it reads the bytes of the other side, of which none were to come. */
+static void a_reader_that_has_spoken_and_dies_is_seen(void) {
+  struct ends ends = unix_pair();
+  struct tram_ram *ram = filled();
+  uint32_t index[PAGES];
+  for (uint32_t i = 0; i < PAGES; i++) index[i] = i;
+  struct tram_channel *channel = opened(ends.from, 1, 0);
+  CHECK_EQ(tram_channel_send(channel, "", 0, ram, index, 8, TRAM_ZERO_COPY_OFF, 1024, NO_LIMIT, NULL), 8 * 4096);
+  CHECK_EQ(write(ends.to, "x", 1), 1);
+  close(ends.to); /* with bytes unread */
+  int result = tram_channel_sleep(channel, 5000, NULL);
+  CHECK(result == -EPIPE || result == -ECONNRESET);
+  tram_channel_close(channel);
+  close(ends.from);
+  tram_ram_destroy(ram);
+}
+
 static void in_flight_bytes_are_bounded(void) {
   struct ends ends = tcp_pair();
   struct tram_ram *ram = filled();
@@ -385,6 +417,8 @@ const struct test channel_tests[] = {
     {"channel: pages are received in their places, and no others", pages_are_received_in_place},
     {"channel: completions count past the wrap of their numbers, in any order", completions_count_past_the_wrap},
     {"channel: a flush waits for a slow reader", a_flush_waits_for_a_slow_reader},
+    {"channel: a flush ends where nobody reads", a_flush_ends_where_nobody_reads},
+    {"channel: a reader that has spoken and dies is seen", a_reader_that_has_spoken_and_dies_is_seen},
     {"channel: the bytes in flight are bounded", in_flight_bytes_are_bounded},
     {"channel: a stop ends every wait", a_stop_ends_every_wait},
     {"channel: a reader that dies is seen while nothing is sent", a_reader_that_dies_is_seen},
