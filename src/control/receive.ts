@@ -5,7 +5,7 @@ import { RAM_BLOCK_NAME } from "../stream/devices/machine.ts";
 import type { BlockEntry } from "../stream/ram.ts";
 import type { Hello } from "../stream/return-path.ts";
 import { type ChannelCounts, sumCounts } from "./barrier.ts";
-import type { MoveReader } from "./channel.ts";
+import type { MoveReader, PagesReceived } from "./channel.ts";
 import { checkFit } from "./fit.ts";
 import type { DeviceState, Guest } from "./guest.ts";
 import type { MoveLog } from "./journal.ts";
@@ -41,6 +41,7 @@ export function receive(reader: MoveReader, context: ReceiveContext, log: MoveLo
   let guest: Guest | null = null;
   let runState = "running";
   let loaded = false;
+  let ramBegan = false;
   let crew: ReceivingCrew | null = null;
   const progress = () => {
     const counts = crew?.counts() ?? [];
@@ -79,7 +80,9 @@ export function receive(reader: MoveReader, context: ReceiveContext, log: MoveLo
           log.setPhase("active");
           break;
         case "channels-wanted":
-          if (!guest || crew) throw new TramError("E_STREAM", "the stream speaks of its channels where it must not");
+          // Once: later ones would write to memory that was agreed upon, or that the guest runs on.
+          if (!guest || crew || ramBegan || loaded)
+            throw new TramError("E_STREAM", "the stream speaks of its channels where it must not");
           checkChannels(context.channels, incoming.count);
           crew = context.openChannels(incoming.count);
           reader.sendChannels(incoming.count);
@@ -93,9 +96,11 @@ export function receive(reader: MoveReader, context: ReceiveContext, log: MoveLo
         case "blocks":
           checkBlocks(incoming.blocks, guest);
           if (!crew) checkChannels(context.channels, 0);
+          ramBegan = true;
           break;
         case "pages":
           progress();
+          if (crew) checkNoPages(reader.received);
           break;
         case "run-state":
           if (!["running", "paused"].includes(incoming.runState))
@@ -159,6 +164,15 @@ function checkChannels(wanted: number | null, found: number): void {
     found: found ? `--channels ${found}` : "none",
     next: "give both ends the same --channels, or the target none",
   });
+}
+
+/** What comes over two ways has no order. A file that is played names its zero pages on the main channel, each once. */
+function checkNoPages({ pages }: PagesReceived): void {
+  if (pages > 0)
+    throw new TramError("E_STREAM", "the main channel has pages, which were to come over the others", {
+      expected: "no page with content",
+      found: `${pages}`,
+    });
 }
 
 function checkBlocks(blocks: readonly BlockEntry[], guest: Guest | null): void {

@@ -110,7 +110,16 @@ export class StreamReader implements MoveReader {
     const pages = this.#ram?.pages ?? 0;
     const told = new Bitmap(pages, this.#marks.told);
     const present = new Bitmap(pages, this.#marks.present);
+    let from = 0;
     for (const { first, pages: count } of ranges) {
+      if (first < from || count === 0)
+        throw badStream(
+          "ranges of untouched pages are out of order",
+          at,
+          `a page from ${from} on, and at least one`,
+          `${count} pages from ${first} on`,
+        );
+      from = first + count;
       if (first + count > pages)
         throw badStream(
           "untouched pages outside of the RAM",

@@ -361,13 +361,14 @@ function take(
   given: Hello = hello,
   crew: ReceivingCrew | null = null,
   wanted: number | null = null,
+  received = { pages: 0, zeroPages: 0 },
 ) {
   const calls: string[] = [];
   const left = [...script];
   const reader: MoveReader = {
     name: "scripted",
     bytes: 0,
-    received: { pages: 0, zeroPages: 0 },
+    received,
     pagesKnown: () => pagesKnown,
     next() {
       const next = left.shift();
@@ -457,12 +458,21 @@ describe("the target's story", () => {
   test.each<[string, Incoming[]]>([
     ["channels before the machine", [channels]],
     ["channels twice", [machine, channels, channels]],
+    ["channels behind the RAM's beginning", [machine, blocks, channels]],
+    ["channels behind the devices", [machine, device(0), ready, channels, end]],
     ["a meeting without channels", [machine, blocks, flush]],
   ])("refuses %s", (_, script) => {
     expect(take(script, PAGES, hello, receiving([], 0))).toMatchObject({
       owned: false,
       journal: { error: { code: "E_STREAM" } },
     });
+  });
+
+  test("refuses pages on the main channel beside others", () => {
+    const script: Incoming[] = [machine, channels, blocks, flush, { kind: "pages" }, device(0), ready, end];
+    const { owned, journal } = take(script, PAGES, hello, receiving([], 0), null, { pages: 1, zeroPages: 0 });
+    expect(owned).toBe(false);
+    expect(journal.error).toMatchObject({ code: "E_STREAM", message: expect.stringContaining("main channel") });
   });
 
   test("answers in turn, and runs the guest only at the hand-over word", () => {

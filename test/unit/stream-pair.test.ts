@@ -361,6 +361,40 @@ describe("a stream from writer to reader", () => {
     expect(sameBytes(content(ram!), content(source))).toBe(true);
   });
 
+  test("tells of untouched pages", () => {
+    const move = new Move({ seed: 12, pages: 80, rounds: 0 });
+    move.writer.begin();
+    move.machine();
+    move.writer.untouched([
+      { first: 0, pages: 30 },
+      { first: 30, pages: 1 },
+      { first: 79, pages: 1 },
+    ]);
+    move.writer.handOver();
+    expect(play(move.there.all(), 80).reader.pagesKnown()).toBe(32);
+  });
+
+  test.each([
+    ["overlap", [0, 30, 29, 2]],
+    ["come twice", [0, 30, 0, 30]],
+    ["go backwards", [30, 1, 0, 1]],
+    ["are empty", [0, 0]],
+    ["end outside", [79, 2]],
+    ["are huge", [1, 0xffffffff]],
+  ])("is refused where untouched ranges %s", (_, numbers) => {
+    const move = new Move({ seed: 13, pages: 80, rounds: 0 });
+    move.writer.begin();
+    move.machine();
+    const ranges = [];
+    for (let i = 0; i < numbers.length; i += 2) ranges.push({ first: numbers[i], pages: numbers[i + 1] });
+    move.writer.untouched(ranges);
+    move.writer.handOver();
+    expect(errorOf(move.there.all(), 80)).toMatchObject({
+      code: "E_STREAM",
+      message: expect.stringContaining("untouched pages"),
+    });
+  });
+
   test("greets, asks and confirms on a two-way channel", () => {
     const move = new Move({ seed: 10, pages: 80, rounds: 3, twoWay: true });
     const target = new Target(new MemoryEnd(move.back, move.there, true, () => 1 << 20), 80);
@@ -391,6 +425,23 @@ describe("a stream from writer to reader", () => {
       message: "the target refuses the guest: no room",
     });
   });
+});
+
+test("a target that goes on talking does not keep the source from its error", () => {
+  const move = new Move({ seed: 14, pages: 1, rounds: 1, twoWay: true });
+  const pong = Uint8Array.of(0, 2, 0, 4, 0, 0, 0, 0);
+  const talking = { name: "talking", twoWay: true, write() {}, drain: () => true, close() {} } as unknown as Transport;
+  let left = 100;
+  talking.read = (out) => {
+    if (left-- === 0) throw new TramError("E_INTERNAL", "it was listened to for too long");
+    Bun.sleepSync(20);
+    out.set(pong);
+    return pong.length;
+  };
+  const startedMs = performance.now();
+  const closed = new TramError("E_CHANNEL_CLOSED", "channel 0: closed");
+  expect(new StreamWriter(talking, move.source).explain(closed)).toBe(closed);
+  expect(performance.now() - startedMs).toBeLessThan(1500);
 });
 
 describe("a stream that is cut off", () => {
