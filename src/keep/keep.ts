@@ -2,11 +2,12 @@
 // to lie at its place in one file. The source hears of success when the file is durable.
 import type { MoveLog } from "../control/journal.ts";
 import { TramError } from "../errors.ts";
+import type { PageRange } from "../memory/bitmap.ts";
 import type { MainChannel, MainRecord } from "../reader/main-channel.ts";
 import { ByteWriter, badStream } from "../stream/bytes.ts";
 import { endsUndescribed, findDescription, readTail, type Tail } from "../stream/description.ts";
 import { DEVICE_TABLES } from "../stream/devices/index.ts";
-import { MACHINE_NAME } from "../stream/devices/machine.ts";
+import { MACHINE_NAME, untouched, untouchedFromState } from "../stream/devices/machine.ts";
 import { type Command, type Configuration, pingValue } from "../stream/section.ts";
 import { loadState } from "../stream/vmstate.ts";
 import {
@@ -30,6 +31,8 @@ export interface KeepContext {
   answerPing(value: number, at: number): void;
   /** The blocks are known: gives the sinks to the reader, and to the channels when there are some. */
   begin(): void;
+  /** A tram's guest: these pages were left out, because nobody has written to them. */
+  untouched(ranges: readonly PageRange[], at: number): void;
   /** Multifd: everything that was sent before, on any channel, has come to the file. `flush`: the stream says so
    * itself. `progress` is called while it waits. */
   barrier(flush: boolean, progress: () => void): void;
@@ -215,8 +218,9 @@ class Keeping {
     const { source, configuration } = this.#main;
     const table = configuration?.machine === MACHINE_NAME ? DEVICE_TABLES.get(section.name) : undefined;
     if (table && table.version === section.version) {
-      loadState(table, source);
+      const state = loadState(table, source);
       this.#main.endDevice(section);
+      if (table === untouched) this.#context.untouched(untouchedFromState(state, at), at);
       this.#kept().bytes(this.#raw.done());
       if (this.#stage === "early") this.#earlyDevices++;
       return null;

@@ -4,15 +4,17 @@
 import { Barrier, type ChannelCounts } from "../control/barrier.ts";
 import { type Journal, MoveLog } from "../control/journal.ts";
 import { TramError, toErrorData } from "../errors.ts";
+import type { PageRange } from "../memory/bitmap.ts";
 import { openDirect, PageFile } from "../native/file.ts";
 import { net } from "../native/net.ts";
 import { channelsInOrder, kindOfFirst } from "../reader/channels.ts";
 import { MainChannel } from "../reader/main-channel.ts";
+import { tellUntouched } from "../reader/pages.ts";
 import { TransportSource } from "../reader/source.ts";
 import { ByteWriter, badStream } from "../stream/bytes.ts";
-import { MACHINE_NAME, untouched } from "../stream/devices/machine.ts";
+import { MACHINE_NAME } from "../stream/devices/machine.ts";
 import { encodeHello, encodePong, encodeRefuse, encodeShut, HELLO_VERSION } from "../stream/return-path.ts";
-import { TRAM_PING_HELLO, TRAM_PING_READY } from "../stream/wire.ts";
+import { MULTIFD_CHANNELS_MAX, TRAM_PING_CHANNELS, TRAM_PING_HELLO, TRAM_PING_READY } from "../stream/wire.ts";
 import { initOf, tell } from "../thread.ts";
 import { Arrivals } from "../transport/arrivals.ts";
 import { FdTransport } from "../transport/fd.ts";
@@ -74,6 +76,8 @@ class Keeper {
   #barrier = new Barrier(0);
   #barriers = 0;
   #gathered = false;
+  /** The source has said how many channels it has. */
+  #announced: number | null = null;
   #returnPathAsked = false;
   #returnPathOpen = false;
 
@@ -93,14 +97,14 @@ class Keeper {
     const { configuration, tail } = keep(main, this.#file, this, this.#log);
     this.#endChannels();
     this.#log.setPhase("handover");
-    const namesUntouched = tail.devices.some(({ name }) => name === untouched.name); // a tram says which it has left out
+    this.#checkComplete();
     const summary = {
       machine: configuration.machine,
       blocks: this.#sinks.map(({ name, pages, present, told }) => ({
         name,
         bytes: pages * 4096,
         present: present.count(),
-        untold: namesUntouched ? 0 : pages - told.count(),
+        untold: pages - told.count(),
       })),
       devices: tail.devices.length,
       described: tail.description !== null,
@@ -139,6 +143,9 @@ class Keeper {
     if (!this.#returnPathAsked)
       throw badStream("a PING before the return path is open", at, "OPEN_RETURN_PATH", "PING");
     if (!this.#returnPathOpen) return;
+    const announced = value - TRAM_PING_CHANNELS;
+    if (announced > 0 && announced <= MULTIFD_CHANNELS_MAX) this.#awaitAnnounced(announced);
+    if (value === TRAM_PING_READY) this.#checkComplete();
     // The longest part comes before a tram hands its guest over: whatever fails here, the guest is still at its source.
     if (value === TRAM_PING_READY) net.sync(this.#output.fd);
     this.#answer((out) => {
@@ -154,6 +161,31 @@ class Keeper {
         });
       encodePong(out, value);
     });
+  }
+
+  /** A tram says how many there are, and its pages come over all of them. */
+  #awaitAnnounced(count: number): void {
+    if (this.#announced !== null || this.#gathered)
+      throw new TramError("E_STREAM", "the stream speaks of its channels where it must not");
+    if ((init.channels ?? count) !== count) throw otherNumber(init.channels, count);
+    this.#announced = count;
+    this.#awaitChannels(count, init.silenceMs, `${count} channels`);
+  }
+
+  /** Of a tram's guest every page is told of: a target that ran it would refuse it otherwise. */
+  #checkComplete(): void {
+    if (this.#main?.configuration?.machine !== MACHINE_NAME) return;
+    for (const { pages, told } of this.#sinks)
+      if (told.count() !== pages)
+        throw new TramError("E_STREAM", "the stream ends without all of its RAM", {
+          expected: `${pages} pages, zero ones included`,
+          found: `${told.count()} pages`,
+        });
+  }
+
+  /** What is left out is zero in the file as it is made. */
+  untouched(ranges: readonly PageRange[], at: number): void {
+    for (const sink of this.#sinks) tellUntouched(sink, ranges, at);
   }
 
   #answer(encode: (out: ByteWriter) => void): void {
@@ -183,24 +215,24 @@ class Keeper {
   }
 
   #gather(flush: boolean): void {
-    const arrivals = this.#arrivals;
-    const { channels: wanted, silenceMs } = init;
+    const wanted = init.channels ?? this.#announced;
     if (wanted !== null || flush) {
-      const least = wanted ?? 1;
-      if (least > 0 && !arrivals?.awaitChannels(least, wanted === null ? GATHER_MS : silenceMs))
-        throw new TramError("E_STREAM", "the stream's pages come over other channels, which are not there", {
-          expected: wanted === null ? "multifd channels to the same address" : `${wanted} channels`,
-          found: `${arrivals?.channels().length ?? 0}`,
-          next: "a multifd migration needs a socket to which the source can connect more than once: tcp: or unix:",
-        });
+      const expected = wanted === null ? "multifd channels to the same address" : `${wanted} channels`;
+      this.#awaitChannels(wanted ?? 1, wanted === null ? GATHER_MS : init.silenceMs, expected);
     }
-    const fds = arrivals?.gather(GATHER_MS) ?? [];
-    if (wanted !== null && fds.length !== wanted)
-      throw new TramError("E_STREAM", "the source has another number of channels", {
-        expected: `${wanted}`,
-        found: `${fds.length}`,
-      });
+    const fds = this.#arrivals?.gather(GATHER_MS) ?? [];
+    if (wanted !== null && fds.length !== wanted) throw otherNumber(wanted, fds.length);
     if (fds.length) this.#startChannels(fds);
+  }
+
+  #awaitChannels(count: number, timeoutMs: number, expected: string): void {
+    const arrivals = this.#arrivals;
+    if (count === 0 || arrivals?.awaitChannels(count, timeoutMs)) return;
+    throw new TramError("E_STREAM", "the stream's pages come over other channels, which are not there", {
+      expected,
+      found: `${arrivals?.channels().length ?? 0}`,
+      next: "a multifd migration needs a socket to which the source can connect more than once: tcp: or unix:",
+    });
   }
 
   #startChannels(fds: readonly number[]): void {
@@ -259,6 +291,12 @@ class Keeper {
     this.#transport?.close();
   }
 }
+
+const otherNumber = (expected: number | null, found: number): TramError =>
+  new TramError("E_STREAM", "the source has another number of channels", {
+    expected: `${expected}`,
+    found: `${found}`,
+  });
 
 const totalsOf = (counts: readonly ChannelCounts[]): ChannelTotals => {
   const sum = (field: keyof ChannelTotals) => counts.reduce((total, one) => total + one[field], 0);

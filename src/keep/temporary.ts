@@ -30,6 +30,7 @@ export function keepTemporarily(transport: Transport, offset: number, folder: st
     const main = new MainChannel(new TransportSource(transport, offset));
     const context = {
       openReturnPath: () => undefined,
+      untouched: () => undefined,
       answerPing: () => undefined,
       begin: () => main.into(file.targets.map((target) => new MappedSink(pages, target))),
       barrier: (flush: boolean) => {

@@ -1,5 +1,5 @@
 // Pages on their way from a buffer to where they belong: a guest's memory, or the place each has in a file.
-import type { Bitmap } from "../memory/bitmap.ts";
+import type { Bitmap, PageRange } from "../memory/bitmap.ts";
 import { badStream } from "../stream/bytes.ts";
 import type { Transport } from "../transport/transport.ts";
 
@@ -133,4 +133,30 @@ export function blockOf(blocks: ReadonlyMap<string, BlockSink>, name: string, st
       `'${name}'`,
     );
   return block;
+}
+
+/** Pages that the source has left out because nobody has written to them: they are as they were made, zero. */
+export function tellUntouched(
+  { present, told }: Pick<BlockSink, "present" | "told">,
+  ranges: readonly PageRange[],
+  streamOffset: number,
+): void {
+  const { pages } = told;
+  let from = 0;
+  for (const { first, pages: count } of ranges) {
+    const end = first + count;
+    if (first < from || count === 0)
+      throw badStream(
+        "ranges of untouched pages are out of order",
+        streamOffset,
+        `a page from ${from} on, and at least one`,
+        `${count} pages from ${first} on`,
+      );
+    if (end > pages)
+      throw badStream("untouched pages outside of the RAM", streamOffset, `pages below ${pages}`, `${first} to ${end}`);
+    if (present.hasAny({ first, pages: count }))
+      throw badStream("an untouched page has come with content", streamOffset, "none", `one of ${first} to ${end - 1}`);
+    told.addRange({ first, pages: count });
+    from = end;
+  }
 }

@@ -45,7 +45,7 @@ import {
 } from "../stream/wire.ts";
 import type { Transport } from "../transport/transport.ts";
 import { MainChannel } from "./main-channel.ts";
-import type { PageSink } from "./pages.ts";
+import { type PageSink, tellUntouched } from "./pages.ts";
 import { RamSink } from "./ram-sink.ts";
 import { TransportSource } from "./source.ts";
 
@@ -110,32 +110,7 @@ export class StreamReader implements MoveReader {
     const pages = this.#ram?.pages ?? 0;
     const told = new Bitmap(pages, this.#marks.told);
     const present = new Bitmap(pages, this.#marks.present);
-    let from = 0;
-    for (const { first, pages: count } of ranges) {
-      if (first < from || count === 0)
-        throw badStream(
-          "ranges of untouched pages are out of order",
-          at,
-          `a page from ${from} on, and at least one`,
-          `${count} pages from ${first} on`,
-        );
-      from = first + count;
-      if (first + count > pages)
-        throw badStream(
-          "untouched pages outside of the RAM",
-          at,
-          `pages below ${pages}`,
-          `${first} to ${first + count}`,
-        );
-      if (present.hasAny({ first, pages: count }))
-        throw badStream(
-          "an untouched page has come with content",
-          at,
-          "none",
-          `one of ${first} to ${first + count - 1}`,
-        );
-      told.addRange({ first, pages: count });
-    }
+    tellUntouched({ present, told }, ranges, at);
   }
 
   #answerRoot(hashes: HashTable): void {

@@ -1,6 +1,7 @@
 // Moves over several connections: every transport and setting brings the same guest, and says what it did.
 import { describe, expect, test } from "bun:test";
 import { existsSync } from "node:fs";
+import { type AddressInfo, connect, createServer, type Socket } from "node:net";
 import type { ChannelReport } from "../../src/cli/report.ts";
 import { Bed, freePort, openFds, type Result, threads, whyNoKvm } from "../support/bed.ts";
 
@@ -37,6 +38,27 @@ async function inBed(action: (bed: Bed) => Promise<void>): Promise<void> {
 const WALKER = ["--memory", "64M", "--working-set", "24M", "--dirty-rate", "max", "--fill", "mixed"];
 const tcp = () => `tcp:127.0.0.1:${freePort()}`;
 const unix = () => "unix:b.sock";
+
+/** Hands everything on, and the first bytes of connection `late` a while later. */
+async function delayed(path: string, late: number, ms: number): Promise<{ uri: string; close(): void }> {
+  let connections = 0;
+  const sockets: Socket[] = [];
+  const server = createServer(async (near) => {
+    const mine = connections++;
+    const far = connect(path);
+    sockets.push(near, far);
+    for (const socket of [near, far]) socket.on("error", () => {});
+    far.pipe(near);
+    if (mine === late) await Bun.sleep(ms);
+    near.pipe(far);
+  });
+  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
+  const close = () => {
+    for (const socket of sockets) socket.destroy();
+    server.close();
+  };
+  return { uri: `tcp:127.0.0.1:${(server.address() as AddressInfo).port}`, close };
+}
 
 kvm(title("a move over several connections"), () => {
   /** Premise, guest and leftovers. */
@@ -111,6 +133,19 @@ kvm(title("a move over several connections"), () => {
       );
       expect(report).toMatchObject({ outcome: "completed", owner: "target", error: null });
       await bed.goesOn("b");
+    }));
+
+  test("into a file, one of which speaks late, brings its pages too", () =>
+    inBed(async (bed) => {
+      await bed.walker("a", "--memory", "64M", "--dirty-rate", "100", "--fill", "mixed");
+      const keeper = bed.start(["receive", "unix:b.sock", "a.tram"]);
+      await bed.until(async () => keeper.stderr.includes("waits on"), "it waits", keeper);
+      const between = await delayed(bed.path("b.sock"), 2, 3000);
+      const report = reportOf(await bed.tram("migrate", "a", between.uri, "--json", "--channels", "2"));
+      between.close();
+      expect(report).toMatchObject({ outcome: "completed", owner: "file", error: null });
+      expect(await keeper.code).toBe(0);
+      expect(keeper.stderr).toContain("over 2 channels");
     }));
 
   test("goes on to a third host, and back to one connection", () =>

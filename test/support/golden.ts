@@ -137,6 +137,7 @@ export function keepCapture(
       file,
       {
         openReturnPath: () => undefined,
+        untouched: () => undefined,
         answerPing: () => undefined,
         begin: () => {
           const list = file.targets.map((target) => new MappedSink(pages, target));
