@@ -148,6 +148,15 @@ kvm(title("a move over several connections"), () => {
       expect(keeper.stderr).toContain("over 2 channels");
     }));
 
+  test("out of a file brings its zero pages, too, which the main one names", () =>
+    inBed(async (bed) => {
+      await bed.walker("a", ...WALKER);
+      expect((await bed.tram("save", "a", "a.tram")).code).toBe(0);
+      await bed.target("b", unix());
+      expect(await bed.tram("send", "a.tram", unix(), "--channels", "2")).toMatchObject({ code: 0 });
+      await bed.goesOn("b");
+    }));
+
   test("goes on to a third host, and back to one connection", () =>
     inBed(async (bed) => {
       await moved(bed, tcp(), "--channels", "3");
