@@ -2,7 +2,7 @@
 import { Barrier, noCounts } from "../control/barrier.ts";
 import type { PageMarks } from "../control/channel.ts";
 import { TramError, toErrorData } from "../errors.ts";
-import { Bitmap } from "../memory/bitmap.ts";
+import { SharedBitmap } from "../memory/bitmap.ts";
 import { HashTable } from "../native/hash.ts";
 import { Ram, type RamHandle } from "../native/ram.ts";
 import { MultifdReader } from "../reader/multifd.ts";
@@ -32,8 +32,8 @@ try {
   const open = new MultifdReader(transport, init.name, INIT_BYTES);
   reader = open;
   const sink = new RamSink(ram, marks.hashes && new HashTable(ram.pages, marks.hashes));
-  const present = new Bitmap(ram.pages, marks.present);
-  const told = new Bitmap(ram.pages, marks.told);
+  const present = new SharedBitmap(ram.pages, marks.present);
+  const told = new SharedBitmap(ram.pages, marks.told);
   const blocks = new Map([[RAM_BLOCK_NAME, { name: RAM_BLOCK_NAME, sink, present, told }]]);
   for (let packet = open.next(blocks); packet; packet = open.next(blocks)) {
     barrier.count(channel, { ...noCounts(), ...open.counts });

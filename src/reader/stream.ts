@@ -2,7 +2,7 @@
 import type { Incoming, MoveReader, PageMarks, PagesReceived } from "../control/channel.ts";
 import type { Guest } from "../control/guest.ts";
 import { TramError } from "../errors.ts";
-import { Bitmap, type PageRange } from "../memory/bitmap.ts";
+import { Bitmap, type PageRange, SharedBitmap } from "../memory/bitmap.ts";
 import { HASH_BYTES, HashTable, hashOf } from "../native/hash.ts";
 import type { Ram } from "../native/ram.ts";
 import { ByteWriter, badStream } from "../stream/bytes.ts";
@@ -93,8 +93,8 @@ export class StreamReader implements MoveReader {
 
   #sinkInto(sink: PageSink): void {
     const { pages } = sink;
-    const present = new Bitmap(pages, this.#marks.present);
-    const told = new Bitmap(pages, this.#marks.told);
+    const present = new SharedBitmap(pages, this.#marks.present);
+    const told = new SharedBitmap(pages, this.#marks.told);
     this.#main.into([{ name: RAM_BLOCK_NAME, sink, present, told }]);
   }
 
@@ -108,8 +108,8 @@ export class StreamReader implements MoveReader {
   /** They are as they were made here: zero. */
   #untouched(ranges: readonly PageRange[], at: number): void {
     const pages = this.#ram?.pages ?? 0;
-    const told = new Bitmap(pages, this.#marks.told);
-    const present = new Bitmap(pages, this.#marks.present);
+    const told = new SharedBitmap(pages, this.#marks.told);
+    const present = new SharedBitmap(pages, this.#marks.present);
     tellUntouched({ present, told }, ranges, at);
   }
 
