@@ -118,7 +118,6 @@ export class MappedFile {
         `byte ${this.offset} or behind`,
         `byte ${block.bitmapOffset}`,
       );
-    const present = new Bitmap(block.bytes / PAGE_BYTES);
     const size = bitmapBytes(block.bytes);
     const end = Math.max(block.bitmapOffset + size, block.pagesOffset + block.bytes);
     if (end > fileBytes)
@@ -127,6 +126,7 @@ export class MappedFile {
         expected: `at least ${end} bytes`,
         found: `${fileBytes} bytes`,
       });
+    const present = new Bitmap(block.bytes / PAGE_BYTES); // not before: a small file may say that it has a large one
     const words = new Uint8Array(present.words.buffer);
     if (this.file.readAt(words, block.bitmapOffset) !== size)
       throw new TramError("E_FILE", `cannot read the bitmap of block '${block.name}'`);

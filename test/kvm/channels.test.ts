@@ -65,7 +65,9 @@ kvm(title("a move over several connections"), () => {
   async function moved(bed: Bed, to: string, ...options: string[]): Promise<Report> {
     const source = await bed.walker("a", ...WALKER);
     await bed.target("b", to);
-    const report = reportOf(await bed.tram("migrate", "a", to, "--json", ...options));
+    // Slow enough that the guest writes meanwhile, however busy the host is.
+    const limit = options.includes("--max-bandwidth") ? [] : ["--max-bandwidth", "200M"];
+    const report = reportOf(await bed.tram("migrate", "a", to, "--json", ...limit, ...options));
     expect(report).toMatchObject({ outcome: "completed", owner: "target", error: null });
     expect(report.resentPages).toBeGreaterThan(0);
     expect(report.rounds).toBeGreaterThan(1);
