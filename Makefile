@@ -127,10 +127,11 @@ demo: build/tram ## moves a busy guest twice and verifies every page
 	$(Q)./build/tram demo
 
 .PHONY: bench
-bench: build/tram build/bench/bare build/bench/bare-file build/bench/bare-snapshot ## measures against the bare limit and QEMU; writes test/bench/*.md
+bench: build/tram build/bench/bare build/bench/bare-file build/bench/bare-snapshot build/bench/bare-channels ## measures against the bare limit and QEMU; writes test/bench/*.md
 	$(Q)$(BUN) test/bench/run.ts
 	$(Q)$(BUN) test/bench/files.ts
 	$(Q)$(BUN) test/bench/snapshots.ts
+	$(Q)$(BUN) test/bench/channels.ts
 
 .PHONY: bench-files
 bench-files: build/tram build/bench/bare-file ## the part of bench that writes QEMU's guests into files, FILES.md
@@ -139,6 +140,10 @@ bench-files: build/tram build/bench/bare-file ## the part of bench that writes Q
 .PHONY: bench-snapshots
 bench-snapshots: build/tram build/bench/bare-snapshot ## the part of bench that saves and restores, SNAPSHOTS.md; BENCH_QUICK=1: a small one
 	$(Q)$(BUN) test/bench/snapshots.ts
+
+.PHONY: bench-channels
+bench-channels: build/tram build/bench/bare-channels ## the part of bench that moves over several channels, CHANNELS.md; BENCH_QUICK=1: a small one
+	$(Q)$(BUN) test/bench/channels.ts
 
 build/bench/%: test/bench/%.c | build/.host
 	@mkdir -p $(@D)

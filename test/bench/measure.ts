@@ -1,6 +1,7 @@
 // What contestants share: the figures of one move, a process's CPU time and memory, and one process that ends with us.
 import { dlopen } from "bun:ffi";
 import { readFileSync } from "node:fs";
+import { join } from "node:path";
 import { Qmp } from "./qmp.ts";
 
 export interface Sample {
@@ -16,6 +17,10 @@ export interface Sample {
   rxExtraBytes?: number;
   /** The most that the receiver was ever resident with, all of the process. */
   peakBytes?: number;
+  /** Of whoever sends the pages, as it counts them itself. */
+  systemCalls?: number;
+  /** Of all of the source's process, as perf counts them; that disturbs the move. */
+  countedCalls?: number;
 }
 
 export type Scheme = "unix" | "tcp";
@@ -42,12 +47,20 @@ export function cpuSeconds(pid: number): number {
   return Number(time[0]) + Number(time[1]) / 1e9;
 }
 
+/** Of /proc/PID/stat, from the state on, which proc(5) calls (3). */
+function statFields(pid: number): string[] {
+  const stat = readFileSync(`/proc/${pid}/stat`, "utf8");
+  return stat.slice(stat.lastIndexOf(")") + 2).split(" ");
+}
+
 /** All that a process has started and seen end, in seconds. */
 export function childrenCpuSeconds(pid: number): number {
-  const stat = readFileSync(`/proc/${pid}/stat`, "utf8");
-  const fields = stat.slice(stat.lastIndexOf(")") + 2).split(" ");
+  const fields = statFields(pid);
   return (Number(fields[13]) + Number(fields[14])) / TICKS_PER_SECOND; // cutime, cstime
 }
+
+/** Of all threads of a process: those that needed no disk. */
+export const minorFaults = (pid: number): number => Number(statFields(pid)[7]);
 
 function memoryBytes(pid: number, field: "VmRSS" | "VmHWM"): number {
   const kib = new RegExp(`^${field}:\\s+([0-9]+) kB$`, "m").exec(readFileSync(`/proc/${pid}/status`, "utf8"))?.[1];
@@ -85,6 +98,35 @@ export async function outputOf(command: string[]): Promise<string> {
   const text = await child.stdout.text();
   if ((await child.exited) !== 0) throw new Error(`${command.join(" ")}: failed`);
   return text;
+}
+
+/** perf has opened its counters by then. */
+const PERF_STARTS_MS = 500;
+
+/** Counts the system calls of all threads of a process, also those to come; null where perf cannot. */
+export class CallCounter {
+  readonly #perf: Bun.Subprocess;
+  readonly #file: string;
+
+  private constructor(pid: number, file: string) {
+    const command = ["perf", "stat", "-e", "raw_syscalls:sys_enter", "-x,", "-o", file, "-p", `${pid}`];
+    this.#perf = watch(Bun.spawn(command, { stdin: "ignore", stdout: "ignore", stderr: "ignore" }));
+    this.#file = file;
+  }
+
+  static async start(pid: number, folder: string): Promise<CallCounter | null> {
+    if (!Bun.which("perf")) return null;
+    const counter = new CallCounter(pid, join(folder, "perf.csv"));
+    await Bun.sleep(PERF_STARTS_MS);
+    return counter.#perf.exitCode === null ? counter : null;
+  }
+
+  async end(): Promise<number | undefined> {
+    this.#perf.kill("SIGINT");
+    await this.#perf.exited;
+    const count = /^([0-9]+),/m.exec(readFileSync(this.#file, "utf8"))?.[1];
+    return count === undefined ? undefined : Number(count);
+  }
 }
 
 /** A process with a QMP socket. */

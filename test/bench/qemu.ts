@@ -4,6 +4,7 @@ import { join } from "node:path";
 import {
   asSource,
   asTarget,
+  CallCounter,
   cpuSeconds,
   freePort,
   Peer,
@@ -113,10 +114,11 @@ export async function moveQemu({ scheme, placement, mib, folder, ram, cold }: Qe
 }
 
 /** For a move over multifd channels, or over the main one alone, that its target confirms and nothing slows down. */
-export async function prepareMove(client: Qmp, channels: number): Promise<void> {
+export async function prepareMove(client: Qmp, channels: number, zeroCopy = false): Promise<void> {
   const capabilities = [
     { capability: "multifd", state: channels > 0 },
     { capability: "return-path", state: true },
+    ...(zeroCopy ? [{ capability: "zero-copy-send", state: true }] : []),
   ];
   await client.execute("migrate-set-capabilities", { capabilities });
   await client.execute("migrate-set-parameters", {
@@ -145,6 +147,8 @@ export async function timeMove(client: Qmp, uri: string): Promise<number> {
 }
 
 export interface MultifdOptions {
+  command?: QemuCommand;
+  scheme?: Scheme;
   mib: number;
   folder: string;
   /** The source's RAM; the target's is made anew beside it for each move. */
@@ -152,27 +156,38 @@ export interface MultifdOptions {
   /** Of its pages that are not zero. */
   bytes: number;
   channels: number;
+  zeroCopy?: boolean;
+  countsCalls?: boolean;
 }
 
-/** From process to process, over multifd channels and unix: sockets. */
-export async function moveMultifd({ mib, folder, ram, bytes, channels }: MultifdOptions): Promise<Sample> {
-  const uri = `unix:${join(folder, "channel-qemu")}`;
+/** From process to process, over multifd channels; `wholeSeconds` as QEMU itself tells it. */
+export async function moveMultifd(options: MultifdOptions): Promise<Sample> {
+  const { command, scheme, mib, folder, ram, bytes, channels, zeroCopy, countsCalls } = options;
+  const uri = scheme === "tcp" ? `tcp:127.0.0.1:${await freePort()}` : `unix:${join(folder, "channel-qemu")}`;
   const targetRam = `${ram}.target`;
   rmSync(targetRam, { force: true });
   try {
-    await using source = machine([], ram, mib, true, join(folder, "qemu-source"), []);
-    await using target = machine([], targetRam, mib, true, join(folder, "qemu-target"), ["-incoming", "defer"]);
+    const incoming = ["-incoming", "defer"];
+    await using source = machine([], ram, mib, true, join(folder, "qemu-source"), [], command);
+    await using target = machine([], targetRam, mib, true, join(folder, "qemu-target"), incoming, command);
     const client = await source.connect();
     const receiver = await target.connect();
-    for (const one of [client, receiver]) await prepareMove(one, channels);
+    await prepareMove(client, channels, zeroCopy);
+    await prepareMove(receiver, channels);
     await receiver.execute("migrate-incoming", { uri });
+    const counter = countsCalls ? await CallCounter.start(source.pid, folder) : null;
     const before = [cpuSeconds(source.pid), cpuSeconds(target.pid)];
     const seconds = await timeMove(client, uri);
+    const [txCpuSeconds, rxCpuSeconds] = [source, target].map(({ pid }, i) => cpuSeconds(pid) - before[i]);
+    const countedCalls = await counter?.end();
+    const { "total-time": totalMs } = await client.execute("query-migrate");
     return {
       seconds,
+      wholeSeconds: totalMs / 1000,
       bytes,
-      txCpuSeconds: cpuSeconds(source.pid) - before[0],
-      rxCpuSeconds: cpuSeconds(target.pid) - before[1],
+      txCpuSeconds,
+      rxCpuSeconds,
+      ...(countsCalls && { countedCalls }),
     };
   } finally {
     rmSync(targetRam, { force: true });
