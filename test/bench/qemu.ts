@@ -157,15 +157,17 @@ export interface MultifdOptions {
   bytes: number;
   channels: number;
   zeroCopy?: boolean;
+  /** The target's RAM stays, and what it had of the move before is overwritten: its host takes long to make it anew. */
+  keepsTarget?: boolean;
   countsCalls?: boolean;
 }
 
 /** From process to process, over multifd channels; `wholeSeconds` as QEMU itself tells it. */
 export async function moveMultifd(options: MultifdOptions): Promise<Sample> {
-  const { command, scheme, mib, folder, ram, bytes, channels, zeroCopy, countsCalls } = options;
+  const { command, scheme, mib, folder, ram, bytes, channels, zeroCopy, keepsTarget, countsCalls } = options;
   const uri = scheme === "tcp" ? `tcp:127.0.0.1:${await freePort()}` : `unix:${join(folder, "channel-qemu")}`;
   const targetRam = `${ram}.target`;
-  rmSync(targetRam, { force: true });
+  if (!keepsTarget) rmSync(targetRam, { force: true });
   try {
     const incoming = ["-incoming", "defer"];
     await using source = machine([], ram, mib, true, join(folder, "qemu-source"), [], command);
@@ -190,6 +192,6 @@ export async function moveMultifd(options: MultifdOptions): Promise<Sample> {
       ...(countsCalls && { countedCalls }),
     };
   } finally {
-    rmSync(targetRam, { force: true });
+    if (!keepsTarget) rmSync(targetRam, { force: true });
   }
 }
