@@ -5,6 +5,7 @@ import { mkdirSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import type { ZeroCopyMode } from "../../src/control/copying.ts";
+import { whyNoKvm } from "../support/bed.ts";
 import { qemuCommand, whyNoBinary } from "../support/qemu.ts";
 import { moveBareChannels } from "./bare.ts";
 import {
@@ -50,6 +51,8 @@ const gib = (mib: number): string => `${mib / 1024} GiB`;
 const counted = (channels: number): string => `${channels} channel${channels > 1 ? "s" : ""}`;
 
 function whyNot(): string | null {
+  const noKvm = whyNoKvm();
+  if (noKvm) return noKvm;
   const memoryGib = (4 * MIB) / 1024 + 1; // the guest at both ends, and QEMU's at both
   if (freeGib(SHM) < (2 * MIB) / 1024) return `${SHM} has less than ${gib(2 * MIB)} free`;
   return availableMemoryGib() < memoryGib ? `less than ${memoryGib} GiB of memory are free` : null;
@@ -160,7 +163,7 @@ const bothCpu = (samples: Sample[]) => txCpu(samples).map((tx, i) => tx + rxCpu(
 const perGib = (samples: Sample[], pick: (one: Sample) => number | undefined): number[] =>
   samples.map((one) => ((pick(one) ?? Number.NaN) * GIB) / one.bytes);
 
-/** "copied" for all of it; empty where nothing was asked for. */
+/** Empty where nothing was asked for. */
 function copiedText(samples: MoveSample[]): string {
   const shares = samples.map(({ copiedShare }) => copiedShare).filter((one) => typeof one === "number");
   return shares.length > 0 ? spread(shares) : "";
@@ -323,10 +326,11 @@ system time of the whole process, from just before the move is asked for until i
   channels. Each \`sendmsg\` has the runs of 128 pages behind a header of 1344 bytes, which is what a multifd packet has. The
   other process reads all of it straight into its memory, 1 MiB at a time. It decodes nothing, and hands nothing over.
 - **tram**: \`--channels\`; **no channels** is the plain stream, beside the bare loop with one channel.
-- **QEMU**: \`-M none\` with its RAM in shared memory files, multifd with as many channels, \`total-time\` of query-migrate.
+- **QEMU**: \`-M none\` with its RAM in shared memory files, multifd with as many channels, \`total-time\` of query-migrate. Its target's memory stays from move to
+  move, and is overwritten.
 - **on**, **off**, **auto**: \`--zero-copy\` of tram, \`zero-copy-send\` of QEMU, \`MSG_ZEROCOPY\` of the bare loop, whose error
-  queue is drained. Between two processes of one host the kernel copies all the same, and says so: the share that it did. auto
-  sees that and stops asking, and is compared with who copies.
+  queue is drained. Between two processes of one host the kernel copies all the same, and says so: the share of what was
+  asked for that it did. auto sees that and stops asking, and is compared with who copies.
 - **System calls**: of the **channels**, as tram and the bare loop count their own; of the source's whole **process**, its
   monitor included, as \`perf stat\` counts them in one run before, which is in no other figure.
 
