@@ -326,8 +326,8 @@ system time of the whole process, from just before the move is asked for until i
   channels. Each \`sendmsg\` has the runs of 128 pages behind a header of 1344 bytes, which is what a multifd packet has. The
   other process reads all of it straight into its memory, 1 MiB at a time. It decodes nothing, and hands nothing over.
 - **tram**: \`--channels\`; **no channels** is the plain stream, beside the bare loop with one channel.
-- **QEMU**: \`-M none\` with its RAM in shared memory files, multifd with as many channels, \`total-time\` of query-migrate. Its target's memory stays from move to
-  move, and is overwritten.
+- **QEMU**: \`-M none\` with its RAM in shared memory files, in small pages, where tram's and the bare loop's has huge ones;
+  multifd with as many channels, \`total-time\` of query-migrate. Its target's memory stays from move to move, and is overwritten.
 - **on**, **off**, **auto**: \`--zero-copy\` of tram, \`zero-copy-send\` of QEMU, \`MSG_ZEROCOPY\` of the bare loop, whose error
   queue is drained. Between two processes of one host the kernel copies all the same, and says so: the share of what was
   asked for that it did. auto sees that and stops asking, and is compared with who copies.
