@@ -3,7 +3,9 @@ import { closeSync, existsSync, mkdtempSync, openSync, readdirSync, readFileSync
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import type { Subprocess } from "bun";
+import type { Journal } from "../../src/control/journal.ts";
 import type { RestoreJournal } from "../../src/control/restore.ts";
+import { QmpClient } from "./qmp-client.ts";
 
 export const TRAM = resolve(import.meta.dir, "../../build/tram");
 
@@ -162,6 +164,16 @@ export class Bed {
   async status(name: string): Promise<Status | null> {
     const { code, stdout } = await this.tram("status", name, "--json");
     return code === 0 ? (JSON.parse(stdout) as Status) : null;
+  }
+
+  /** What the guest's process says of its move; nothing before the first. */
+  async moveOf(name: string): Promise<Partial<Journal>> {
+    const qmp = await QmpClient.connect(this.path(`tram/${name}.qmp`));
+    try {
+      return await qmp.execute<Partial<Journal>>("tram-query-move");
+    } finally {
+      qmp.close();
+    }
   }
 
   /** Polls until `condition` holds. */
