@@ -1,7 +1,7 @@
 // Every arrow of the hand-over, and what can go wrong there: exactly one owner, every page right, nothing left behind.
 import { describe, expect, test } from "bun:test";
 import { Bed, freePort, openFds, threads, whyNoKvm } from "../support/bed.ts";
-import { ARROWS, type ArrowName, HeldLink } from "../support/link.ts";
+import { ARROWS, type ArrowName, CHANNEL_ARROWS, HeldLink } from "../support/link.ts";
 
 const FAULTS = ["target killed", "link cut", "Ctrl-C", "CLI killed"] as const;
 type Fault = (typeof FAULTS)[number];
@@ -24,12 +24,19 @@ function promised(arrow: ArrowName, fault: Fault): Outcome {
 }
 
 const reason = whyNoKvm();
-const rows = (Object.keys(ARROWS) as ArrowName[]).flatMap((arrow) => FAULTS.map((fault) => [arrow, fault] as const));
+const rowsOf = (arrows: object, over: string, options: string[]) =>
+  (Object.keys(arrows) as ArrowName[]).flatMap((arrow) =>
+    FAULTS.map((fault) => [arrow, over, fault, options] as const),
+  );
+const rows = [
+  ...rowsOf(ARROWS, "", []),
+  ...rowsOf({ ...ARROWS, ...CHANNEL_ARROWS }, " over two channels", ["--channels", "2", "--zero-copy", "on"]),
+];
 
 describe.skipIf(reason !== null)(`the hand-over${reason ? ` (skipped: ${reason})` : ""}`, () => {
   test.each(rows)(
-    "%s: %s",
-    async (arrow, fault) => {
+    "%s%s: %s",
+    async (arrow, _, fault, options) => {
       const bed = new Bed();
       const expected = promised(arrow, fault);
       const targetPort = freePort();
@@ -37,7 +44,7 @@ describe.skipIf(reason !== null)(`the hand-over${reason ? ` (skipped: ${reason})
       try {
         // A small limit keeps the guest moving until its dirty pages were sent in a round of their own.
         const source = await bed.walker("a", "--memory", "64M", "--working-set", "24M", "--dirty-rate", "max");
-        await bed.tram("migrate", "a", "unix:nobody.sock"); // starts what a first move starts, so that the second adds nothing
+        await firstMove(bed, options);
         await Bun.sleep(100); // the sockets of the commands above are closed by then
         const before = { fds: openFds(source.pid), threads: threads(source.pid) };
         const target = await bed.target("b", `tcp:127.0.0.1:${targetPort}`);
@@ -50,6 +57,7 @@ describe.skipIf(reason !== null)(`the hand-over${reason ? ` (skipped: ${reason})
           "1ms",
           "--timeout",
           "4s",
+          ...options,
         ]);
         await link.held;
 
@@ -110,6 +118,26 @@ describe.skipIf(reason !== null)(`the hand-over${reason ? ` (skipped: ${reason})
     60_000,
   );
 });
+
+/** One that fails. It starts what a first move starts and keeps, so that the second adds nothing. */
+async function firstMove(bed: Bed, options: readonly string[]): Promise<void> {
+  if (options.length === 0) {
+    await bed.tram("migrate", "a", "unix:nobody.sock");
+    return;
+  }
+  const to = `tcp:127.0.0.1:${freePort()}`;
+  const target = await bed.target("first", to);
+  const cli = bed.start(["migrate", "a", to, "--max-bandwidth", "1M", ...options]);
+  const hasSent = async () => {
+    const { channels = [] } = await bed.moveOf("a");
+    return channels.length > 0 && channels.every(({ pages }) => pages > 0);
+  };
+  await bed.until(hasSent, "the first move", cli);
+  cli.kill("SIGINT");
+  expect(await cli.code).toBe(130);
+  await target.code;
+  await bed.until(async () => !(await tracking(bed, "a")), "the first move is over");
+}
 
 async function tracking(bed: Bed, name: string): Promise<boolean> {
   const { stdout } = await bed.tram("status", name, "--json");

@@ -25,7 +25,17 @@ export const ARROWS = {
   confirmation: { back: SHUT },
 } as const satisfies Record<string, Arrow>;
 
-export type ArrowName = keyof typeof ARROWS;
+/** What each packet of another channel begins with, its flags behind it. The first match is the channel's own greeting. */
+const PACKET = hex("11223344 00000001");
+
+/** Where to hold one of the other channels. Whichever comes there first is held, and those that come there later. */
+export const CHANNEL_ARROWS = {
+  "channel's greeting": { forward: PACKET },
+  "channel's pages": { forward: PACKET, nth: 5 },
+  "channel's end of a round": { forward: Buffer.concat([PACKET, hex("00000001")]), nth: 2 },
+} as const satisfies Record<string, Arrow>;
+
+export type ArrowName = keyof typeof ARROWS | keyof typeof CHANNEL_ARROWS;
 
 interface Arrow {
   forward?: Buffer;
@@ -78,7 +88,7 @@ export class HeldLink {
   readonly held: Promise<void>;
   readonly #server: Server;
   readonly #sockets: Socket[] = [];
-  #release: (() => void) | null = null;
+  readonly #releases: (() => void)[] = [];
   #reached = () => {};
 
   private constructor(server: Server, port: number, targetPort: number, arrow: Arrow) {
@@ -94,7 +104,7 @@ export class HeldLink {
     const server = createServer();
     await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
     const { port } = server.address() as { port: number };
-    return new HeldLink(server, port, targetPort, ARROWS[name]);
+    return new HeldLink(server, port, targetPort, { ...ARROWS, ...CHANNEL_ARROWS }[name]);
   }
 
   #link(source: Socket, targetPort: number, arrow: Arrow): void {
@@ -116,13 +126,13 @@ export class HeldLink {
     const hold = (bytes: Buffer) => {
       from.pause();
       holding = [bytes];
-      this.#release = () => {
+      this.#releases.push(() => {
         const kept = holding ?? [];
         holding = null;
         from.resume();
         for (const piece of kept) send(piece);
         if (ended) to.end();
-      };
+      });
       this.#reached();
     };
     let holdNext = false;
@@ -151,8 +161,7 @@ export class HeldLink {
   }
 
   release(): void {
-    this.#release?.();
-    this.#release = null;
+    for (const release of this.#releases.splice(0)) release();
   }
 
   /** Both ways at once, with a reset: as when the cable is pulled and the keepalive has given up. */
