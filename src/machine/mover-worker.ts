@@ -270,7 +270,7 @@ class Door {
   /** So many other connections, each behind its first bytes. Nobody else is let in. */
   awaitChannels(count: number): readonly number[] {
     const arrivals = this.#arrivals;
-    if (!arrivals?.awaitChannels(count, this.#silenceMs))
+    if (!arrivals?.awaitChannels(count, this.#silenceMs, { mainStays: true }))
       throw new TramError("E_STREAM", "the stream's pages come over other channels, which are not there", {
         expected: `${count} channels`,
         found: `${arrivals?.channels().length ?? 0}`,

@@ -179,4 +179,4 @@ export const net = {
   sync: (fd: number): number => check(symbols.tram_sync(fd), "E_FILE", "sync the file to disk"),
 };
 
-export const POLL = { in: 1, out: 4, error: 8, hangup: 16 } as const;
+export const POLL = { in: 1, out: 4, error: 8, hangup: 16, peerHangup: 0x2000 } as const;

@@ -44,14 +44,26 @@ export class Arrivals {
     return this.#channels;
   }
 
-  /** Waits until there are `count` other channels; false: not within `timeoutMs`. */
-  awaitChannels(count: number, timeoutMs: number): boolean {
+  /**
+   * Waits until there are `count` other channels; false: not within `timeoutMs`. `mainStays`: a source that closes its main
+   * channel before they are there is gone.
+   */
+  awaitChannels(count: number, timeoutMs: number, { mainStays = false } = {}): boolean {
     const end = performance.now() + timeoutMs;
     while (this.#channels.length < count) {
       if (performance.now() > end) return false;
+      if (mainStays && this.#mainIsGone())
+        throw new TramError("E_CHANNEL_CLOSED", "the source closed the main channel before its others were there", {
+          expected: `${count} channels`,
+          found: `${this.#channels.length}`,
+        });
       this.#look(SLICE_MS);
     }
     return true;
+  }
+
+  #mainIsGone(): boolean {
+    return this.#main !== null && net.poll([{ fd: this.#main, events: POLL.peerHangup }], 0) !== null;
   }
 
   /** One look at the door and at those who wait behind it. */

@@ -112,6 +112,17 @@ describe("those who come", () => {
     expect(arrivals.awaitChannels(2, 1000)).toBe(true);
   });
 
+  test("are not waited for behind a main channel that was closed", () => {
+    const main = connect(MAIN);
+    connect(CHANNEL, 1);
+    arrivals.awaitMain();
+    expect(arrivals.awaitChannels(2, 100, { mainStays: true })).toBe(false);
+    net.shutdown(main);
+    const started = performance.now();
+    expect(errorOf(() => arrivals.awaitChannels(2, 10_000, { mainStays: true })).code).toBe("E_CHANNEL_CLOSED");
+    expect(performance.now() - started).toBeLessThan(1000);
+  });
+
   test("and are about to speak are waited for, but silent ones only so long", () => {
     connect(MAIN);
     arrivals.awaitMain();
