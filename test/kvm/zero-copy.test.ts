@@ -137,7 +137,7 @@ describe.skipIf(notLimited !== null)(because("root, who may lock little memory",
     const { move, report } = startMove(bed, to, ...options);
     await bed.until(() => moves(bed), "it moves", move);
     target.kill("SIGSTOP");
-    await Bun.sleep(1000);
+    await Bun.sleep(500); // less than what --zero-copy on waits for memory that the other channel has
     target.kill("SIGCONT");
     await move.code;
     const last = report();
@@ -311,13 +311,14 @@ describe.each([
       bed: Bed,
       move: { source: Running; target: Running; move: Running; report: () => Report },
     ) => Promise<void>,
+    ...more: string[]
   ): Promise<void> {
     const place = await placeOf();
     try {
       await inBed(async (bed) => {
         const source = await walkerBehind(bed, place.near, ...WALKER);
         const target = await targetBehind(bed, place.far, place.to);
-        const options = ["--channels", "2", "--zero-copy", "on", "--max-bandwidth", "60M", ...SOON];
+        const options = ["--channels", "2", "--zero-copy", "on", "--max-bandwidth", "60M", ...SOON, ...more];
         const { move, report } = startMove(bed, place.to, ...options);
         await bed.until(() => moves(bed), "it moves", move);
         target.kill("SIGSTOP");
@@ -364,6 +365,34 @@ describe.each([
         expect(report()).toMatchObject({ outcome: "failed", owner: "source" });
         await isBack(bed);
       }),
+    60_000,
+  );
+
+  test.skipIf(reason !== null)(
+    because("that does not go on: Ctrl-C ends the move", reason),
+    () =>
+      heldUp(async (bed, { move, target }) => {
+        move.kill("SIGINT");
+        expect(await move.code).toBe(130);
+        await isBack(bed);
+        expect(target.hasEnded).toBe(false); // it had no part in this
+      }),
+    60_000,
+  );
+
+  test.skipIf(reason !== null)(
+    because("that does not go on: --timeout ends the move", reason),
+    () =>
+      heldUp(
+        async (bed, { move, target, report }) => {
+          expect(await move.code).toBe(6);
+          expect(report()).toMatchObject({ outcome: "failed", owner: "source" });
+          await isBack(bed);
+          expect(target.hasEnded).toBe(false);
+        },
+        "--timeout",
+        "6s",
+      ),
     60_000,
   );
 });

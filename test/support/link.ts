@@ -89,6 +89,7 @@ export class HeldLink {
   readonly #server: Server;
   readonly #sockets: Socket[] = [];
   readonly #releases: (() => void)[] = [];
+  #released = false;
   #reached = () => {};
 
   private constructor(server: Server, port: number, targetPort: number, arrow: Arrow) {
@@ -139,8 +140,8 @@ export class HeldLink {
     from.on("data", (piece: Buffer) => {
       if (holding)
         holding.push(piece); // a paused socket may hand over what it had read
-      else if (holdNext) hold(piece);
-      else if (!watch) send(piece);
+      else if (holdNext && !this.#released) hold(piece);
+      else if (!watch || this.#released) send(piece);
       else {
         const { pass, held } = watch.push(piece);
         send(pass);
@@ -161,6 +162,7 @@ export class HeldLink {
   }
 
   release(): void {
+    this.#released = true;
     for (const release of this.#releases.splice(0)) release();
   }
 
