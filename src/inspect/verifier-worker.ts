@@ -11,7 +11,7 @@ export interface VerifierInit {
 
 export type VerifierMessage = { result: HashResult } | { error: ErrorData };
 
-const { job } = await initOf<VerifierInit>();
+const { job } = initOf<VerifierInit>();
 const tellMain = (message: VerifierMessage): void => tell(message);
 
 try {

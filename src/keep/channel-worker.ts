@@ -25,7 +25,7 @@ export interface ChannelInit {
   targets: readonly MappedTarget[];
 }
 
-const init = await initOf<ChannelInit>();
+const init = initOf<ChannelInit>();
 const file = new PageFile(init.fileFd, { fd: init.directFd, only: false });
 const barrier = new Barrier(init.channels, init.barrier);
 const sinks = init.targets.map((target): [string, BlockSink] => [target.block.name, new MappedSink(file, target)]);

@@ -56,7 +56,7 @@ const GATHER_MS = 1000;
 /** Waiting for the source to take note of how it ended. */
 const DRAIN_MS = 2000;
 
-const init = await initOf<KeeperInit>();
+const init = initOf<KeeperInit>();
 const stop = new Int32Array(init.stop);
 const tellMain = (message: KeeperMessage): void => tell(message);
 

@@ -38,7 +38,7 @@ export type PlayerMessage =
   | { event: "channels"; inits: SenderInit[] }
   | { event: "over"; journal: Journal };
 
-const init = await initOf<PlayerInit>();
+const init = initOf<PlayerInit>();
 const stop = new Int32Array(init.stop);
 const tellMain = (message: PlayerMessage): void => tell(message);
 

@@ -37,7 +37,7 @@ export interface SenderInit {
 /** Large enough that taking one costs nothing, small enough that all channels end together. */
 const CHUNK_PAGES = 1024;
 
-const init = await initOf<SenderInit>();
+const init = initOf<SenderInit>();
 const barrier = new Barrier(init.channels, init.barrier);
 const next = new Int32Array(init.next);
 const transport = new FdTransport(init.fd, { name: init.name, stop: barrier.stop, silenceMs: init.silenceMs });

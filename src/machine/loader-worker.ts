@@ -46,7 +46,7 @@ export type LoaderMessage =
   /** first: from here on the memory may be touched. */
   { event: "watching" } | { event: "loaded" } | { event: "failed"; error: ErrorData };
 
-const init = await initOf<LoaderInit>();
+const init = initOf<LoaderInit>();
 const { block, present: shared, verify } = init;
 const board = new Board(init.board);
 const ram = Ram.attach(init.ram);

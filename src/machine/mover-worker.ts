@@ -83,7 +83,7 @@ export type MoverMessage =
   | { event: "over"; job: Job["kind"] }
   | { event: "crashed"; error: ReturnType<typeof toErrorData> };
 
-const init = await initOf<MoverInit>("jobs");
+const init = initOf<MoverInit>();
 const board = new Board(init.board);
 board.moverStarted(threadId());
 /** The same in all threads. */

@@ -21,7 +21,7 @@ export interface ReceiverInit extends CrewPlace {
   marks: PageMarks;
 }
 
-const init = await initOf<ReceiverInit>();
+const init = initOf<ReceiverInit>();
 const { channel, marks } = init;
 const barrier = new Barrier(init.channels, init.barrier);
 const ram = Ram.attach(init.ram);

@@ -21,7 +21,7 @@ export interface SaverInit extends CrewPlace {
   direct: DirectAccess;
 }
 
-const init = await initOf<SaverInit>();
+const init = initOf<SaverInit>();
 const { channel, share } = init;
 const barrier = new Barrier(init.channels, init.barrier);
 const log = new DirtyLog(init.log);

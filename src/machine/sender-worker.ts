@@ -28,7 +28,7 @@ export interface SenderInit extends CrewPlace {
   compressLevel: number | null;
 }
 
-const init = await initOf<SenderInit>();
+const init = initOf<SenderInit>();
 const { channel, share, compressLevel } = init;
 const barrier = new Barrier(init.channels, init.barrier);
 const log = new DirtyLog(init.log);

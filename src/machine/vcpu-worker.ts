@@ -20,7 +20,7 @@ export interface VcpuInit {
 
 export type VcpuMessage = { event: "shutdown"; cpu: number } | { event: "failed"; cpu: number; error: ErrorData };
 
-const init = await initOf<VcpuInit>();
+const init = initOf<VcpuInit>();
 const board = new Board(init.board);
 const { cpu } = init;
 const say = (message: VcpuMessage): void => tell(message);

@@ -43,7 +43,7 @@ export type QmpRequest =
   /** The client that started the move has read its final journal, or is gone. */
   | { request: "move-seen" };
 
-const init = await initOf<QmpInit>();
+const init = initOf<QmpInit>();
 const board = new Board(init.board);
 const CLIENTS_MAX = 64;
 /** Descriptors that wait for their getfd; more are closed. */
