@@ -1,6 +1,6 @@
 // The meeting point of a move's channels. What was sent before the k-th barrier, on any channel, takes effect before anything
 // behind it: a channel that has come to its k-th SYNC waits here, until the main channel has met all of them.
-import { type ErrorData, fromErrorData, TramError } from "../errors.ts";
+import { type ErrorData, fromErrorData, TramError, toErrorData } from "../errors.ts";
 
 const ERROR_BYTES = 4096;
 /** Words of the head, and of each channel. */
@@ -205,6 +205,12 @@ export class Barrier {
 
   count(channel: number, counts: ChannelCounts): void {
     for (const [i, name] of COUNTS.entries()) this.#counts[channel * COUNTS.length + i] = counts[name];
+  }
+
+  /** It ends because of this; that everybody was told to end is no error of its own. */
+  fail(channel: number, error: unknown): void {
+    const cancelled = error instanceof TramError && error.code === "E_CANCELLED";
+    this.leave(channel, cancelled ? null : toErrorData(error));
   }
 
   leave(channel: number, error: ErrorData | null): void {

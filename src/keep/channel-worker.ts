@@ -1,7 +1,6 @@
 // One multifd channel of a move that is kept: reads it into the file until it ends or everybody does.
 
 import { Barrier, noCounts } from "../control/barrier.ts";
-import { TramError, toErrorData } from "../errors.ts";
 import { PageFile } from "../native/file.ts";
 import { MultifdReader } from "../reader/multifd.ts";
 import type { BlockSink } from "../reader/pages.ts";
@@ -39,8 +38,7 @@ try {
   }
   barrier.leave(init.channel, null);
 } catch (error) {
-  const cancelled = error instanceof TramError && error.code === "E_CANCELLED";
-  barrier.leave(init.channel, cancelled ? null : toErrorData(error));
+  barrier.fail(init.channel, error);
 } finally {
   reader.close();
 }

@@ -2,7 +2,6 @@
 
 import { Barrier, type ChannelCounts, noCounts } from "../control/barrier.ts";
 import type { ZeroCopyMode } from "../control/copying.ts";
-import { TramError, toErrorData } from "../errors.ts";
 import { Bitmap } from "../memory/bitmap.ts";
 import { PageFile } from "../native/file.ts";
 import { PAGE_BYTES, Ram, type RamHandle } from "../native/ram.ts";
@@ -41,6 +40,7 @@ const init = initOf<SenderInit>();
 const barrier = new Barrier(init.channels, init.barrier);
 const next = new Int32Array(init.next);
 const transport = new FdTransport(init.fd, { name: init.name, stop: barrier.stop, silenceMs: init.silenceMs });
+
 interface KeptWriter {
   begin(init: MultifdInit): void;
   sync(): void;
@@ -48,30 +48,6 @@ interface KeptWriter {
   write(index: Uint32Array, count: number): void;
   flush(): void;
   counts(): Partial<ChannelCounts>;
-}
-
-/** Reads pages and writes them. */
-class FileWriter implements KeptWriter {
-  readonly #writer = new MultifdWriter(transport, new PageFile(init.fileFd));
-  #block = init.blocks[0].block;
-
-  begin(what: MultifdInit): void {
-    this.#writer.begin(what);
-  }
-  sync(): void {
-    this.#writer.sync();
-  }
-  choose(block: MappedBlock): void {
-    this.#block = block;
-  }
-  write(index: Uint32Array, count: number): void {
-    this.#writer.write(this.#block, index, count);
-  }
-  flush(): void {}
-  counts(): Partial<ChannelCounts> {
-    const { packets, pages, bytes } = this.#writer;
-    return { packets, pages, bytes };
-  }
 }
 
 /** Sends pages from where the file is mapped. */
@@ -116,7 +92,9 @@ class MemoryWriter implements KeptWriter {
 
 const [first] = init.blocks;
 const writer: KeptWriter =
-  init.zeroCopy === "off" ? new FileWriter() : new MemoryWriter(first.block, first.memory as RamHandle);
+  init.zeroCopy === "off"
+    ? new MultifdWriter(transport, new PageFile(init.fileFd), first.block)
+    : new MemoryWriter(first.block, first.memory as RamHandle);
 
 /** Chunks count through all blocks. */
 function send(): void {
@@ -153,8 +131,7 @@ try {
   // The target reads until the whole stream is loaded: the end of one channel is no news to it before.
   barrier.awaitEnd();
 } catch (error) {
-  const cancelled = error instanceof TramError && error.code === "E_CANCELLED";
-  barrier.leave(init.channel, cancelled ? null : toErrorData(error));
+  barrier.fail(init.channel, error);
 } finally {
   transport.close();
 }

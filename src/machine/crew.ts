@@ -11,71 +11,67 @@ export interface CrewPlace {
   channel: number;
 }
 
-const placesOf = ({ channels, shared: barrier }: Barrier): CrewPlace[] =>
-  Array.from({ length: channels }, (_, channel) => ({ barrier, channels, channel }));
-
-export class ThreadCrew implements Crew {
-  readonly #barrier: Barrier;
-  readonly #checkStop: () => void;
-  /** Rounds that were begun: a thread arrives once before each, and once behind the last. */
-  #rounds = 0;
+/** Threads that meet at a barrier, and this one with them. */
+class BarrierCrew {
+  protected readonly barrier: Barrier;
+  protected readonly checkStop: () => void;
 
   constructor(threads: number, checkStop: () => void) {
-    this.#barrier = new Barrier(threads);
-    this.#checkStop = checkStop;
+    this.barrier = new Barrier(threads);
+    this.checkStop = checkStop;
   }
 
   /** One for each thread. */
   places(): CrewPlace[] {
-    return placesOf(this.#barrier);
-  }
-
-  begin(): void {
-    this.#barrier.release(++this.#rounds);
-  }
-
-  finish(progress: () => void): void {
-    this.#barrier.gather(this.#rounds + 1, () => {
-      this.#checkStop();
-      progress();
-    });
+    const { channels, shared: barrier } = this.barrier;
+    return Array.from({ length: channels }, (_, channel) => ({ barrier, channels, channel }));
   }
 
   counts(): ChannelCounts[] {
-    return this.#barrier.counts();
+    return this.barrier.counts();
   }
 
   /** Returns when none of them touches the guest any more. */
   end(): void {
-    this.#barrier.end();
-    this.#barrier.awaitGone();
+    this.barrier.end();
+    this.barrier.awaitGone();
+  }
+}
+
+/** Those that carry a round's pages away. */
+export class ThreadCrew extends BarrierCrew implements Crew {
+  /** Rounds that were begun: a thread arrives once before each, and once behind the last. */
+  #rounds = 0;
+
+  begin(): void {
+    this.barrier.release(++this.#rounds);
+  }
+
+  finish(progress: () => void): void {
+    this.barrier.gather(this.#rounds + 1, () => {
+      this.checkStop();
+      progress();
+    });
   }
 }
 
 /** The other channels of a move, at its target. */
-export class ReceiverCrew implements ReceivingCrew {
-  readonly #barrier: Barrier;
-  readonly #checkStop: () => void;
+export class ReceiverCrew extends BarrierCrew implements ReceivingCrew {
   readonly #silenceMs: number;
   #barriers = 0;
 
   constructor(threads: number, checkStop: () => void, silenceMs: number) {
-    this.#barrier = new Barrier(threads);
-    this.#checkStop = checkStop;
+    super(threads, checkStop);
     this.#silenceMs = silenceMs;
-  }
-
-  places(): CrewPlace[] {
-    return placesOf(this.#barrier);
   }
 
   meet(progress: () => void): void {
     let bytes = -1;
     let sinceMs = performance.now();
-    this.#barrier.meet(++this.#barriers, () => {
-      this.#checkStop();
+    this.barrier.meet(++this.#barriers, () => {
+      this.checkStop();
       progress();
-      const now = sumCounts(this.#barrier.counts()).bytes;
+      const now = sumCounts(this.barrier.counts()).bytes;
       if (now !== bytes) sinceMs = performance.now();
       else if (performance.now() - sinceMs > this.#silenceMs)
         throw new TramError("E_PEER_SILENT", `nothing has come over any channel for ${this.#silenceMs} ms`, {
@@ -83,14 +79,5 @@ export class ReceiverCrew implements ReceivingCrew {
         });
       bytes = now;
     });
-  }
-
-  counts(): ChannelCounts[] {
-    return this.#barrier.counts();
-  }
-
-  end(): void {
-    this.#barrier.end();
-    this.#barrier.awaitGone();
   }
 }

@@ -1,7 +1,6 @@
 // One channel of a move at its target: pages from the socket to their places in the guest's memory, until everybody ends.
 import { Barrier, noCounts } from "../control/barrier.ts";
 import type { PageMarks } from "../control/channel.ts";
-import { TramError, toErrorData } from "../errors.ts";
 import { SharedBitmap } from "../memory/bitmap.ts";
 import { HashTable } from "../native/hash.ts";
 import { Ram, type RamHandle } from "../native/ram.ts";
@@ -41,8 +40,7 @@ try {
   }
   barrier.leave(channel, null);
 } catch (error) {
-  const cancelled = error instanceof TramError && error.code === "E_CANCELLED";
-  barrier.leave(channel, cancelled ? null : toErrorData(error));
+  barrier.fail(channel, error);
 } finally {
   reader?.close();
 }

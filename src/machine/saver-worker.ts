@@ -2,7 +2,7 @@
 
 import { Barrier } from "../control/barrier.ts";
 import { Carrier, type RoundsShare } from "../control/rounds.ts";
-import { TramError, toErrorData } from "../errors.ts";
+import { TramError } from "../errors.ts";
 import { type DirectAccess, PageFile } from "../native/file.ts";
 import { Ram, type RamHandle } from "../native/ram.ts";
 import { initOf } from "../thread.ts";
@@ -46,8 +46,7 @@ try {
   }
   barrier.leave(channel, null);
 } catch (error) {
-  const cancelled = error instanceof TramError && error.code === "E_CANCELLED";
-  barrier.leave(channel, cancelled ? null : toErrorData(error));
+  barrier.fail(channel, error);
 } finally {
   file.close();
 }

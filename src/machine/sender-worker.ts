@@ -2,7 +2,7 @@
 import { Barrier } from "../control/barrier.ts";
 import type { ZeroCopyMode } from "../control/copying.ts";
 import { Carrier, type RoundsShare } from "../control/rounds.ts";
-import { TramError, toErrorData } from "../errors.ts";
+import { TramError } from "../errors.ts";
 import { HashTable } from "../native/hash.ts";
 import { Ram, type RamHandle } from "../native/ram.ts";
 import { RAM_BLOCK_NAME } from "../stream/devices/machine.ts";
@@ -61,8 +61,7 @@ try {
   }
   barrier.leave(channel, null);
 } catch (error) {
-  const cancelled = error instanceof TramError && error.code === "E_CANCELLED";
-  barrier.leave(channel, cancelled ? null : toErrorData(error));
+  barrier.fail(channel, error);
 } finally {
   writer?.close();
 }

@@ -6,12 +6,13 @@ import { PAGE_BYTES, type Ram, readable } from "./ram.ts";
 import { symbols } from "./symbols.ts";
 
 /** How pages leave. auto: without a copy if there is memory to hold them, else copied. on: never copied by us. */
-type Copying = "off" | "auto" | "on";
+export type Copying = "off" | "auto" | "on";
 const COPYING: Record<Copying, number> = { off: 0, auto: 1, on: 2 };
 
-/** What has become of what was sent: struct tram_channel_counts. */
-interface SocketCounts {
+/** What has become of pages that were sent: struct tram_channel_counts. */
+export interface PageCounts {
   systemCalls: number;
+  /** Sent without a copy of ours. */
   zeroCopyBytes: number;
   /** Of these, those that the kernel copied after all. */
   copiedBytes: number;
@@ -107,7 +108,7 @@ export class PageChannel {
     if (result < 0) channelFailed(result, "waiting to send");
   }
 
-  counts(): SocketCounts {
+  counts(): PageCounts {
     symbols.tram_channel_counts(this.#h, this.#counts);
     const [systemCalls, zeroCopyBytes, copiedBytes, fallbacks, inFlightBytes, flushWaitMs] = this.#counts;
     return { systemCalls, zeroCopyBytes, copiedBytes, fallbacks, inFlightBytes, flushWaitMs };

@@ -1,9 +1,9 @@
 // The one transport there is underneath: a descriptor. Sockets are two-way; pipes and files are not.
 import { TramError } from "../errors.ts";
-import { PageChannel, receivePages } from "../native/channel.ts";
+import { type Copying, PageChannel, type PageCounts, receivePages } from "../native/channel.ts";
 import { type FdType, net, type StopWord } from "../native/net.ts";
 import type { Ram } from "../native/ram.ts";
-import type { PacketSender, PageCounts, PageRecords, Transport } from "./transport.ts";
+import type { PacketSender, PageRecords, Transport } from "./transport.ts";
 
 /** IOV_MAX of Linux: the most one call takes. */
 export const IOV_MAX = 1024;
@@ -117,7 +117,7 @@ class FdPackets implements PacketSender {
     ram: Ram,
     index: Uint32Array,
     count: number,
-    copying: "off" | "auto" | "on",
+    copying: Copying,
   ): number {
     return this.#channel.send(head, headBytes, ram, index, count, copying);
   }

@@ -1,4 +1,5 @@
 // A transport: where bytes go and come from. Whatever the scheme, a move sees this.
+import type { Copying, PageCounts } from "../native/channel.ts";
 import type { Ram } from "../native/ram.ts";
 
 /** One gathered write of page records: see tram_pages_gather in c/tram.h. */
@@ -11,32 +12,12 @@ export interface PageRecords {
   count: number;
 }
 
-/** What has become of pages that were sent. */
-export interface PageCounts {
-  systemCalls: number;
-  /** Sent without a copy of ours; of these, those that the kernel copied after all. */
-  zeroCopyBytes: number;
-  copiedBytes: number;
-  /** Calls that were made to copy, because the kernel had no memory to hold pages with. */
-  fallbacks: number;
-  /** Pages that the kernel holds now. */
-  inFlightBytes: number;
-  flushWaitMs: number;
-}
-
 /** Packets: a head, and guest pages straight from guest memory. Where a transport has none, packets go by its write. */
 export interface PacketSender {
   /** Whether pages may be sent without a copy. With `must` an error says why not. */
   openZeroCopy(must: boolean): boolean;
   /** `head[0, headBytes)` and guest pages `index[0, count)` behind it; the bytes. */
-  sendPages(
-    head: Uint8Array,
-    headBytes: number,
-    ram: Ram,
-    index: Uint32Array,
-    count: number,
-    copying: "off" | "auto" | "on",
-  ): number;
+  sendPages(head: Uint8Array, headBytes: number, ram: Ram, index: Uint32Array, count: number, copying: Copying): number;
   /** `head[0, headBytes)` and `data[0, bytes)`; the bytes. */
   sendBytes(head: Uint8Array, headBytes: number, data: Uint8Array, bytes: number): number;
   /** Waits until the kernel holds no guest page any more. */

@@ -1,4 +1,5 @@
 // One channel of a move: guest pages in QEMU's multifd packets, uncopied from guest memory.
+import type { ChannelCounts } from "../control/barrier.ts";
 import type { PagesSent, PageWriter } from "../control/channel.ts";
 import { CopyPolicy, type ZeroCopyMode } from "../control/copying.ts";
 import { TramError } from "../errors.ts";
@@ -24,16 +25,7 @@ export interface ChannelBlock {
 }
 
 /** The part of a channel's counts that only its writer knows. */
-export interface WriterCounts {
-  packets: number;
-  bytes: number;
-  systemCalls: number;
-  zeroCopyBytes: number;
-  copiedBytes: number;
-  fallbacks: number;
-  flushWaitMs: number;
-  compressMs: number;
-}
+type WriterCounts = Omit<ChannelCounts, "pages" | "zeroPages" | "directBytes" | "resentPages" | "untouchedPages">;
 
 export class ChannelWriter implements PageWriter {
   readonly #transport: Transport;

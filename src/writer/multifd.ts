@@ -7,20 +7,22 @@ import { MULTIFD_PACKET_PAGES_MAX } from "../stream/wire.ts";
 import type { Transport } from "../transport/transport.ts";
 
 export class MultifdWriter {
-  pages = 0;
-  packets = 0;
-  bytes = 0;
+  #pages = 0;
+  #packets = 0;
+  #bytes = 0;
   readonly #transport: Transport;
   readonly #file: PageFile;
   /** A packet's header and its pages, as they leave. */
   readonly #packet = new Uint8Array(PACKET_BYTES + MULTIFD_PACKET_PAGES_MAX * PAGE_BYTES);
-  #head = new PacketHead("");
-  #block = "";
+  #block: MappedBlock;
+  #head: PacketHead;
   readonly #offset = Uint32Array.from({ length: MULTIFD_PACKET_PAGES_MAX }, (_, i) => PACKET_BYTES + i * PAGE_BYTES);
 
-  constructor(transport: Transport, file: PageFile) {
+  constructor(transport: Transport, file: PageFile, block: MappedBlock) {
     this.#transport = transport;
     this.#file = file;
+    this.#block = block;
+    this.#head = new PacketHead(block.name);
   }
 
   begin(init: MultifdInit): void {
@@ -29,25 +31,36 @@ export class MultifdWriter {
 
   /** Nothing that is sent before it may come after what is sent behind it. */
   sync(): void {
-    this.#head.sync(this.packets++);
+    this.#head.sync(this.#packets++);
     this.#write(this.#head.bytes);
   }
 
-  /** Pages `index[0, count)`, at most MULTIFD_PACKET_PAGES_MAX, of one block. */
-  write(block: MappedBlock, index: Uint32Array, count: number): void {
-    const area = { pagesOffset: block.pagesOffset, pages: block.bytes / PAGE_BYTES };
-    this.#file.read(area, this.#packet, index, this.#offset, count);
-    if (block.name !== this.#block) this.#head = new PacketHead(block.name);
-    this.#block = block.name;
+  /** The pages that follow are this block's. */
+  choose(block: MappedBlock): void {
+    this.#block = block;
+    this.#head = new PacketHead(block.name);
+  }
+
+  /** Pages `index[0, count)`, at most MULTIFD_PACKET_PAGES_MAX. */
+  write(index: Uint32Array, count: number): void {
+    const { pagesOffset, bytes } = this.#block;
+    this.#file.read({ pagesOffset, pages: bytes / PAGE_BYTES }, this.#packet, index, this.#offset, count);
     const payloadBytes = count * PAGE_BYTES;
-    this.#head.set({ number: this.packets++, normal: count, zero: 0, payloadBytes, zstd: false }, index);
+    this.#head.set({ number: this.#packets++, normal: count, zero: 0, payloadBytes, zstd: false }, index);
     this.#packet.set(this.#head.bytes);
     this.#write(this.#packet, PACKET_BYTES + count * PAGE_BYTES);
-    this.pages += count;
+    this.#pages += count;
+  }
+
+  /** Nothing of it is held anywhere: its pages were copied. */
+  flush(): void {}
+
+  counts(): { packets: number; pages: number; bytes: number } {
+    return { packets: this.#packets, pages: this.#pages, bytes: this.#bytes };
   }
 
   #write(bytes: Uint8Array, count = bytes.length): void {
     this.#transport.write(bytes, count);
-    this.bytes += count;
+    this.#bytes += count;
   }
 }
