@@ -97,7 +97,7 @@ static int await(struct tram_channel *channel, short events, int timeout_ms, con
         if (getsockopt(channel->fd, SOL_SOCKET, SO_ERROR, &error, &bytes) == 0 && error) return -error;
       }
       channel->hung_up |= (one.revents & POLLRDHUP) != 0;
-      if (found || one.revents & events) return 0;
+      if (one.revents & events || (found && !events)) return 0;
       if (one.revents & POLLHUP) return -EPIPE;
     }
     if (now_ms() >= end) return -ETIMEDOUT;

@@ -62,6 +62,18 @@ TRAM_API int64_t tram_pages_gather(const struct tram_ram *ram, const uint8_t *he
                                    const uint8_t *words, const uint32_t *index, uint32_t count, uint8_t *out,
                                    uint64_t out_bytes);
 
+/* index.c: lists of page numbers, out of sets and into them (page i is bit i % 32 of word i / 32), and as the big-endian
+ * offsets in a multifd packet's header. */
+/* Takes pages out of [from, end), ascending, as many as there are and index[] has room for; how many. For one thread. */
+TRAM_API int tram_set_take(uint32_t *words, uint32_t pages, uint32_t from, uint32_t end, uint32_t *index, uint32_t max);
+/* These two for any number of threads at once. -ERANGE, and nothing is changed, where an index is none of the set's. */
+TRAM_API int tram_set_add(uint32_t *words, uint32_t pages, const uint32_t *index, uint32_t count); /* how many were not in it */
+TRAM_API int tram_set_remove(uint32_t *words, uint32_t pages, const uint32_t *index, uint32_t count,
+                             uint32_t *removed); /* those that were in it; how many */
+TRAM_API int tram_offsets_encode(uint8_t *out, const uint32_t *index, uint32_t count);
+/* How many come before the first that is none of a block's pages. */
+TRAM_API int tram_offsets_decode(const uint8_t *in, uint32_t *index, uint32_t count, uint32_t pages);
+
 /* file.c: pages in a file where each has its place, at pages_offset + 4096 * its index, which is below `pages`. */
 struct tram_file;
 /* The handle, for one thread. `direct_fd`: the same file with O_DIRECT, for long runs, or for all of guest memory's with

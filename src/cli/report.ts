@@ -110,7 +110,7 @@ export interface ChannelReport {
   compressMs: number;
 }
 
-const channelReport = (counts: ChannelCounts): ChannelReport => ({
+export const channelReport = (counts: ChannelCounts): ChannelReport => ({
   bytes: counts.bytes,
   pages: counts.pages,
   zeroPages: counts.zeroPages,
@@ -172,9 +172,7 @@ export function formatReport(report: FinalReport): string {
         `${formatBytes(report.bytes)} in ${formatMs(report.elapsedMs)}, ${formatRate(report.bandwidthBytesPerSec)}`,
       ],
     );
-  report.channels?.forEach((channel, i) => {
-    rows.push([`channel ${i}`, channelText(channel, report.elapsedMs)]);
-  });
+  rows.push(...channelRows(report));
   if (report.differingPages !== undefined)
     rows.push([
       "verified",
@@ -183,6 +181,10 @@ export function formatReport(report: FinalReport): string {
   if (report.downtimeMs !== null) rows.push(["downtime", `${report.downtimeMs} ms (${parts.join(", ")})`]);
   return rows.map(([name, text]) => `  ${name.padEnd(9)} ${text}`).join("\n");
 }
+
+/** One line for each channel. */
+export const channelRows = (report: Pick<FinalReport, "channels" | "elapsedMs">): [string, string][] =>
+  (report.channels ?? []).map((channel, i) => [`channel ${i}`, channelText(channel, report.elapsedMs)]);
 
 function channelText(channel: ChannelReport, elapsedMs: number): string {
   const { bytes, packets, systemCalls, zeroCopyBytes, copiedByKernelBytes, fallbacks, flushWaitMs, compressMs } =

@@ -16,7 +16,7 @@ import { say, writeAll } from "./console.ts";
 import { startConsumer } from "./consumer.ts";
 import { parseFile, statOf } from "./file-target.ts";
 import { cancelOnSignal } from "./keeping.ts";
-import { JSON_SCHEMA, openJson, outcomeOf } from "./report.ts";
+import { type ChannelReport, channelReport, channelRows, JSON_SCHEMA, openJson, outcomeOf } from "./report.ts";
 import { formatBytes, formatCount, formatMs, formatRate, parseCount, parseDuration, parseRate } from "./units.ts";
 import { parseZeroCopy } from "./zero-copy.ts";
 
@@ -109,9 +109,10 @@ export const send = command({
       say(formatError(report.error));
       return fromErrorData(report.error).exitCode;
     }
+    const rows = channelRows(report).map(([name, text]) => `\n  ${name}: ${text}`);
     if (!json)
       say(
-        `${args.file}: ${report.owner === "target" ? `the guest is at ${report.peer} now` : `every byte was accepted by ${report.peer}; nobody can confirm more there`}\n  ${formatCount(report.sentPages)} pages, ${formatCount(report.zeroPages)} zero; ${formatBytes(report.bytes)} in ${formatMs(report.elapsedMs)}, ${formatRate(report.bandwidthBytesPerSec)}`,
+        `${args.file}: ${report.owner === "target" ? `the guest is at ${report.peer} now` : `every byte was accepted by ${report.peer}; nobody can confirm more there`}\n  ${formatCount(report.sentPages)} pages, ${formatCount(report.zeroPages)} zero; ${formatBytes(report.bytes)} in ${formatMs(report.elapsedMs)}, ${formatRate(report.bandwidthBytesPerSec)}${rows.join("")}`,
       );
     return EXIT.done;
   },
@@ -150,12 +151,14 @@ interface PlayReport {
   bytes: number;
   elapsedMs: number;
   bandwidthBytesPerSec: number;
+  /** With --channels: what each has carried, and how. */
+  channels?: ChannelReport[];
   error: ErrorData | null;
 }
 
 export function playReport(
   file: string,
-  { peer, phase, owner, sentPages, zeroPages, bytes, elapsedMs, error }: Journal,
+  { peer, phase, owner, sentPages, zeroPages, bytes, elapsedMs, multifd, channels, error }: Journal,
 ): PlayReport {
   return {
     schema: JSON_SCHEMA,
@@ -169,6 +172,7 @@ export function playReport(
     bytes,
     elapsedMs: Math.round(elapsedMs),
     bandwidthBytesPerSec: Math.round((bytes * 1000) / Math.max(1, elapsedMs)),
+    ...(multifd && { channels: channels.map(channelReport) }),
     error,
   };
 }

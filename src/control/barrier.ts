@@ -210,7 +210,7 @@ export class Barrier {
   /** It ends because of this; that everybody was told to end is no error of its own. */
   fail(channel: number, error: unknown): void {
     const cancelled = error instanceof TramError && error.code === "E_CANCELLED";
-    this.leave(channel, cancelled ? null : toErrorData(error));
+    this.leave(channel, cancelled ? null : { where: `channel ${channel}`, ...toErrorData(error) });
   }
 
   leave(channel: number, error: ErrorData | null): void {

@@ -30,12 +30,13 @@ export class CopyPolicy {
   }
 
   /** For the next packet, of so many bytes. */
-  next(bytes: number, counts: CopyCounts): ZeroCopyMode {
+  next(bytes: number, counted: () => CopyCounts): ZeroCopyMode {
     if (this.#mode !== "auto") return this.#mode;
     if (this.#rest > 0) {
       this.#rest -= bytes;
       return "off";
     }
+    const counts = counted();
     const answered = counts.zeroCopyBytes - counts.inFlightBytes;
     if (answered - this.#answered < TRIAL_BYTES) return "auto";
     const copied = counts.copiedBytes - this.#copied;

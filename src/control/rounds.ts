@@ -108,7 +108,7 @@ export class Carrier {
       from = next;
       const touched = mayBeUntouched ? this.#skipUntouched(count) : count;
       if (touched === 0) continue;
-      this.counts.resentPages += this.#countResent(touched);
+      this.counts.resentPages += touched - this.#sent.addAll(this.#batch.subarray(0, touched));
       const sent = this.#context.writer.write(this.#batch, touched);
       this.#count(sent);
       this.#pace(sent.bytes, last);
@@ -120,16 +120,6 @@ export class Carrier {
     const touched = this.#context.splitUntouched(this.#batch, count);
     this.counts.untouchedPages += count - touched;
     return touched;
-  }
-
-  #countResent(count: number): number {
-    let again = 0;
-    for (let i = 0; i < count; i++) {
-      const page = this.#batch[i];
-      if (this.#sent.has(page)) again++;
-      else this.#sent.add(page);
-    }
-    return again;
   }
 
   #count(sent: PagesSent): void {

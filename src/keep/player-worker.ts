@@ -1,7 +1,7 @@
 // Plays a kept guest to a waiting target: the thread of the main channel. It blocks in its channel; whoever wants it to end
 // sets the stop word.
 
-import { Barrier } from "../control/barrier.ts";
+import { Barrier, sumCounts } from "../control/barrier.ts";
 import type { ZeroCopyMode } from "../control/copying.ts";
 import { type Journal, MoveLog } from "../control/journal.ts";
 import { TramError, toErrorData } from "../errors.ts";
@@ -86,10 +86,11 @@ function openChannels(file: MappedFile, log: MoveLog): PlayChannels {
     flushes,
     awaitSent() {
       barrier.awaitLeft(checkCancelled);
-      for (const { pages, bytes } of barrier.counts()) {
-        log.journal.sentPages += pages;
-        log.journal.bytes += bytes;
-      }
+      log.journal.channels = barrier.counts();
+      log.journal.multifd = true;
+      const { pages, bytes } = sumCounts(log.journal.channels);
+      log.journal.sentPages += pages;
+      log.journal.bytes += bytes;
     },
   };
 }

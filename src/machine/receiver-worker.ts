@@ -20,6 +20,9 @@ export interface ReceiverInit extends CrewPlace {
   marks: PageMarks;
 }
 
+/** Often enough for whoever looks on, and far below any limit on silence. */
+const COUNT_EVERY_MS = 20;
+
 const init = initOf<ReceiverInit>();
 const { channel, marks } = init;
 const barrier = new Barrier(init.channels, init.barrier);
@@ -34,10 +37,17 @@ try {
   const present = new SharedBitmap(ram.pages, marks.present);
   const told = new SharedBitmap(ram.pages, marks.told);
   const blocks = new Map([[RAM_BLOCK_NAME, { name: RAM_BLOCK_NAME, sink, present, told }]]);
+  const count = () => barrier.count(channel, { ...noCounts(), ...open.counts });
+  let countedMs = 0;
   for (let packet = open.next(blocks); packet; packet = open.next(blocks)) {
-    barrier.count(channel, { ...noCounts(), ...open.counts });
+    const nowMs = performance.now();
+    if (packet.sync || nowMs - countedMs > COUNT_EVERY_MS) {
+      count();
+      countedMs = nowMs;
+    }
     if (packet.sync && !barrier.arrive(channel)) break;
   }
+  count();
   barrier.leave(channel, null);
 } catch (error) {
   barrier.fail(channel, error);

@@ -1,4 +1,5 @@
 // A set of pages: bit i of word i/32 is page i. Length is whole 64-bit words, as the kernel writes them.
+import { addPages, removePages, takePages } from "../native/page-list.ts";
 
 export interface PageRange {
   first: number;
@@ -113,30 +114,18 @@ export class Bitmap {
    * Returns how many, and where to go on.
    */
   take(from: number, end: number, into: Uint32Array): { count: number; next: number } {
-    const { words } = this;
-    const limit = Math.min(end, words.length * 32);
-    let count = 0;
-    for (let at = from >>> 5; at << 5 < limit; at++) {
-      let word = words[at];
-      if (word === 0) continue;
-      const base = at << 5;
-      // Pages below `from` or from `end` on are not ours to take.
-      let kept = 0;
-      if (base < from) kept |= word & ((1 << (from & 31)) - 1);
-      if (base + 32 > limit) kept |= word & ~((1 << (limit & 31)) - 1);
-      word &= ~kept;
-      while (word !== 0) {
-        if (count === into.length) {
-          words[at] = word | kept;
-          return { count, next: Math.max(base, from) };
-        }
-        const low = word & -word;
-        into[count++] = base + 31 - Math.clz32(low);
-        word ^= low;
-      }
-      words[at] = kept;
-    }
-    return { count, next: limit };
+    const count = takePages(this, from, end, into);
+    return { count, next: count === into.length ? into[count - 1] + 1 : Math.min(end, this.pages) };
+  }
+
+  /** Adds pages of the set, which several threads may do at once; how many were not in it. */
+  addAll(index: Uint32Array): number {
+    return addPages(this, index);
+  }
+
+  /** Removes pages, which several threads may do at once: those that were in it into `removed`; how many. */
+  removeAll(index: Uint32Array, removed: Uint32Array): number {
+    return removePages(this, index, removed);
   }
 }
 

@@ -83,7 +83,7 @@ export class PageChannel {
   }
 
   /** `head[0, headBytes)`, then `data[0, bytes)`. */
-  write(head: Uint8Array, headBytes: number, data: Uint8Array, bytes: number): number {
+  write(head: Uint8Array, headBytes: number, data = head, bytes = 0): number {
     if (headBytes > head.length || bytes > data.length) throw new TramError("E_INTERNAL", "more bytes than there are");
     return this.#sent(symbols.tram_channel_write(this.#h, head, u32(headBytes, "head"), data, bytes, this.#stop));
   }

@@ -30,6 +30,11 @@ const SIGNATURES = {
     args: ["u64_fast", "ptr", "u32", "ptr", "ptr", "u32", "ptr", "u64_fast"],
     returns: "i64_fast",
   },
+  tram_set_take: { args: ["ptr", "u32", "u32", "u32", "ptr", "u32"], returns: "i32" },
+  tram_set_add: { args: ["ptr", "u32", "ptr", "u32"], returns: "i32" },
+  tram_set_remove: { args: ["ptr", "u32", "ptr", "u32", "ptr"], returns: "i32" },
+  tram_offsets_encode: { args: ["ptr", "ptr", "u32"], returns: "i32" },
+  tram_offsets_decode: { args: ["ptr", "ptr", "u32", "u32"], returns: "i32" },
   tram_file_attach: { args: ["i32", "i32", "i32"], returns: "i64_fast" },
   tram_file_detach: { args: ["u64_fast"], returns: "i32" },
   tram_file_write_pages: {

@@ -2,6 +2,7 @@
 import { TramError } from "../errors.ts";
 import { alignedBuffer } from "../native/file.ts";
 import { Inflater } from "../native/inflate.ts";
+import { decodeOffsets } from "../native/page-list.ts";
 import { PAGE_BYTES } from "../native/ram.ts";
 import { badStream } from "../stream/bytes.ts";
 import {
@@ -13,10 +14,12 @@ import {
   PACKET_BYTES,
   PAYLOAD_BYTES_MAX,
   type Packet,
+  packetOffsets,
+  pageAt,
 } from "../stream/multifd.ts";
 import { MULTIFD_PACKET_PAGES_MAX } from "../stream/wire.ts";
 import type { Transport } from "../transport/transport.ts";
-import { type BlockSink, blockOf, PagePlacer } from "./pages.ts";
+import { type BlockSink, blockOf, outsideOf, PagePlacer } from "./pages.ts";
 
 export interface MultifdCounts {
   packets: number;
@@ -56,12 +59,7 @@ export class MultifdReader {
   next(blocks: ReadonlyMap<string, BlockSink>): Packet | null {
     const at = this.#offset;
     if (!this.#exactly(this.#header, PACKET_BYTES, true)) return null;
-    const packet = this.#located(() => decodePacket(this.#view, this.#index, at));
-    if (packet.normal + packet.zero > 0) {
-      this.#placer.choose(this.#located(() => blockOf(blocks, packet.block, at)));
-      if (packet.normal > 0) this.#located(() => this.#pages(packet, at));
-      this.#located(() => this.#zeros(packet, at));
-    }
+    const packet = this.#located(() => this.#packet(blocks, at));
     this.counts.packets++;
     this.counts.pages += packet.normal;
     this.counts.zeroPages += packet.zero;
@@ -69,10 +67,24 @@ export class MultifdReader {
     return packet;
   }
 
+  #packet(blocks: ReadonlyMap<string, BlockSink>, at: number): Packet {
+    const packet = decodePacket(this.#view, at);
+    const pages = packet.normal + packet.zero;
+    if (pages === 0) return packet;
+    const block = blockOf(blocks, packet.block, at);
+    const good = decodeOffsets(packetOffsets(this.#header), this.#index, pages, block.sink.pages);
+    if (good < pages) throw outsideOf(block, pageAt(this.#view, good, at), at);
+    this.#placer.choose(block);
+    if (packet.normal > 0) this.#pages(packet, at);
+    if (packet.zero > 0) this.#placer.noteZeros(this.#index.subarray(packet.normal, pages));
+    this.#placer.place(this.#payload);
+    return packet;
+  }
+
   #pages(packet: Packet, at: number): void {
     const sink = this.#placer.block?.sink;
     if (packet.method === "none" && sink?.receive && this.#transport.readPages) {
-      for (let i = 0; i < packet.normal; i++) this.#placer.note(this.#index[i], at);
+      this.#placer.note(this.#index.subarray(0, packet.normal));
       if (!sink.receive(this.#transport, this.#index, packet.normal)) throw this.#cutShort(this.#offset, "its pages");
       this.#offset += packet.payloadBytes;
       return;
@@ -81,12 +93,6 @@ export class MultifdReader {
     const pages = packet.method === "none" ? this.#payload : this.#inflate(packet, packet.method, at);
     for (let i = 0; i < packet.normal; i++) this.#placer.add(this.#index[i], i * PAGE_BYTES, at);
     this.#placer.place(pages);
-  }
-
-  #zeros({ normal, zero }: Packet, at: number): void {
-    for (let i = normal; i < normal + zero; i++)
-      if (this.#placer.noteZero(this.#index[i], at)) this.#placer.addZero(this.#index[i]);
-    this.#placer.place(this.#payload);
   }
 
   #inflate({ normal, payloadBytes }: Packet, method: "zlib" | "zstd", at: number): Uint8Array {

@@ -1,4 +1,6 @@
 // Pages on their way from a buffer to where they belong: a guest's memory, or the place each has in a file.
+
+import type { TramError } from "../errors.ts";
 import type { Bitmap, PageRange } from "../memory/bitmap.ts";
 import { badStream } from "../stream/bytes.ts";
 import type { Transport } from "../transport/transport.ts";
@@ -55,21 +57,15 @@ export class PagePlacer {
 
   #checked(page: number, streamOffset: number): BlockSink {
     const block = this.#block as BlockSink;
-    if (page >= block.sink.pages)
-      throw badStream(
-        `a page outside of block '${block.name}'`,
-        streamOffset,
-        `a page below ${block.sink.pages}`,
-        `page ${page}`,
-      );
+    if (page >= block.sink.pages) throw outsideOf(block, page, streamOffset);
     return block;
   }
 
-  /** Takes note of a page that others place. */
-  note(page: number, streamOffset: number): void {
-    const { present, told } = this.#checked(page, streamOffset);
-    present.add(page);
-    told.add(page);
+  /** Takes note of pages of the block that others place. */
+  note(index: Uint32Array): void {
+    const { present, told } = this.#block as BlockSink;
+    present.addAll(index);
+    told.addAll(index);
   }
 
   add(page: number, at: number, streamOffset: number): void {
@@ -93,6 +89,13 @@ export class PagePlacer {
     const { present, told } = this.#checked(page, streamOffset);
     told.add(page);
     return present.has(page);
+  }
+
+  /** Zero pages of the block, no more than there is room for: those that are not zero already are to be placed. */
+  noteZeros(index: Uint32Array): void {
+    const { present, told } = this.#block as BlockSink;
+    told.addAll(index);
+    this.#zeros += present.removeAll(index, this.#zero.subarray(this.#zeros));
   }
 
   /** Takes note of a zero page that is zero already. False: it is not, or is not one of the block's. */
@@ -120,6 +123,11 @@ export class PagePlacer {
     this.#count = 0;
     this.#zeros = 0;
   }
+}
+
+export function outsideOf({ name, sink }: BlockSink, page: number, streamOffset: number): TramError {
+  const [expected, found] = [`a page below ${sink.pages}`, `page ${page}`];
+  return badStream(`a page outside of block '${name}'`, streamOffset, expected, found);
 }
 
 /** The named one of a stream's blocks. */

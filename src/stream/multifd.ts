@@ -66,6 +66,7 @@ export interface Packet {
 /** The headers of one channel's packets, all with pages of one block; each takes the place of the one before. */
 export class PacketHead {
   readonly bytes = new Uint8Array(PACKET_BYTES);
+  readonly offsets = this.bytes.subarray(OFFSETS_AT);
   readonly #view = new DataView(this.bytes.buffer);
   readonly #name: Uint8Array;
   /** Offsets that are not zero. */
@@ -77,17 +78,11 @@ export class PacketHead {
     this.#view.setUint32(4, MULTIFD_VERSION);
   }
 
-  /** Pages `index[0, normal)` with content, zero pages behind them. */
-  set(packet: Omit<Packet, "sync" | "block" | "method"> & { zstd: boolean }, index: Uint32Array): void {
-    const { normal, zero } = packet;
+  /** Whose offsets are to be encoded into `offsets`: of pages with content, zero pages behind them. */
+  set(packet: Omit<Packet, "sync" | "block" | "method"> & { zstd: boolean }): void {
     this.#fields(packet.zstd ? MULTIFD_FLAG_ZSTD : 0, MULTIFD_PACKET_PAGES_MAX, packet);
     this.bytes.set(this.#name, NAME_AT);
-    let at = OFFSETS_AT;
-    for (let i = 0; i < normal + zero; i++, at += 8) {
-      this.#view.setUint32(at, index[i] >>> 20);
-      this.#view.setUint32(at + 4, (index[i] << 12) >>> 0);
-    }
-    this.#clear(normal + zero);
+    this.#clear(packet.normal + packet.zero);
   }
 
   /** A packet without pages, at which the target meets the channel. */
@@ -103,10 +98,12 @@ export class PacketHead {
     { normal, zero, payloadBytes, number }: Pick<Packet, "normal" | "zero" | "payloadBytes" | "number">,
   ): void {
     const view = this.#view;
-    [flags, allocated, normal, payloadBytes].forEach((word, i) => {
-      view.setUint32(8 + 4 * i, word);
-    });
-    view.setBigUint64(24, BigInt(number));
+    view.setUint32(8, flags);
+    view.setUint32(12, allocated);
+    view.setUint32(16, normal);
+    view.setUint32(20, payloadBytes);
+    view.setUint32(24, Math.floor(number / 2 ** 32));
+    view.setUint32(28, number >>> 0);
     view.setUint32(32, zero);
   }
 
@@ -116,8 +113,8 @@ export class PacketHead {
   }
 }
 
-/** A packet's header; its pages' numbers go into `index`. `offset` is where it lies in the channel. */
-export function decodePacket(view: DataView, index: Uint32Array, offset: number): Packet {
+/** A packet's header, but for its offsets. `offset` is where it lies in the channel. */
+export function decodePacket(view: DataView, offset: number): Packet {
   checkMagic(view, offset, "packet");
   const flags = view.getUint32(8);
   if (flags & MULTIFD_FLAG_DEVICE_STATE)
@@ -139,25 +136,30 @@ export function decodePacket(view: DataView, index: Uint32Array, offset: number)
     normal,
     zero,
     payloadBytes: normal > 0 ? view.getUint32(20) : 0,
-    number: Number(view.getBigUint64(24)),
+    number: view.getUint32(24) * 2 ** 32 + view.getUint32(28),
     block: pages > 0 ? blockName(view, offset) : "",
   };
   if (packet.method === "none") packet.payloadBytes = normal * TARGET_PAGE_BYTES;
   if (packet.payloadBytes > PAYLOAD_BYTES_MAX)
     throw badStream("a packet is too large", offset + 20, `at most ${PAYLOAD_BYTES_MAX}`, `${packet.payloadBytes}`);
-  for (let i = 0, at = OFFSETS_AT; i < pages; i++, at += 8) {
-    const high = view.getUint32(at);
-    const low = view.getUint32(at + 4);
-    if (high >>> 20 || low & 0xfff)
-      throw badStream(
-        "a page lies at an odd offset",
-        offset + at,
-        "a multiple of 4096 below 2^52",
-        hex(high, 8) + hex(low, 8).slice(2),
-      );
-    index[i] = high * 0x100000 + (low >>> 12);
-  }
   return packet;
+}
+
+/** Where a header's offsets lie. */
+export const packetOffsets = (header: Uint8Array): Uint8Array => header.subarray(OFFSETS_AT, PACKET_BYTES);
+
+/** The page of a header's i-th offset. */
+export function pageAt(view: DataView, i: number, offset: number): number {
+  const at = OFFSETS_AT + 8 * i;
+  const [high, low] = [view.getUint32(at), view.getUint32(at + 4)];
+  if (high >>> 20 || low & 0xfff)
+    throw badStream(
+      "a page lies at an odd offset",
+      offset + at,
+      "a multiple of 4096 below 2^52",
+      hex(high, 8) + hex(low, 8).slice(2),
+    );
+  return high * 0x100000 + (low >>> 12);
 }
 
 function checkMagic(view: DataView, offset: number, what: string): void {

@@ -122,7 +122,7 @@ class FdPackets implements PacketSender {
     return this.#channel.send(head, headBytes, ram, index, count, copying);
   }
 
-  sendBytes(head: Uint8Array, headBytes: number, data: Uint8Array, bytes: number): number {
+  sendBytes(head: Uint8Array, headBytes: number, data?: Uint8Array, bytes?: number): number {
     return this.#channel.write(head, headBytes, data, bytes);
   }
 

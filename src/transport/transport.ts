@@ -18,8 +18,8 @@ export interface PacketSender {
   openZeroCopy(must: boolean): boolean;
   /** `head[0, headBytes)` and guest pages `index[0, count)` behind it; the bytes. */
   sendPages(head: Uint8Array, headBytes: number, ram: Ram, index: Uint32Array, count: number, copying: Copying): number;
-  /** `head[0, headBytes)` and `data[0, bytes)`; the bytes. */
-  sendBytes(head: Uint8Array, headBytes: number, data: Uint8Array, bytes: number): number;
+  /** `head[0, headBytes)` and, if there are any, `data[0, bytes)`; the bytes. */
+  sendBytes(head: Uint8Array, headBytes: number, data?: Uint8Array, bytes?: number): number;
   /** Waits until the kernel holds no guest page any more. */
   flushPages(): void;
   readonly pageCounts: PageCounts;

@@ -5,6 +5,7 @@ import { CopyPolicy, type ZeroCopyMode } from "../control/copying.ts";
 import { TramError } from "../errors.ts";
 import { Deflater } from "../native/deflate.ts";
 import type { HashTable } from "../native/hash.ts";
+import { encodeOffsets } from "../native/page-list.ts";
 import { PAGE_BYTES, type Ram } from "../native/ram.ts";
 import { encodeInit, type MultifdInit, PACKET_BYTES, PAYLOAD_BYTES_MAX, PacketHead } from "../stream/multifd.ts";
 import { MULTIFD_PACKET_PAGES_MAX } from "../stream/wire.ts";
@@ -42,7 +43,7 @@ export class ChannelWriter implements PageWriter {
   /** Takes the transport over. */
   constructor(transport: Transport, block: ChannelBlock, { zeroCopy, compressLevel }: ChannelOptions) {
     this.#transport = transport;
-    this.#packetSender = transport.packets ?? new WrittenPackets(transport);
+    this.#packetSender = packetsOf(transport);
     this.#block = block;
     this.#head = new PacketHead(block.name);
     this.#deflater = compressLevel === null ? null : new Deflater(compressLevel);
@@ -52,9 +53,7 @@ export class ChannelWriter implements PageWriter {
   }
 
   begin(init: MultifdInit): void {
-    const bytes = encodeInit(init);
-    this.#transport.write(bytes);
-    this.#bytes += bytes.length;
+    this.#write(encodeInit(init));
   }
 
   /** The pages that follow are this block's. */
@@ -66,8 +65,11 @@ export class ChannelWriter implements PageWriter {
   /** Nothing that is sent before it may come after what is sent behind it. */
   sync(): void {
     this.#head.sync(this.#packets++);
-    this.#transport.write(this.#head.bytes);
-    this.#bytes += PACKET_BYTES;
+    this.#write(this.#head.bytes);
+  }
+
+  #write(bytes: Uint8Array): void {
+    this.#bytes += this.#packetSender.sendBytes(bytes, bytes.length);
   }
 
   write(index: Uint32Array, count: number): PagesSent {
@@ -97,9 +99,14 @@ export class ChannelWriter implements PageWriter {
   #packet(index: Uint32Array, normal: number): number {
     const zero = index.length - normal;
     if (this.#deflater && normal > 0) return this.#compressedPacket(this.#deflater, index, normal);
-    this.#head.set({ number: this.#packets++, normal, zero, payloadBytes: normal * PAGE_BYTES, zstd: false }, index);
-    const copying = this.#policy.next(normal * PAGE_BYTES, this.#packetSender.pageCounts);
+    this.#setHead({ normal, zero, payloadBytes: normal * PAGE_BYTES, zstd: false }, index);
+    const copying = this.#policy.next(normal * PAGE_BYTES, () => this.#packetSender.pageCounts);
     return this.#packetSender.sendPages(this.#head.bytes, PACKET_BYTES, this.#block.ram, index, normal, copying);
+  }
+
+  #setHead(fields: Omit<Parameters<PacketHead["set"]>[0], "number">, index: Uint32Array): void {
+    this.#head.set({ number: this.#packets++, ...fields });
+    encodeOffsets(this.#head.offsets, index);
   }
 
   #compressedPacket(deflater: Deflater, index: Uint32Array, normal: number): number {
@@ -107,7 +114,7 @@ export class ChannelWriter implements PageWriter {
     const startedMs = performance.now();
     const payloadBytes = deflater.pages(this.#block.ram, index, normal, this.#compressed);
     this.#compressMs += performance.now() - startedMs;
-    this.#head.set({ number: this.#packets++, normal, zero, payloadBytes, zstd: true }, index);
+    this.#setHead({ normal, zero, payloadBytes, zstd: true }, index);
     return this.#packetSender.sendBytes(this.#head.bytes, PACKET_BYTES, this.#compressed, payloadBytes);
   }
 
@@ -132,6 +139,10 @@ export class ChannelWriter implements PageWriter {
     this.#transport.close();
   }
 }
+
+const NOTHING = new Uint8Array(0);
+
+export const packetsOf = (transport: Transport): PacketSender => transport.packets ?? new WrittenPackets(transport);
 
 /** For transports that have only write: the same bytes, copied. */
 class WrittenPackets implements PacketSender {
@@ -164,7 +175,7 @@ class WrittenPackets implements PacketSender {
     return this.sendBytes(head, headBytes, pages, pages.length);
   }
 
-  sendBytes(head: Uint8Array, headBytes: number, data: Uint8Array, bytes: number): number {
+  sendBytes(head: Uint8Array, headBytes: number, data = NOTHING, bytes = 0): number {
     this.#transport.write(head, headBytes);
     if (bytes) this.#transport.write(data, bytes);
     return headBytes + bytes;

@@ -16,9 +16,12 @@ interface Report {
   outcome: string;
   owner: string;
   sentPages: number;
-  channels: { pages: number }[];
+  channels: { pages: number; systemCalls: number; zeroCopyBytes: number; fallbacks: number }[];
   error: { code: string } | null;
 }
+
+const sum = ({ channels }: Report, what: keyof Report["channels"][number]): number =>
+  channels.reduce((total, channel) => total + channel[what], 0);
 
 const parsed = (text: string): Report => JSON.parse(text.trim().split("\n").at(-1) as string);
 
@@ -119,6 +122,11 @@ describe.skipIf(whyNot !== null)(suite("what tram send sends without a copy"), (
               const report = last(await bed.tram("send", file, to, ...options));
               expect(report).toMatchObject({ outcome: "completed", owner: "target", error: null });
               expect(report.sentPages).toBeGreaterThan(0);
+              expect(report.channels).toHaveLength(channels);
+              expect(sum(report, "pages")).toBe(report.sentPages);
+              // The premise: the kernel was asked not to copy; with on, for all of it.
+              expect(sum(report, "zeroCopyBytes")).toBeGreaterThan(0);
+              if (mode === "on") expect(sum(report, "zeroCopyBytes")).toBe(report.sentPages * 4096);
               await next.goesOn(TICKS);
               expect(next.ticks()).toBeGreaterThan(before);
             } finally {
@@ -157,6 +165,7 @@ describe.skipIf(whyNot !== null)(suite("what tram send sends without a copy"), (
         const copied = await send("auto");
         try {
           expect(copied.result.code).toBe(0);
+          expect(sum(copied.report, "fallbacks")).toBeGreaterThan(0);
           await copied.next.goesOn(TICKS);
         } finally {
           await copied.next.dispose();

@@ -79,7 +79,7 @@ function channelBorders(bytes: Uint8Array): { borders: number[]; isPage: Uint8Ar
   const isPage = new Uint8Array(bytes.length);
   const borders = [INIT_BYTES];
   for (let at = INIT_BYTES; at < bytes.length; ) {
-    const { payloadBytes } = decodePacket(new DataView(bytes.buffer, bytes.byteOffset + at), new Uint32Array(128), at);
+    const { payloadBytes } = decodePacket(new DataView(bytes.buffer, bytes.byteOffset + at), at);
     borders.push(at, at + PACKET_BYTES);
     at += PACKET_BYTES;
     isPage.fill(1, at, at + payloadBytes);

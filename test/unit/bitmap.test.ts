@@ -116,6 +116,35 @@ describe("Bitmap", () => {
     },
   );
 
+  test.each(Array.from({ length: 20 }, (_, i) => i + 1))(
+    "adds and removes lists, and tells what was new and what was in it, seed %d",
+    (seed) => {
+      const random = seeded(seed);
+      const pages = 1 + random(300);
+      const { bitmap, naive } = randomSet(pages, random);
+      const list = () => Uint32Array.from({ length: random(40) }, () => random(pages));
+      for (let round = 0; round < 10; round++) {
+        const [added, removed] = [list(), list()];
+        const before = naive.pages.size;
+        for (const page of added) naive.pages.add(page);
+        expect(bitmap.addAll(added)).toBe(naive.pages.size - before);
+        const were = [...removed].filter((page) => naive.pages.delete(page));
+        const into = new Uint32Array(removed.length);
+        expect([...into.subarray(0, bitmap.removeAll(removed, into))]).toEqual(were);
+        expect(members(bitmap)).toEqual(sorted(naive.pages));
+      }
+    },
+  );
+
+  test("has no pages but its own", () => {
+    const bitmap = new Bitmap(100);
+    bitmap.fill();
+    expect(() => bitmap.addAll(Uint32Array.of(99, 100))).toThrow();
+    expect(() => bitmap.removeAll(Uint32Array.of(0, 2 ** 32 - 1), new Uint32Array(2))).toThrow();
+    expect(() => bitmap.removeAll(Uint32Array.of(0, 1), new Uint32Array(1))).toThrow();
+    expect(bitmap.count()).toBe(100);
+  });
+
   test("takes exactly [from, end) of a full set, for every two bounds up to 100", () => {
     const into = new Uint32Array(100);
     for (let from = 0; from <= 100; from++)

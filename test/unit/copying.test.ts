@@ -35,7 +35,7 @@ function send(mode: ZeroCopyMode, kernel: Kernel, packets: number) {
   const policy = new CopyPolicy(mode);
   const modes: ZeroCopyMode[] = [];
   for (let i = 0; i < packets; i++) {
-    const now = policy.next(PACKET, kernel);
+    const now = policy.next(PACKET, () => kernel);
     if (modes.at(-1) !== now) modes.push(now);
     if (now !== "off") kernel.take();
   }

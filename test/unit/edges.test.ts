@@ -29,7 +29,7 @@ describe("bitmap", () => {
     const bitmap = new Bitmap(64);
     for (const page of [3, 6, 7]) bitmap.add(page);
     const into = new Uint32Array(1);
-    expect(bitmap.take(5, 64, into)).toEqual({ count: 1, next: 5 });
+    expect(bitmap.take(5, 64, into)).toEqual({ count: 1, next: 7 });
     expect(bitmap.take(5, 64, into)).toMatchObject({ count: 1 });
     expect([...into]).toEqual([7]);
     expect(bitmap.has(3)).toBe(true);

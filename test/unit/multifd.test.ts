@@ -1,6 +1,7 @@
 import { describe, expect, test } from "bun:test";
 import { deflateSync, constants as zlib } from "node:zlib";
 import { Bitmap } from "../../src/memory/bitmap.ts";
+import { decodeOffsets, encodeOffsets } from "../../src/native/page-list.ts";
 import { MultifdReader } from "../../src/reader/multifd.ts";
 import type { BlockSink } from "../../src/reader/pages.ts";
 import {
@@ -11,6 +12,8 @@ import {
   PACKET_BYTES,
   type Packet,
   PacketHead,
+  packetOffsets,
+  pageAt,
 } from "../../src/stream/multifd.ts";
 import { byteOf, errorOf } from "../support/errors.ts";
 import { captures, Playback, seeded } from "../support/golden.ts";
@@ -54,12 +57,18 @@ const packetBytes = (packet: Partial<Packet>, index: readonly number[] = []): Ui
   const whole = { normal: 0, zero: 0, payloadBytes: 0, number: 0, zstd: false, ...packet };
   const head = new PacketHead(packet.block ?? "ram");
   if (packet.sync) head.sync(whole.number);
-  else head.set(whole, Uint32Array.from(index));
+  else head.set(whole);
+  if (!packet.sync) encodeOffsets(head.offsets, Uint32Array.from(index));
   return head.bytes;
 };
 const decoded = (bytes: Uint8Array, offset = 0): { packet: Packet; index: Uint32Array } => {
+  const view = new DataView(bytes.buffer, bytes.byteOffset);
+  const packet = decodePacket(view, offset);
   const index = new Uint32Array(128);
-  return { packet: decodePacket(new DataView(bytes.buffer, bytes.byteOffset), index, offset), index };
+  const count = packet.normal + packet.zero;
+  const good = decodeOffsets(packetOffsets(bytes), index, count, 2 ** 32 - 1);
+  for (let i = good; i < count; i++) index[i] = pageAt(view, i, offset);
+  return { packet, index };
 };
 const damaged = (at: number, value: number | bigint, packet: Partial<Packet> = { normal: 1 }): Uint8Array => {
   const bytes = packetBytes(packet, [5]);
@@ -72,7 +81,8 @@ const damaged = (at: number, value: number | bigint, packet: Partial<Packet> = {
 describe("a packet's header", () => {
   test.each<[string, Partial<Packet>, number[]]>([
     ["pages and zero pages", { normal: 3, zero: 2, number: 77 }, [9, 1, 5, 0, 4]],
-    ["zero pages only", { zero: 1 }, [2 ** 32 - 1]],
+    ["zero pages only", { zero: 1 }, [2 ** 32 - 2]],
+    ["a page that is none of a block of 2^32 - 1", { zero: 3 }, [1, 2 ** 32 - 1, 2]],
     ["128 pages", { normal: 128 }, Array.from({ length: 128 }, (_, i) => 127 - i)],
     ["128 zero pages", { zero: 128 }, Array.from({ length: 128 }, (_, i) => i * 33_000_000)],
     ["a name of 255 bytes", { normal: 1, block: "n".repeat(255) }, [0]],
