@@ -132,6 +132,7 @@ bench: build/tram build/bench/bare build/bench/bare-file build/bench/bare-snapsh
 	$(Q)$(BUN) test/bench/files.ts
 	$(Q)$(BUN) test/bench/snapshots.ts
 	$(Q)$(BUN) test/bench/channels.ts
+	$(Q)$(BUN) test/bench/hosts.ts
 
 .PHONY: bench-files
 bench-files: build/tram build/bench/bare-file ## the part of bench that writes QEMU's guests into files, FILES.md
@@ -144,6 +145,10 @@ bench-snapshots: build/tram build/bench/bare-snapshot ## the part of bench that 
 .PHONY: bench-channels
 bench-channels: build/tram build/bench/bare-channels ## the part of bench that moves over several channels, CHANNELS.md; BENCH_QUICK=1: a small one
 	$(Q)$(BUN) test/bench/channels.ts
+
+.PHONY: bench-hosts
+bench-hosts: build/tram ## the part of bench that moves between two emulated hosts, HOSTS.md; BENCH_QUICK=1: a small one
+	$(Q)$(BUN) test/bench/hosts.ts
 
 build/bench/%: test/bench/%.c | build/.host
 	@mkdir -p $(@D)

@@ -23,13 +23,17 @@ enum {
 };
 
 
-int64_t tram_channel_open(int fd, int is_socket, int zero_copy) {
+int64_t tram_channel_open(int fd, int is_socket, int zero_copy, int timeout_ms) {
   int on = 1;
+  struct timeval slice = {.tv_usec = WAIT_SLICE_MS * 1000};
   if (zero_copy && setsockopt(fd, SOL_SOCKET, SO_ZEROCOPY, &on, sizeof on) < 0) return -errno;
+  if (zero_copy && setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &slice, sizeof slice) < 0) return -errno;
   struct tram_channel *channel = calloc(1, sizeof *channel);
   if (!channel) return -ENOMEM;
   channel->fd = fd;
   channel->is_socket = is_socket;
+  channel->waits_inside = zero_copy;
+  channel->timeout_ms = is_socket ? timeout_ms : -1; /* pipes and files may take as long as they like */
   return (int64_t)(uintptr_t)channel;
 }
 
@@ -109,7 +113,7 @@ static int make_room(struct tram_channel *channel, uint64_t bytes, uint64_t in_f
   const struct tram_channel_counts *counts = &channel->counts;
   while (channel->sends - channel->completed >= CHANNEL_WINDOW ||
          (counts->in_flight_bytes > 0 && counts->in_flight_bytes + (double)bytes > (double)in_flight_max)) {
-    int result = await(channel, 0, send_timeout_ms(channel->fd), stop);
+    int result = await(channel, 0, channel->timeout_ms, stop);
     if (result < 0) return result;
   }
   return 0;
@@ -131,10 +135,18 @@ static int lacks_memory(struct tram_channel *channel, int *flags, int never_copy
   return result == -ETIMEDOUT ? 1 : result < 0 ? result : 1;
 }
 
-/* All of iov[0, count), which is consumed. */
+/* The socket has taken nothing for a slice. */
+static int is_full(const struct tram_channel *channel, int64_t *since_ms) {
+  if (*since_ms < 0) *since_ms = now_ms() - WAIT_SLICE_MS;
+  return channel->timeout_ms >= 0 && now_ms() - *since_ms >= channel->timeout_ms ? -ETIMEDOUT : 1;
+}
+
+/* All of iov[0, count), which is consumed. A socket with completions is waited for inside sendmsg, a slice at a time: poll would come
+ * back for each send that the kernel is done with. */
 static int64_t send_all(struct tram_channel *channel, struct iovec *iov, unsigned count, int flags, int never_copy,
                         uint64_t in_flight_max, const int32_t *stop) {
-  int64_t total = 0, lacking_since_ms = -1;
+  int64_t total = 0, lacking_since_ms = -1, full_since_ms = -1;
+  const int never = MSG_NOSIGNAL | (channel->waits_inside ? 0 : MSG_DONTWAIT);
   while (count) {
     if (stopped(stop)) return -ECANCELED;
     uint64_t bytes = 0;
@@ -145,14 +157,14 @@ static int64_t send_all(struct tram_channel *channel, struct iovec *iov, unsigne
     }
     struct msghdr message = {.msg_iov = iov, .msg_iovlen = count};
     channel->counts.system_calls++;
-    ssize_t n = channel->is_socket ? sendmsg(channel->fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT | flags)
+    ssize_t n = channel->is_socket ? sendmsg(channel->fd, &message, flags | never)
                                    : writev(channel->fd, iov, (int)count);
     if (n < 0) {
       int result = 1;
       if (errno == ENOBUFS && flags & MSG_ZEROCOPY)
         result = lacks_memory(channel, &flags, never_copy, &lacking_since_ms, stop);
       else if (errno == EAGAIN)
-        result = await(channel, POLLOUT, channel->is_socket ? send_timeout_ms(channel->fd) : -1, stop);
+        result = channel->waits_inside ? is_full(channel, &full_since_ms) : await(channel, POLLOUT, channel->timeout_ms, stop);
       else if (errno != EINTR)
         return -errno;
       if (result < 0) return result;
@@ -164,6 +176,7 @@ static int64_t send_all(struct tram_channel *channel, struct iovec *iov, unsigne
       channel->counts.in_flight_bytes += (double)n;
       lacking_since_ms = -1;
     }
+    full_since_ms = -1;
     total += n;
     count = advance(&iov, count, (size_t)n);
   }
@@ -226,7 +239,7 @@ int64_t tram_channel_write(struct tram_channel *channel, const void *head, uint3
 int tram_channel_flush(struct tram_channel *channel, const int32_t *stop) {
   int64_t began_ms = now_ms();
   int result = 0;
-  while (result == 0 && channel->completed < channel->sends) result = await(channel, 0, send_timeout_ms(channel->fd), stop);
+  while (result == 0 && channel->completed < channel->sends) result = await(channel, 0, channel->timeout_ms, stop);
   channel->counts.flush_wait_ms += (double)(now_ms() - began_ms);
   return result;
 }

@@ -31,7 +31,6 @@ static inline uint8_t *checked_page(const struct tram_ram *ram, uint32_t index) 
 enum { WAIT_SLICE_MS = 20 };
 int stopped(const int32_t *stop);
 int64_t now_ms(void);
-int send_timeout_ms(int fd);
 /* What is left of *iov behind n bytes; returns how many iovecs, and *iov the first of them. */
 unsigned advance(struct iovec **iov, unsigned count, size_t n);
 /* One read of at least one byte into iov[0, count), which waits: the bytes, 0 at the end, or -errno. */
@@ -43,7 +42,7 @@ int all_are_pages(const struct tram_ram *ram, const uint32_t *index, uint32_t co
 enum { CHANNEL_WINDOW = 1024 /* sends whose pages the kernel may hold at once: a power of two */ };
 
 struct tram_channel {
-  int fd, is_socket, hung_up;
+  int fd, is_socket, waits_inside, timeout_ms, hung_up;
   /* Sends with MSG_ZEROCOPY so far, and of these the ones that the kernel is done with. A send's number in the kernel's
    * messages is the low half of its number here. */
   uint64_t sends, completed;

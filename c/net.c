@@ -186,30 +186,20 @@ static int is_unix(int fd) {
   return getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &bytes) == 0 && domain == AF_UNIX;
 }
 
-int tram_set_timeouts(int fd, int timeout_ms) {
-  struct timeval limit = {.tv_sec = timeout_ms / 1000, .tv_usec = timeout_ms % 1000 * 1000};
-  if (setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof limit) < 0) return -errno;
+int tram_tune(int fd) {
+  int on = 1, idle = 5, interval = 2, probes = 3;
+  if (setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on) < 0) return -errno;
   /* TCP sizes its buffers by itself; AF_UNIX keeps 208 KiB, which a reader empties between two wake-ups. More than the
    * system's limit is for root: others get what there is. */
   int room = UNIX_BUFFER_BYTES;
   if (is_unix(fd) && setsockopt(fd, SOL_SOCKET, SO_SNDBUFFORCE, &room, sizeof room) < 0)
     (void)setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &room, sizeof room);
-  int on = 1, idle = 5, interval = 2, probes = 3;
   /* Refused by sockets that are not TCP, which have no half-open state to detect. */
   (void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
-  (void)setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on);
   (void)setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &idle, sizeof idle);
   (void)setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &interval, sizeof interval);
   (void)setsockopt(fd, IPPROTO_TCP, TCP_KEEPCNT, &probes, sizeof probes);
   return 0;
-}
-
-int send_timeout_ms(int fd) {
-  struct timeval limit = {0};
-  socklen_t bytes = sizeof limit;
-  if (getsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, &bytes) < 0) return -1;
-  int ms = (int)(limit.tv_sec * 1000 + limit.tv_usec / 1000);
-  return ms ? ms : -1;
 }
 
 unsigned advance(struct iovec **iov, unsigned count, size_t n) {
@@ -225,9 +215,8 @@ unsigned advance(struct iovec **iov, unsigned count, size_t n) {
   return count;
 }
 
-/* Writes all of iov[0..count), continuing after partial writes. The array is consumed. A socket is never waited for inside
- * sendmsg, which after a partial write would begin its SO_SNDTIMEO anew: the silence is measured here. */
-static int64_t write_all(int fd, int is_socket, struct iovec *iov, unsigned count, const int32_t *stop) {
+/* Writes all of iov[0..count), continuing after partial writes. The array is consumed. */
+static int64_t write_all(int fd, int is_socket, struct iovec *iov, unsigned count, int timeout_ms, const int32_t *stop) {
   int64_t total = 0;
   while (count) {
     if (stopped(stop)) return -ECANCELED;
@@ -236,7 +225,7 @@ static int64_t write_all(int fd, int is_socket, struct iovec *iov, unsigned coun
     if (n < 0) {
       if (errno == EINTR) continue;
       if (errno != EAGAIN) return -errno;
-      int result = wait_for(fd, POLLOUT, is_socket ? send_timeout_ms(fd) : -1, stop);
+      int result = wait_for(fd, POLLOUT, timeout_ms, stop);
       if (result < 0) return result;
       continue;
     }
@@ -246,13 +235,13 @@ static int64_t write_all(int fd, int is_socket, struct iovec *iov, unsigned coun
   return total;
 }
 
-int64_t tram_write(int fd, int is_socket, const void *data, uint64_t bytes, const int32_t *stop) {
+int64_t tram_write(int fd, int is_socket, const void *data, uint64_t bytes, int timeout_ms, const int32_t *stop) {
   struct iovec one = {.iov_base = (void *)(uintptr_t)data, .iov_len = bytes};
-  return bytes ? write_all(fd, is_socket, &one, 1, stop) : 0;
+  return bytes ? write_all(fd, is_socket, &one, 1, timeout_ms, stop) : 0;
 }
 
 int64_t tram_write_pages(int fd, int is_socket, const struct tram_ram *ram, const uint8_t *head, uint32_t head_bytes,
-                         const uint8_t *words, const uint32_t *index, uint32_t count, uint32_t iov_max,
+                         const uint8_t *words, const uint32_t *index, uint32_t count, uint32_t iov_max, int timeout_ms,
                          const int32_t *stop) {
   struct iovec iov[IOVECS_MAX];
   int64_t total = 0;
@@ -271,7 +260,7 @@ int64_t tram_write_pages(int fd, int is_socket, const struct tram_ram *ram, cons
       *one = (struct iovec){.iov_base = (void *)(uintptr_t)(words + (uint64_t)(piece / 2) * 8), .iov_len = 8};
     if (one->iov_len) used++;
     if (used == iov_max || (piece == pieces - 1 && used)) {
-      int64_t n = write_all(fd, is_socket, iov, used, stop);
+      int64_t n = write_all(fd, is_socket, iov, used, timeout_ms, stop);
       if (n < 0) return n;
       total += n;
       used = 0;

@@ -162,7 +162,8 @@ struct tram_channel_counts { /* doubles, so that all of them are numbers in Java
   double flush_wait_ms;
 };
 enum { TRAM_ZERO_COPY_OFF, TRAM_ZERO_COPY_AUTO, TRAM_ZERO_COPY_ON }; /* ON: ENOBUFS that does not pass is an error */
-TRAM_API int64_t tram_channel_open(int fd, int is_socket, int zero_copy); /* the descriptor stays the caller's */
+/* The descriptor stays the caller's. `timeout_ms` bounds a silence, in which the kernel takes nothing and gives nothing back. */
+TRAM_API int64_t tram_channel_open(int fd, int is_socket, int zero_copy, int timeout_ms);
 TRAM_API int tram_channel_close(struct tram_channel *channel);
 TRAM_API int tram_channel_counts(const struct tram_channel *channel, struct tram_channel_counts *out);
 /* A packet: its head, then pages of guest memory in the order of the index. Returns all of its bytes. */
@@ -172,7 +173,7 @@ TRAM_API int64_t tram_channel_send(struct tram_channel *channel, const void *hea
 /* A packet whose payload is made of bytes. */
 TRAM_API int64_t tram_channel_write(struct tram_channel *channel, const void *head, uint32_t head_bytes, const void *data,
                                     uint64_t data_bytes, const int32_t *stop);
-/* Until the kernel holds no page any more; -ETIMEDOUT if for SO_SNDTIMEO it was done with none. */
+/* Until the kernel holds no page any more. */
 TRAM_API int tram_channel_flush(struct tram_channel *channel, const int32_t *stop);
 /* As long as it says, or until the other side is gone: -EPIPE, or what it left with. */
 TRAM_API int tram_channel_sleep(struct tram_channel *channel, int ms, const int32_t *stop);
@@ -188,14 +189,14 @@ TRAM_API int tram_listen_unix(const char *path);
 TRAM_API int tram_port(int fd); /* the local TCP port */
 TRAM_API int tram_accept(int fd, int timeout_ms, const int32_t *stop);
 TRAM_API int tram_poll(void *pollfds, uint32_t count, int timeout_ms); /* struct pollfd[count] */
-/* The longest silence that tram_write and tram_write_pages bear (kept as SO_SNDTIMEO); for TCP also keepalive, no delay. */
-TRAM_API int tram_set_timeouts(int fd, int timeout_ms);
-/* Writes everything; returns the bytes written, which are all. `is_socket` chooses sendmsg(MSG_NOSIGNAL) over writev. */
-TRAM_API int64_t tram_write(int fd, int is_socket, const void *data, uint64_t bytes, const int32_t *stop);
+TRAM_API int tram_tune(int fd); /* a socket's buffer (AF_UNIX), keepalive and no delay (TCP) */
+/* Writes everything; returns the bytes written, which are all. `is_socket` chooses sendmsg(MSG_NOSIGNAL) over writev.
+ * `timeout_ms` bounds a silence, in which the other side takes nothing; negative: as long as it likes. */
+TRAM_API int64_t tram_write(int fd, int is_socket, const void *data, uint64_t bytes, int timeout_ms, const int32_t *stop);
 /* The plain stream's page records (see tram_pages_gather), straight from guest memory, `iov_max` iovecs a call. */
 TRAM_API int64_t tram_write_pages(int fd, int is_socket, const struct tram_ram *ram, const uint8_t *head,
                                   uint32_t head_bytes, const uint8_t *words, const uint32_t *index, uint32_t count,
-                                  uint32_t iov_max, const int32_t *stop);
+                                  uint32_t iov_max, int timeout_ms, const int32_t *stop);
 /* What a socket has ready, not consumed: up to `bytes`, 0 at the end, -EAGAIN if nothing is there yet. */
 TRAM_API int64_t tram_peek(int fd, void *out, uint64_t bytes);
 /* At least one byte, or 0 at the end. */

@@ -64,11 +64,9 @@ export const send = command({
     "tram send vm.tram - | ssh host2 'qemu-system-x86_64 … -incoming exec:cat'",
   ],
   async run(args) {
-    const { path, offset } = openKept(args.file);
     const replyMs = args.timeout === undefined ? TARGET_REPLY_MS : parseDuration(args.timeout, "--timeout");
     const maxBandwidthBytesPerSec =
       args.maxBandwidth === undefined ? 0 : parseRate(args.maxBandwidth, "--max-bandwidth");
-    const json = openJson(args.json, args.uri === "-");
     const channels = args.channels === undefined ? 0 : parseCount(args.channels, "--channels", 0, MULTIFD_CHANNELS_MAX);
     const qemuVersion = args.qemu ?? null;
     if (qemuVersion !== null && !/^\d+\.\d+/.test(qemuVersion))
@@ -79,6 +77,8 @@ export const send = command({
       throw new TramError("E_USAGE", "--zero-copy: pages are sent without a copy over --channels only", {
         next: "give --channels 1 or more, as many as the target is set for",
       });
+    const { path, offset } = openKept(args.file);
+    const json = openJson(args.json, args.uri === "-");
     const { endpoint, consumer } = outgoing(args.uri);
     const options = { maxBandwidthBytesPerSec, replyMs, verbatim: false };
     const started = startPlaying(

@@ -37,11 +37,14 @@ export class PageChannel {
   readonly #counts = new Float64Array(6);
   #handle: number | null;
 
-  /** The descriptor stays the caller's. With `zeroCopy` its pages may be sent without a copy; an error if it cannot. */
-  constructor(fd: number, isSocket: boolean, zeroCopy: boolean, iovMax: number, stop: StopWord) {
+  /**
+   * The descriptor stays the caller's. With `zeroCopy` its pages may be sent without a copy; an error if it cannot. `silenceMs`: how
+   * long the other side may take nothing; negative: as long as it likes.
+   */
+  constructor(fd: number, isSocket: boolean, zeroCopy: boolean, iovMax: number, silenceMs: number, stop: StopWord) {
     this.#iovMax = iovMax;
     this.#stop = stop;
-    const handle = symbols.tram_channel_open(fd, isSocket ? 1 : 0, zeroCopy ? 1 : 0);
+    const handle = symbols.tram_channel_open(fd, isSocket ? 1 : 0, zeroCopy ? 1 : 0, silenceMs);
     if (zeroCopy && handle < 0)
       throw new TramError("E_REFUSED", "--zero-copy on: the kernel cannot send from this descriptor without a copy", {
         expected: "a TCP connection",
@@ -96,7 +99,7 @@ export class PageChannel {
     return channelFailed(result, "sending pages");
   }
 
-  /** Until the kernel holds no page any more; an error if for the socket's whole timeout it was done with none. */
+  /** Until the kernel holds no page any more; an error if for all of the silence that is allowed it was done with none. */
   flush(): void {
     const result = symbols.tram_channel_flush(this.#h, this.#stop);
     if (result < 0) channelFailed(result, "waiting for pages to be sent");

@@ -77,12 +77,21 @@ export const net = {
   /** A waiting connection, or -errno: for a server that must outlive what happens at its door. */
   tryAccept: (fd: number): number => symbols.tram_accept(fd, 0, null),
 
-  setTimeouts(fd: number, timeoutMs: number): void {
-    check(symbols.tram_set_timeouts(fd, u32(timeoutMs, "timeout")), "E_CHANNEL", "set socket options");
+  /** What every connected socket wants. */
+  tune(fd: number): void {
+    check(symbols.tram_tune(fd), "E_CHANNEL", "set socket options");
   },
 
-  write(fd: number, isSocket: boolean, data: Uint8Array, bytes: number, stop: StopWord | null): void {
-    const result = symbols.tram_write(fd, isSocket ? 1 : 0, data, bytes, stop);
+  /** `timeoutMs`: of silence, in which the other side takes nothing; negative: as long as it likes. */
+  write(
+    fd: number,
+    isSocket: boolean,
+    data: Uint8Array,
+    bytes: number,
+    timeoutMs: number,
+    stop: StopWord | null,
+  ): void {
+    const result = symbols.tram_write(fd, isSocket ? 1 : 0, data, bytes, timeoutMs, stop);
     if (result < 0) channelFailed(result, "sending");
   },
 
@@ -97,10 +106,23 @@ export const net = {
     index: Uint32Array,
     count: number,
     iovMax: number,
+    timeoutMs: number,
     stop: StopWord | null,
   ): number {
-    const flag = isSocket ? 1 : 0;
-    const result = symbols.tram_write_pages(fd, flag, ram.native, head, headBytes, words, index, count, iovMax, stop);
+    const socket = isSocket ? 1 : 0;
+    const result = symbols.tram_write_pages(
+      fd,
+      socket,
+      ram.native,
+      head,
+      headBytes,
+      words,
+      index,
+      count,
+      iovMax,
+      timeoutMs,
+      stop,
+    );
     return result >= 0 ? result : channelFailed(result, "sending pages");
   },
 

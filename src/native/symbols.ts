@@ -82,7 +82,7 @@ const SIGNATURES = {
   tram_thread_id: { args: [], returns: "i32" },
   tram_kick_install: { args: [], returns: "i32" },
   tram_kick: { args: ["u64_fast", "i32"], returns: "i32" },
-  tram_channel_open: { args: ["i32", "i32", "i32"], returns: "i64_fast" },
+  tram_channel_open: { args: ["i32", "i32", "i32", "i32"], returns: "i64_fast" },
   tram_channel_close: { args: ["u64_fast"], returns: "i32" },
   tram_channel_counts: { args: ["u64_fast", "ptr"], returns: "i32" },
   tram_channel_send: {
@@ -100,10 +100,10 @@ const SIGNATURES = {
   tram_port: { args: ["i32"], returns: "i32" },
   tram_accept: { args: ["i32", "i32", "ptr"], returns: "i32" },
   tram_poll: { args: ["ptr", "u32", "i32"], returns: "i32" },
-  tram_set_timeouts: { args: ["i32", "i32"], returns: "i32" },
-  tram_write: { args: ["i32", "i32", "ptr", "u64_fast", "ptr"], returns: "i64_fast" },
+  tram_tune: { args: ["i32"], returns: "i32" },
+  tram_write: { args: ["i32", "i32", "ptr", "u64_fast", "i32", "ptr"], returns: "i64_fast" },
   tram_write_pages: {
-    args: ["i32", "i32", "u64_fast", "ptr", "u32", "ptr", "ptr", "u32", "u32", "ptr"],
+    args: ["i32", "i32", "u64_fast", "ptr", "u32", "ptr", "ptr", "u32", "u32", "i32", "ptr"],
     returns: "i64_fast",
   },
   tram_peek: { args: ["i32", "ptr", "u64_fast"], returns: "i64_fast" },

@@ -35,7 +35,7 @@ export class FdTransport implements Transport {
     this.#stop = options.stop;
     this.#silenceMs = this.twoWay ? options.silenceMs : -1;
     this.#iovMax = options.iovMax ?? IOV_MAX;
-    if (this.twoWay) net.setTimeouts(fd, Math.max(0, options.silenceMs));
+    if (this.twoWay) net.tune(fd);
   }
 
   get fd(): number {
@@ -44,17 +44,18 @@ export class FdTransport implements Transport {
   }
 
   write(data: Uint8Array, bytes = data.length): void {
-    net.write(this.fd, this.twoWay, data, bytes, this.#stop);
+    net.write(this.fd, this.twoWay, data, bytes, this.#silenceMs, this.#stop);
   }
 
   writePages(records: PageRecords): number {
     const { ram, head, headBytes, words, index, count } = records;
-    return net.writePages(this.fd, this.twoWay, ram, head, headBytes, words, index, count, this.#iovMax, this.#stop);
+    const [iovMax, silenceMs, stop] = [this.#iovMax, this.#silenceMs, this.#stop];
+    return net.writePages(this.fd, this.twoWay, ram, head, headBytes, words, index, count, iovMax, silenceMs, stop);
   }
 
   /** Of its own: a descriptor has one sender of packets. */
   get packets(): FdPackets {
-    this.#packets ??= new FdPackets(this.fd, this.twoWay, this.#iovMax, this.#stop);
+    this.#packets ??= new FdPackets(this.fd, this.twoWay, this.#iovMax, this.#silenceMs, this.#stop);
     return this.#packets;
   }
 
@@ -92,8 +93,8 @@ class FdPackets implements PacketSender {
   readonly #open: (zeroCopy: boolean) => PageChannel;
   #opened: PageChannel | null = null;
 
-  constructor(fd: number, isSocket: boolean, iovMax: number, stop: StopWord) {
-    this.#open = (zeroCopy) => new PageChannel(fd, isSocket, zeroCopy, iovMax, stop);
+  constructor(fd: number, isSocket: boolean, iovMax: number, silenceMs: number, stop: StopWord) {
+    this.#open = (zeroCopy) => new PageChannel(fd, isSocket, zeroCopy, iovMax, silenceMs, stop);
   }
 
   get #channel(): PageChannel {

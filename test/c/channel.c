@@ -56,9 +56,11 @@ static struct tram_ram *filled(void) {
   return ram;
 }
 
-static struct tram_channel *opened(int fd, int is_socket, int zero_copy) {
-  return (struct tram_channel *)(uintptr_t)tram_channel_open(fd, is_socket, zero_copy);
+static struct tram_channel *opened_for(int fd, int is_socket, int zero_copy, int timeout_ms) {
+  return (struct tram_channel *)(uintptr_t)tram_channel_open(fd, is_socket, zero_copy, timeout_ms);
 }
+
+static struct tram_channel *opened(int fd, int is_socket, int zero_copy) { return opened_for(fd, is_socket, zero_copy, -1); }
 
 /* Reads everything until the end, after a while. */
 struct reader {
@@ -187,8 +189,8 @@ static void pages_outside_of_memory_are_refused(void) {
 
 static void what_cannot_be_sent_uncopied_says_so(void) {
   struct ends ends = unix_pair(), pipes = pipe_pair();
-  CHECK_EQ(tram_channel_open(ends.from, 1, 1), -EOPNOTSUPP);
-  CHECK_EQ(tram_channel_open(pipes.from, 0, 1), -ENOTSOCK);
+  CHECK_EQ(tram_channel_open(ends.from, 1, 1, -1), -EOPNOTSUPP);
+  CHECK_EQ(tram_channel_open(pipes.from, 0, 1, -1), -ENOTSOCK);
   close(ends.from), close(ends.to), close(pipes.from), close(pipes.to);
 }
 
@@ -272,14 +274,42 @@ static void a_flush_ends_where_nobody_reads(void) {
   struct tram_ram *ram = filled();
   uint32_t index[PAGES];
   for (uint32_t i = 0; i < PAGES; i++) index[i] = i;
-  struct tram_channel *channel = opened(ends.from, 1, 1);
-  CHECK_EQ(tram_set_timeouts(ends.from, 300), 0);
+  struct tram_channel *channel = opened_for(ends.from, 1, 1, 300);
   CHECK_EQ(tram_channel_send(channel, "", 0, ram, index, PAGES, TRAM_ZERO_COPY_ON, 1024, NO_LIMIT, NULL), PAGES * 4096);
   CHECK_EQ(tram_channel_flush(channel, NULL), -ETIMEDOUT);
   tram_channel_close(channel);
   close(ends.from);
   close(ends.to);
   tram_ram_destroy(ram);
+}
+
+/* With completions it waits inside sendmsg, without them beside it. */
+static void a_send_ends_where_nobody_reads(void) {
+  enum { LIMIT_MS = 300 };
+  for (int zero_copy = 0; zero_copy < 2; zero_copy++) {
+    test_where = (unsigned)zero_copy;
+    struct ends ends = tcp_pair();
+    struct tram_ram *ram = filled();
+    uint32_t index[PAGES];
+    for (uint32_t i = 0; i < PAGES; i++) index[i] = i;
+    struct tram_channel *channel = opened_for(ends.from, 1, zero_copy, LIMIT_MS);
+    int64_t result = 0;
+    /* More than any buffer; the time counts from when they are full. */
+    int64_t began_ms = now_ms();
+    for (unsigned i = 0; i < 100000 && result >= 0; i++) {
+      began_ms = now_ms();
+      result = tram_channel_send(channel, "", 0, ram, index, PAGES, TRAM_ZERO_COPY_OFF, 1024, NO_LIMIT, NULL);
+    }
+    CHECK_EQ(result, -ETIMEDOUT);
+    CHECK(now_ms() - began_ms >= LIMIT_MS);
+    CHECK(now_ms() - began_ms < 20 * LIMIT_MS);
+    const int32_t stop = 1;
+    CHECK_EQ(tram_channel_send(channel, "", 0, ram, index, PAGES, TRAM_ZERO_COPY_OFF, 1024, NO_LIMIT, &stop), -ECANCELED);
+    tram_channel_close(channel);
+    close(ends.from);
+    close(ends.to);
+    tram_ram_destroy(ram);
+  }
 }
 
 /* AF_UNIX has no error queue: what asks for it reads the bytes of the other side, of which none were to come. */
@@ -418,6 +448,7 @@ const struct test channel_tests[] = {
     {"channel: completions count past the wrap of their numbers, in any order", completions_count_past_the_wrap},
     {"channel: a flush waits for a slow reader", a_flush_waits_for_a_slow_reader},
     {"channel: a flush ends where nobody reads", a_flush_ends_where_nobody_reads},
+    {"channel: a send ends where nobody reads", a_send_ends_where_nobody_reads},
     {"channel: a reader that has spoken and dies is seen", a_reader_that_has_spoken_and_dies_is_seen},
     {"channel: the bytes in flight are bounded", in_flight_bytes_are_bounded},
     {"channel: a stop ends every wait", a_stop_ends_every_wait},

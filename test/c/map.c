@@ -137,7 +137,7 @@ static int64_t by_differing(struct tram_ram *ram, uint32_t page) {
 static int64_t by_socket(struct tram_ram *ram, uint32_t page) {
   int32_t fds[2];
   tram_socket_pair(fds);
-  const int64_t result = tram_write_pages(fds[1], 1, ram, (const uint8_t *)"", 0, NULL, &page, 1, 2, NULL);
+  const int64_t result = tram_write_pages(fds[1], 1, ram, (const uint8_t *)"", 0, NULL, &page, 1, 2, -1, NULL);
   close(fds[0]);
   close(fds[1]);
   return result;
@@ -145,7 +145,7 @@ static int64_t by_socket(struct tram_ram *ram, uint32_t page) {
 static int64_t by_pipe(struct tram_ram *ram, uint32_t page) {
   int32_t fds[2];
   tram_pipe(fds);
-  const int64_t result = tram_write_pages(fds[1], 0, ram, (const uint8_t *)"", 0, NULL, &page, 1, 2, NULL);
+  const int64_t result = tram_write_pages(fds[1], 0, ram, (const uint8_t *)"", 0, NULL, &page, 1, 2, -1, NULL);
   close(fds[0]);
   close(fds[1]);
   return result;

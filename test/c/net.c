@@ -199,7 +199,7 @@ static int64_t send_sample(struct sample *self, enum kind kind, uint32_t count, 
     pthread_create(&kicking, NULL, kick_on, kicker);
   }
   const int64_t written = tram_write_pages(fds[1], kind == SOCKET, self->ram, self->head, HEAD_BYTES, self->words, self->index,
-                                           count, iov_max, NULL);
+                                           count, iov_max, -1, NULL);
   if (kicker) {
     atomic_store(&kicker->done, 1);
     pthread_join(kicking, NULL);
@@ -262,7 +262,7 @@ static void pages_survive_a_nonblocking_pipe(void) {
   writes.short_ones = 0;
   pthread_create(&reader, NULL, read_slowly, &slow);
   const int64_t written =
-      tram_write_pages(fds[1], 0, sample.ram, sample.head, HEAD_BYTES, sample.words, sample.index, 100, 64, NULL);
+      tram_write_pages(fds[1], 0, sample.ram, sample.head, HEAD_BYTES, sample.words, sample.index, 100, 64, -1, NULL);
   close(fds[1]);
   pthread_join(reader, NULL);
   close(fds[0]);
@@ -279,11 +279,11 @@ static void pages_are_checked_before_the_first_byte(void) {
   uint8_t some[HEAD_BYTES + 1];
   channel(SOCKET, fds);
   static const uint32_t bad[] = {0, RAM_PAGES};
-  CHECK_EQ(tram_write_pages(fds[1], 1, sample.ram, sample.head, HEAD_BYTES, sample.words, bad, 2, 16, NULL), -ERANGE);
-  CHECK_EQ(tram_write_pages(fds[1], 1, sample.ram, sample.head, HEAD_BYTES, sample.words, sample.index, 1, 0, NULL), -EINVAL);
-  CHECK_EQ(tram_write_pages(fds[1], 1, sample.ram, sample.head, HEAD_BYTES, sample.words, sample.index, 1, 1025, NULL), -EINVAL);
+  CHECK_EQ(tram_write_pages(fds[1], 1, sample.ram, sample.head, HEAD_BYTES, sample.words, bad, 2, 16, -1, NULL), -ERANGE);
+  CHECK_EQ(tram_write_pages(fds[1], 1, sample.ram, sample.head, HEAD_BYTES, sample.words, sample.index, 1, 0, -1, NULL), -EINVAL);
+  CHECK_EQ(tram_write_pages(fds[1], 1, sample.ram, sample.head, HEAD_BYTES, sample.words, sample.index, 1, 1025, -1, NULL), -EINVAL);
   CHECK_EQ(recv(fds[0], some, sizeof some, MSG_DONTWAIT), -1);
-  CHECK_EQ(tram_write_pages(fds[1], 1, sample.ram, sample.head, HEAD_BYTES, sample.words, sample.index, 0, 16, NULL), HEAD_BYTES);
+  CHECK_EQ(tram_write_pages(fds[1], 1, sample.ram, sample.head, HEAD_BYTES, sample.words, sample.index, 0, 16, -1, NULL), HEAD_BYTES);
   CHECK_EQ(recv(fds[0], some, sizeof some, MSG_DONTWAIT), HEAD_BYTES);
   CHECK(memcmp(some, sample.head, HEAD_BYTES) == 0);
   close_both(fds);
@@ -302,7 +302,7 @@ static void stop_ends_a_blocked_write(void) {
     channel((enum kind)kind, fds);
     struct kicker kicker = {.thread = tram_thread_id(), .wait_us = 30000, .word = &word};
     pthread_create(&kicking, NULL, kick_on, &kicker);
-    const int64_t result = tram_write(fds[1], kind == SOCKET, much, sizeof much, &word);
+    const int64_t result = tram_write(fds[1], kind == SOCKET, much, sizeof much, -1, &word);
     atomic_store(&kicker.done, 1);
     pthread_join(kicking, NULL);
     close_both(fds);
@@ -338,7 +338,7 @@ static void stop_set_before_ends_at_once(void) {
   int32_t fds[2];
   uint8_t byte = 0;
   channel(SOCKET, fds);
-  CHECK_EQ(tram_write(fds[1], 1, &byte, 1, &word), -ECANCELED);
+  CHECK_EQ(tram_write(fds[1], 1, &byte, 1, -1, &word), -ECANCELED);
   CHECK_EQ(tram_read(fds[0], &byte, 1, -1, &word), -ECANCELED);
   CHECK_EQ(recv(fds[0], &byte, 1, MSG_DONTWAIT), -1); /* nothing was written */
   close_both(fds);
@@ -350,13 +350,12 @@ static void silent_peers_time_out(void) {
   int32_t fds[2];
   uint8_t byte;
   channel(SOCKET, fds);
-  CHECK_EQ(tram_set_timeouts(fds[1], LIMIT_MS), 0);
   const int listener = tram_listen_tcp("127.0.0.1", "0");
   CHECK(listener >= 0);
   for (unsigned i = 0; i < 3; i++) {
     test_where = i;
     const int64_t start = now_ms();
-    const int64_t result = i == 0   ? tram_write(fds[1], 1, much, sizeof much, NULL)
+    const int64_t result = i == 0   ? tram_write(fds[1], 1, much, sizeof much, LIMIT_MS, NULL)
                            : i == 1 ? tram_read(fds[1], &byte, 1, LIMIT_MS, NULL)
                                     : tram_accept(listener, LIMIT_MS, NULL);
     CHECK_EQ(result, -ETIMEDOUT);
@@ -367,7 +366,7 @@ static void silent_peers_time_out(void) {
   close_both(fds);
   int32_t pipe_ends[2];
   CHECK_EQ(tram_pipe(pipe_ends), 0);
-  CHECK_EQ(tram_set_timeouts(pipe_ends[1], LIMIT_MS), -ENOTSOCK);
+  CHECK_EQ(tram_tune(pipe_ends[1]), -ENOTSOCK);
   close_both(pipe_ends);
 }
 
@@ -381,12 +380,12 @@ static void a_closed_peer_is_told(void) {
     close(fds[0]);
     /* A socket must not raise SIGPIPE, whoever embeds the library; a pipe cannot be kept from it. */
     signal(SIGPIPE, kind == SOCKET ? SIG_DFL : SIG_IGN);
-    const int64_t result = tram_write(fds[1], kind == SOCKET, much, sizeof much, NULL);
+    const int64_t result = tram_write(fds[1], kind == SOCKET, much, sizeof much, -1, NULL);
     signal(SIGPIPE, SIG_DFL);
     close(fds[1]);
     CHECK_EQ(result, -EPIPE);
     channel((enum kind)kind, fds);
-    CHECK_EQ(tram_write(fds[1], kind == SOCKET, much, 1, NULL), 1);
+    CHECK_EQ(tram_write(fds[1], kind == SOCKET, much, 1, -1, NULL), 1);
     close(fds[1]);
     CHECK_EQ(tram_read(fds[0], &byte, 1, -1, NULL), 1);
     CHECK_EQ(tram_read(fds[0], &byte, 1, -1, NULL), 0);
@@ -523,9 +522,9 @@ static void tcp_connects_and_reports_its_port(void) {
   CHECK(here >= 0);
   CHECK(is_cloexec(listener) && is_cloexec(there) && is_cloexec(here));
   CHECK(is_blocking(there) && is_blocking(here));
-  CHECK_EQ(tram_set_timeouts(there, 1000), 0);
+  CHECK_EQ(tram_tune(there), 0);
   uint8_t text[4] = {0};
-  CHECK_EQ(tram_write(there, 1, "abc", 3, NULL), 3);
+  CHECK_EQ(tram_write(there, 1, "abc", 3, -1, NULL), 3);
   CHECK_EQ(tram_read(here, text, sizeof text, 1000, NULL), 3);
   CHECK(memcmp(text, "abc", 3) == 0);
   for (int64_t end = now_ms() + 2000; tram_unsent(there) > 0 && now_ms() < end;) usleep(1000);

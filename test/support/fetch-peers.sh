@@ -2,23 +2,27 @@
 # Fetches what tests move real guests between, next to the distribution's QEMU 7.2 and without installing anything:
 #   CACHE/qemu-10.0   Debian's backported QEMU 10.0, unpacked
 #   CACHE/linux-6.1   vmlinuz, Debian's kernel for clouds
+#   CACHE/host        what an emulated host is made of: vmlinuz of Debian's newer kernel for clouds, some of its modules, busybox
 # where CACHE is ${XDG_CACHE_HOME:-~/.cache}/tram-test. What is there already is left alone. Needs no root.
 set -euo pipefail
 
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/tram-test
 qemu=$cache/qemu-10.0
 linux=$cache/linux-6.1
+host=$cache/host
+# In the order in which they are loaded; some are built into some kernels.
+modules=(irqbypass kvm kvm-amd virtio_ring virtio virtio_pci_legacy_dev virtio_pci_modern_dev virtio_pci failover net_failover virtio_net)
 keyring=/usr/share/keyrings/debian-archive-keyring.gpg
 
-[[ -d $qemu && -d $linux ]] && exit
+[[ -d $qemu && -d $linux && -d $host ]] && exit
 
 fail() {
   echo "fetch-peers: $*" >&2
   exit 1
 }
 
-for tool in apt-get dpkg-deb flock; do
-  command -v $tool >/dev/null || fail "$tool is missing: QEMU 10.0 and the kernel come as Debian packages"
+for tool in apt-get dpkg-deb flock xz; do
+  command -v $tool >/dev/null || fail "$tool is missing: QEMU 10.0 and the kernels come as Debian packages"
 done
 [[ -r $keyring ]] || fail "$keyring is missing: apt-get install debian-archive-keyring"
 
@@ -72,4 +76,26 @@ if [[ ! -d $linux ]]; then
   dpkg-deb --fsys-tarfile linux-image-*.deb | tar -x -C linux --strip-components=2 --wildcards './boot/vmlinuz-*' './boot/config-*'
   mv linux/vmlinuz-* linux/vmlinuz
   mv -T linux "$linux"
+  rm -f ./*.deb
+fi
+
+if [[ ! -d $host ]]; then
+  image=$(apt-cache "${apt[@]}" search --names-only '^linux-image-6\.12\.[0-9]+\+deb12-cloud-amd64$' | cut -d' ' -f1 | sort -V | tail -n 1)
+  [[ -n $image ]] || fail "bookworm-backports has no kernel 6.12 for clouds"
+  run "cannot download $image and busybox from $mirror" apt-get "${apt[@]}" download -qq "$image" busybox-static
+  mkdir -p parts host/modules
+  for package in ./*.deb; do run "cannot unpack $package" dpkg-deb -x "$package" parts; done
+  mv parts/boot/vmlinuz-* host/vmlinuz
+  mv parts/bin/busybox host/busybox
+  for module in "${modules[@]}"; do
+    file=$(find parts/lib/modules -name "$module.ko*" -print -quit)
+    case $file in
+      *.xz) xz -dc "$file" >"host/modules/$module.ko" ;;
+      *.ko) mv "$file" host/modules/ ;;
+    esac
+  done
+  [[ -e host/modules/kvm-amd.ko ]] || fail "$image has no module kvm-amd"
+  printf '%s\n' "${modules[@]}" >host/modules/order
+  mv -T host "$host"
+  rm -f ./*.deb
 fi

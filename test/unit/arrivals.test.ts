@@ -33,7 +33,7 @@ function connect(...words: number[]): number {
   open.push(fd);
   const view = new DataView(new ArrayBuffer(4 * words.length));
   for (const [i, word] of words.entries()) view.setUint32(4 * i, word);
-  if (words.length) net.write(fd, true, new Uint8Array(view.buffer), view.byteLength, null);
+  if (words.length) net.write(fd, true, new Uint8Array(view.buffer), view.byteLength, -1, null);
   return fd;
 }
 const firstWord = (fd: number): number => {
@@ -84,10 +84,10 @@ describe("those who come", () => {
 
   test("say their first word in two pieces", async () => {
     const fd = connect();
-    net.write(fd, true, Uint8Array.of(0x51, 0x45), 2, null);
+    net.write(fd, true, Uint8Array.of(0x51, 0x45), 2, -1, null);
     arrivals.channels(); // a look at half a word
     arrivals.channels();
-    net.write(fd, true, Uint8Array.of(0x56, 0x4d), 2, null);
+    net.write(fd, true, Uint8Array.of(0x56, 0x4d), 2, -1, null);
     expect(firstWord(arrivals.awaitMain())).toBe(MAIN);
   });
 

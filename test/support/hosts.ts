@@ -1,0 +1,243 @@
+// Hosts of their own: stock Linux in an emulated machine that has a real KVM (QEMU's TCG emulates AMD's virtualization), with
+// tram on board, joined by virtual cables over which the kernel does not copy what is sent without a copy. What takes time there
+// says nothing of real hardware. Needs root, for the cables, and what fetch-peers.sh brings.
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync } from "node:fs";
+import { connect, type Socket } from "node:net";
+import { homedir, tmpdir } from "node:os";
+import { dirname, join, resolve } from "node:path";
+import { type Entry, folder, program, writeInitramfs } from "./guest/initramfs.ts";
+import { qemuCommand, whyNoBinary } from "./qemu.ts";
+
+const PARTS = join(process.env.XDG_CACHE_HOME || join(homedir(), ".cache"), "tram-test/host");
+const BUILD = resolve(import.meta.dir, "../../build");
+const TRAM = join(BUILD, "tram");
+const IMAGE = join(BUILD, "test/host.cpio");
+const INIT = join(import.meta.dir, "hosts/init");
+/** 7.2 emulates two busy processors wrongly now and then: the kernel that runs there meets memory that it has never written. */
+export const EMULATOR = "10.0";
+const BOOT_MS = 90_000;
+const COMMAND_MS = 120_000;
+
+/** Why there can be no such hosts here; null if there can. */
+export function whyNoHosts(): string | null {
+  if (process.getuid?.() !== 0) return "network cables between emulated hosts need root";
+  if (!Bun.which("ip")) return "no ip: package iproute2";
+  const noQemu = whyNoBinary(EMULATOR);
+  if (noQemu) return noQemu;
+  if (!existsSync("/dev/net/tun")) return "no /dev/net/tun";
+  return existsSync(PARTS) ? null : "what a host is made of is missing: run test/support/fetch-peers.sh";
+}
+
+function run(...argv: string[]): string {
+  const { exitCode, stdout, stderr } = Bun.spawnSync(argv, { stdin: "ignore", stdout: "pipe", stderr: "pipe" });
+  if (exitCode !== 0) throw new Error(`${argv.join(" ")}: ${stderr.toString().trim()}`);
+  return stdout.toString();
+}
+
+/** tram, the libraries that it needs, busybox and the kernel's modules. */
+function makeImage(): void {
+  const made = existsSync(IMAGE) ? statSync(IMAGE).mtimeMs : 0;
+  if ([TRAM, INIT, PARTS, import.meta.path].every((path) => statSync(path).mtimeMs < made)) return;
+  const libraries = [...run("ldd", TRAM).matchAll(/(\/\S+) \(0x/g)].map(([, path]) => path);
+  const folders = new Set(["bin", "proc", "sys", "tmp", "run", "modules"]);
+  for (const path of libraries)
+    dirname(path)
+      .slice(1)
+      .split("/")
+      .forEach((_, i, parts) => {
+        folders.add(parts.slice(0, i + 1).join("/"));
+      });
+  const file = (name: string, path: string): Entry => program(name, readFileSync(path));
+  mkdirSync(dirname(IMAGE), { recursive: true });
+  writeInitramfs(IMAGE, [
+    ...[...folders].map(folder),
+    file("init", INIT),
+    file("bin/busybox", join(PARTS, "busybox")),
+    file("bin/tram", TRAM),
+    ...libraries.map((path) => file(path.slice(1), path)),
+    ...readdirSync(join(PARTS, "modules")).map((name) => file(`modules/${name}`, join(PARTS, "modules", name))),
+  ]);
+}
+
+export interface Output {
+  code: number;
+  stdout: string;
+  stderr: string;
+}
+
+/** One of them, running. */
+export class EmulatedHost {
+  readonly address: string;
+  readonly #qemu: Bun.Subprocess;
+  readonly #socket: Socket;
+  readonly #consolePath: string;
+  #received: Buffer = Buffer.alloc(0);
+  #changed: () => void = () => {};
+  #commands = 0;
+
+  private constructor(address: string, qemu: Bun.Subprocess, socket: Socket, consolePath: string) {
+    this.address = address;
+    this.#qemu = qemu;
+    this.#socket = socket;
+    this.#consolePath = consolePath;
+    socket.on("data", (bytes: Buffer) => {
+      this.#received = Buffer.concat([this.#received, bytes]);
+      this.#changed();
+    });
+    socket.on("close", () => this.#changed());
+    socket.on("error", () => this.#changed());
+  }
+
+  static async boot(address: string, tap: string, { cpus, memoryMib }: HostOptions, at: string): Promise<EmulatedHost> {
+    const consolePath = `${at}.console`;
+    const mac = `52:54:00:00:00:${Number(address.split(".")[3]).toString(16).padStart(2, "0")}`;
+    const { argv, env } = qemuCommand(EMULATOR);
+    const qemu = Bun.spawn(
+      [
+        ...argv,
+        ...["-accel", "tcg,thread=multi", "-cpu", "max", "-smp", `${cpus}`, "-m", `${memoryMib}`],
+        ...["-kernel", join(PARTS, "vmlinuz"), "-initrd", IMAGE],
+        ...["-append", `console=ttyS0 quiet panic=-1 address=${address}/24`],
+        ...["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-serial", `file:${consolePath}`],
+        ...["-chardev", `socket,id=commands,path=${at}.socket,server=on,wait=off`, "-serial", "chardev:commands"],
+        ...["-netdev", `tap,id=cable,ifname=${tap},script=no,downscript=no,vnet_hdr=on`],
+        ...["-device", `virtio-net-pci,netdev=cable,mac=${mac},romfile=`],
+      ],
+      { stdin: "ignore", stdout: "ignore", stderr: Bun.file(`${at}.qemu`), env: { ...process.env, ...env } },
+    );
+    const socket = await connected(`${at}.socket`, qemu);
+    const host = new EmulatedHost(address, qemu, socket, consolePath);
+    await host.#line(/^ready /, BOOT_MS);
+    return host;
+  }
+
+  /** Runs a command line in the host's shell; waits for its end. What is to go on behind it redirects its output. */
+  async exec(command: string, timeoutMs = COMMAND_MS): Promise<Output> {
+    if (command.includes("\n")) throw new Error("one line at a time");
+    const number = ++this.#commands;
+    this.#socket.write(`${number} ${command}\n`);
+    const [, code, out, err] = (await this.#line(new RegExp(`^#${number} (\\d+) (\\d+) (\\d+)$`), timeoutMs)).map(
+      Number,
+    );
+    await this.#until(() => this.#received.length >= out + err, timeoutMs, command);
+    const bytes = this.#received;
+    this.#received = bytes.subarray(out + err);
+    const text = (from: number, to: number) => bytes.subarray(from, to).toString();
+    return { code, stdout: text(0, out), stderr: text(out, out + err) };
+  }
+
+  /** As exec, of a command that must succeed; its stdout. */
+  async run(command: string, timeoutMs = COMMAND_MS): Promise<string> {
+    const { code, stdout, stderr } = await this.exec(command, timeoutMs);
+    if (code !== 0) throw new Error(`${command}: exit ${code}: ${stderr}${stdout}`);
+    return stdout;
+  }
+
+  async #line(pattern: RegExp, timeoutMs: number): Promise<RegExpExecArray> {
+    let found: RegExpExecArray | null = null;
+    await this.#until(
+      () => {
+        for (let end = this.#received.indexOf(10); end >= 0 && !found; end = this.#received.indexOf(10)) {
+          found = pattern.exec(this.#received.subarray(0, end).toString());
+          this.#received = this.#received.subarray(end + 1);
+        }
+        return found !== null;
+      },
+      timeoutMs,
+      `${pattern}`,
+    );
+    return found as unknown as RegExpExecArray;
+  }
+
+  async #until(done: () => boolean, timeoutMs: number, what: string): Promise<void> {
+    const end = Date.now() + timeoutMs;
+    while (!done()) {
+      const leftMs = end - Date.now();
+      if (leftMs <= 0 || this.#qemu.exitCode !== null || this.#socket.destroyed)
+        throw new Error(
+          `host ${this.address}, ${what}: ${leftMs <= 0 ? "no answer" : "it has ended"}: ${this.#console()}`,
+        );
+      await new Promise<void>((wake) => {
+        const timer = setTimeout(wake, Math.min(leftMs, 500));
+        this.#changed = () => {
+          clearTimeout(timer);
+          wake();
+        };
+      });
+    }
+  }
+
+  #console(): string {
+    return existsSync(this.#consolePath) ? readFileSync(this.#consolePath, "utf8").slice(-2000) : "";
+  }
+
+  async dispose(): Promise<void> {
+    this.#socket.destroy();
+    this.#qemu.kill("SIGKILL");
+    await this.#qemu.exited;
+  }
+}
+
+async function connected(path: string, qemu: Bun.Subprocess): Promise<Socket> {
+  for (let tries = 0; tries < 200; tries++) {
+    const socket = connect(path);
+    const ok = await new Promise<boolean>((tell) => {
+      socket.once("connect", () => tell(true));
+      socket.once("error", () => tell(false));
+    });
+    if (ok) return socket;
+    if (qemu.exitCode !== null) break;
+    await Bun.sleep(50);
+  }
+  throw new Error("QEMU does not start");
+}
+
+export interface HostOptions {
+  cpus: number;
+  memoryMib: number;
+}
+
+/** Hosts on one network. */
+export class Hosts {
+  readonly #undo: (() => Promise<unknown> | unknown)[] = [];
+  readonly hosts: EmulatedHost[] = [];
+
+  static async boot(count: number, options: HostOptions): Promise<Hosts> {
+    makeImage();
+    const all = new Hosts();
+    try {
+      const at = join(tmpdir(), `tram-hosts-${process.pid}`);
+      mkdirSync(at, { recursive: true });
+      all.#undo.push(() => rmSync(at, { recursive: true, force: true }));
+      const name = `tram${(process.pid % 46656).toString(36)}`;
+      run("ip", "link", "add", name, "type", "bridge");
+      all.#undo.push(() => run("ip", "link", "delete", name));
+      run("ip", "link", "set", name, "up");
+      const taps = Array.from({ length: count }, (_, i) => `${name}.${i}`);
+      for (const tap of taps) {
+        run("ip", "tuntap", "add", tap, "mode", "tap", "vnet_hdr");
+        all.#undo.push(() => run("ip", "link", "delete", tap));
+        run("ip", "link", "set", tap, "master", name);
+        run("ip", "link", "set", tap, "up");
+      }
+      const booting = taps.map((tap, i) => EmulatedHost.boot(`10.77.0.${i + 1}`, tap, options, join(at, `${i}`)));
+      const booted = await Promise.allSettled(booting);
+      for (const one of booted) if (one.status === "fulfilled") all.hosts.push(one.value);
+      for (const one of booted) if (one.status === "rejected") throw one.reason;
+      return all;
+    } catch (error) {
+      await all.dispose();
+      throw error;
+    }
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.dispose();
+  }
+
+  async dispose(): Promise<void> {
+    for (const host of this.hosts) await host.dispose();
+    for (const step of this.#undo.reverse()) await step();
+    this.#undo.length = 0;
+  }
+}
