@@ -99,7 +99,8 @@ export class EmulatedHost {
         ...["-kernel", join(PARTS, "vmlinuz"), "-initrd", IMAGE],
         ...["-append", `console=ttyS0 quiet panic=-1 address=${address}/24`],
         ...["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-serial", `file:${consolePath}`],
-        ...["-chardev", `socket,id=commands,path=${at}.socket,server=on,wait=off`, "-serial", "chardev:commands"],
+        ...["-chardev", `socket,id=commands,path=${at}.socket,server=on,wait=off`],
+        ...["-device", "virtio-serial-pci", "-device", "virtserialport,chardev=commands"], // a UART loses bytes of a slow CPU
         ...["-netdev", `tap,id=cable,ifname=${tap},script=no,downscript=no,vnet_hdr=on`],
         ...["-device", `virtio-net-pci,netdev=cable,mac=${mac},romfile=`],
       ],
