@@ -6,6 +6,7 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "tram.h"
@@ -43,6 +44,21 @@ int tram_kick_install(void) {
   sigemptyset(&action.sa_mask);
   return sigaction(KICK_SIGNAL, &action, NULL) < 0 ? -errno : 0;
 }
+
+int tram_kick_timer(int interval_ms) {
+  struct sigevent event = {.sigev_notify = SIGEV_THREAD_ID, .sigev_signo = KICK_SIGNAL};
+  event._sigev_un._tid = tram_thread_id();
+  const struct timespec interval = {.tv_sec = interval_ms / 1000, .tv_nsec = interval_ms % 1000 * 1000000L};
+  const struct itimerspec when = {.it_value = interval, .it_interval = interval};
+  int timer; /* the kernel's own number for it */
+  if (syscall(SYS_timer_create, CLOCK_MONOTONIC, &event, &timer) < 0) return -errno;
+  if (syscall(SYS_timer_settime, timer, 0, &when, NULL) == 0) return timer;
+  int result = -errno;
+  tram_kick_timer_end(timer);
+  return result;
+}
+
+int tram_kick_timer_end(int timer) { return syscall(SYS_timer_delete, timer) < 0 ? -errno : 0; }
 
 int tram_kick(void *kvm_run, int thread) {
   /* First the flag, then the signal: a vCPU that is about to enter sees the one or the other. */

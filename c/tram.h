@@ -149,6 +149,9 @@ TRAM_API int tram_vcpu_run(int fd); /* 0: an exit to look at in kvm_run; -EINTR:
 TRAM_API int tram_thread_id(void);
 TRAM_API int tram_kick_install(void); /* once a process: the handler of the kick signal */
 TRAM_API int tram_kick(void *kvm_run, int thread); /* kvm_run may be NULL; sets immediate_exit first */
+/* Kicks the calling thread again and again: what ends its time in the guest. The timer, until it is ended. */
+TRAM_API int tram_kick_timer(int interval_ms);
+TRAM_API int tram_kick_timer_end(int timer);
 
 /* channel.c: one channel of a move, whose pages the kernel may send without copying them. Such pages may change, or be sent
  * twice, until the kernel is done with them: what became of them stands in the counts. */

@@ -16,6 +16,7 @@ import { run } from "./cli/run.ts";
 import { save } from "./cli/save.ts";
 import { seal } from "./cli/seal.ts";
 import { send } from "./cli/send.ts";
+import { set } from "./cli/set.ts";
 import { checkGuest, pause, ps, quit, resume, status } from "./cli/steer.ts";
 import { verify } from "./cli/verify.ts";
 import { EXIT, formatError, TramError, toErrorData } from "./errors.ts";
@@ -40,6 +41,7 @@ export const COMMANDS: readonly TramCommand[] = [
   status,
   pause,
   resume,
+  set,
   quit,
   checkGuest,
   doctor,

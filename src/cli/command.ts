@@ -70,7 +70,8 @@ export function checkArguments(raw: readonly string[], { name, args }: TramComma
       checked.push(`--${key}=${next}`);
     }
   }
-  if (given > positionals.length)
+  const takesMany = Object.values(args).some((definition) => "many" in definition);
+  if (given > positionals.length && !takesMany)
     throw new TramError(
       "E_USAGE",
       `tram ${name} takes ${positionals.length || "no"} argument${positionals.length === 1 ? "" : "s"}, and was given ${given}`,
@@ -122,7 +123,9 @@ export function usage({ name, summary, args, examples }: TramCommand): string {
   const positionals = entries.filter(([, d]) => d.type === "positional");
   const options = entries.filter(([, d]) => d.type !== "positional");
   const line = positionals
-    .map(([key, d]) => (d.required === false ? `[${key.toUpperCase()}]` : key.toUpperCase()))
+    .map(
+      ([key, d]) => `${d.required === false ? `[${key.toUpperCase()}]` : key.toUpperCase()}${"many" in d ? "..." : ""}`,
+    )
     .join(" ");
   const rows = (list: [string, string][]) => {
     const width = Math.max(...list.map(([left]) => left.length));

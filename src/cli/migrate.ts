@@ -2,6 +2,7 @@
 import { resolve } from "node:path";
 import { ZERO_COPY_MODES } from "../control/copying.ts";
 import type { Journal } from "../control/journal.ts";
+import { ON_TIMEOUT, type OnTimeout } from "../control/limits.ts";
 import { MOVE_CHANNELS_MAX, ZSTD_LEVEL_MAX } from "../control/send.ts";
 import { EXIT, fromErrorData, TramError, toErrorData } from "../errors.ts";
 import { net } from "../native/net.ts";
@@ -10,7 +11,7 @@ import { type Address, formatAddress, parseAddress } from "../transport/address.
 import { OutputFile } from "../writer/output-file.ts";
 import { command } from "./command.ts";
 import { type Consumer, startConsumer } from "./consumer.ts";
-import { type FinalReport, failedReport, finalReport, MoveView, openJson } from "./report.ts";
+import { type FinalReport, failedReport, finalReport, MoveView, openJson, openTrace } from "./report.ts";
 import { findSocket } from "./runtime.ts";
 import { parseCount, parseDuration, parseRate } from "./units.ts";
 import { parseZeroCopy } from "./zero-copy.ts";
@@ -44,6 +45,11 @@ export const migrate = command({
       description: "the longest the whole move, or silence of the target, may take (default none; 10s)",
       valueHint: "TIME",
     },
+    onTimeout: {
+      type: "string",
+      description: `what then: ${ON_TIMEOUT.join(", ")} (default cancel). pause: the guest stands still until all is sent`,
+      valueHint: "WHAT",
+    },
     channels: {
       type: "string",
       description: "connections for the pages beside the main one, to a tram at tcp: or unix: (default none)",
@@ -64,10 +70,16 @@ export const migrate = command({
       description: "hash every page at both ends, and compare before the guest is handed over",
     },
     iovMax: { type: "string", description: "iovecs in one system call, 1 to 1024 (default 1024)", valueHint: "N" },
+    trace: {
+      type: "string",
+      description: "each phase and when it began, one a line, into this file",
+      valueHint: "PATH",
+    },
     json: { type: "string", description: "events as JSON, one a line; the last is the report", valueHint: "PATH|fd:N" },
   },
   examples: [
     "tram migrate a tcp:host2:4444",
+    "tram migrate a tcp:host2:4444 --timeout 2m --on-timeout throttle",
     "tram migrate a tcp:host2:4444 --channels 4 --zero-copy on",
     "tram migrate a unix:/run/b.sock --max-downtime 50ms --max-bandwidth 1Gbit/s",
     "tram migrate a - | zstd | ssh host2 'zstd -d | tram run --incoming - --name a'",
@@ -77,8 +89,14 @@ export const migrate = command({
     const address = parseAddress(args.uri);
     const json = openJson(args.json, address.scheme === "stdio");
     const timeoutMs = args.timeout === undefined ? 0 : parseDuration(args.timeout, "--timeout");
+    const onTimeout = args.onTimeout === undefined ? undefined : parseOnTimeout(args.onTimeout);
+    if (onTimeout !== undefined && timeoutMs === 0)
+      throw new TramError("E_USAGE", "--on-timeout says what is done when --timeout is over, and there is none", {
+        next: "give --timeout, too, or set it later: tram set VM timeout=2m",
+      });
     const options = {
       peer: formatAddress(address),
+      ...(onTimeout !== undefined && { onTimeout }),
       ...(args.maxDowntime !== undefined && { maxDowntimeMs: parseDuration(args.maxDowntime, "--max-downtime") }),
       ...(args.maxBandwidth !== undefined && {
         maxBandwidthBytesPerSec: parseRate(args.maxBandwidth, "--max-bandwidth"),
@@ -90,7 +108,7 @@ export const migrate = command({
       copying: process.env.TRAM_COPY_PAGES === "1", // for the benchmark: the same stream through a copying buffer
     };
     try {
-      const report = await move(args.vm, address, options, new MoveView(args.vm, json));
+      const report = await move(args.vm, address, options, new MoveView(args.vm, json, openTrace(args.trace)));
       if (!report.error) return report.outcome === "cancelled" ? EXIT.cancelled : EXIT.done;
       return fromErrorData(report.error).exitCode;
     } catch (error) {
@@ -99,6 +117,12 @@ export const migrate = command({
     }
   },
 });
+
+export function parseOnTimeout(text: string): OnTimeout {
+  const found = ON_TIMEOUT.find((one) => one === text);
+  if (found) return found;
+  throw new TramError("E_USAGE", `on-timeout: '${text}' is not known`, { expected: ON_TIMEOUT.join(", ") });
+}
 
 /** Said before anything has begun, where it can be known by then. */
 function channelOptions(args: { channels?: string; zeroCopy?: string; compress?: string }, address: Address) {

@@ -1,6 +1,7 @@
 // A move as people and programs see it: the journal in, one live line, one line a round, or one JSON event a line out.
 import { openSync } from "node:fs";
 import type { ChannelCounts } from "../control/barrier.ts";
+import type { Stall } from "../control/convergence.ts";
 import type { Journal, Round } from "../control/journal.ts";
 import { type ErrorData, EXIT, formatError, fromErrorData, TramError, toErrorData } from "../errors.ts";
 import { net } from "../native/net.ts";
@@ -31,6 +32,18 @@ export function openJson(option: string | undefined, streamOnStdout: boolean): (
   };
 }
 
+/** Where --trace goes; null: nowhere. */
+export function openTrace(path: string | undefined): ((phase: string, atMs: number) => void) | null {
+  if (path === undefined) return null;
+  let fd: number;
+  try {
+    fd = openSync(path, "w");
+  } catch (error) {
+    throw new TramError("E_FILE", `--trace: cannot write ${path}: ${(error as Error).message}`);
+  }
+  return (phase, atMs) => void writeAll(fd, `${atMs.toFixed(3).padStart(12)} ${phase}\n`);
+}
+
 function openEvents(path: string): number {
   try {
     return openSync(path, "w");
@@ -53,8 +66,29 @@ export function progressLine(journal: Journal, width: number): string {
     `${formatBytes(remainingPages * 4096)} left`,
   ];
   if (expectedDowntimeMs !== null) parts.push(`downtime ~${formatMs(expectedDowntimeMs)}`);
+  if (journal.throttlePercent > 0) parts.push(`throttled ${journal.throttlePercent}%`);
+  else if (journal.stall) parts.push("does not converge");
   if (phase === "device" || phase === "handover") parts.push("switching over");
   return parts.join("  ").slice(0, width);
+}
+
+/** Why the move does not end, and what would end it. */
+export function stallText(vm: string, stall: Stall): string {
+  const { leftBytes, dirtyBytesPerSec, bandwidthBytesPerSec, remedy } = stall;
+  const rates = `the guest writes at least ${formatRate(dirtyBytesPerSec)}, ${formatRate(bandwidthBytesPerSec)} are carried`;
+  const why = `${vm}: the move does not converge: each round leaves ${formatBytes(leftBytes)}; ${rates}`;
+  return `${why}\n  next: ${remedyText(vm, remedy)}`;
+}
+
+function remedyText(vm: string, remedy: Stall["remedy"]): string {
+  switch (remedy.knob) {
+    case "max-bandwidth":
+      return `the limit holds it up: tram set ${vm} max-bandwidth=${Math.ceil(remedy.bytesPerSec / 2 ** 20)}MiB/s`;
+    case "max-downtime":
+      return `a longer downtime would end it: tram set ${vm} max-downtime=${remedy.ms}ms`;
+    case "on-timeout":
+      return `slow the guest down, or let it stand still: tram set ${vm} timeout=1s on-timeout=throttle (or pause)`;
+  }
 }
 
 /** One line a round, for logs. */
@@ -88,6 +122,10 @@ export interface FinalReport {
   bandwidthBytesPerSec: number;
   downtimeMs: number | null;
   downtimePartsMs: Record<string, number>;
+  /** The most that the guest was slowed down. */
+  throttlePercent: number;
+  /** Why it did not converge, when it was last looked at; null: it did. */
+  stall: Stall | null;
   /** With --channels: what each has carried, and how. */
   channels?: ChannelReport[];
   /** With --verify: pages that had arrived otherwise than sent, and were sent again. */
@@ -131,7 +169,7 @@ export const outcomeOf = (phase: Journal["phase"]): Outcome =>
 
 export function finalReport(vm: string, journal: Journal): FinalReport {
   const { peer, owner, totalPages, sentPages, zeroPages, untouchedPages, resentPages, bytes } = journal;
-  const { downtimeMs, downtimePartsMs, error } = journal;
+  const { downtimeMs, downtimePartsMs, throttlePercent, stall, error } = journal;
   const elapsedMs = Math.round(journal.elapsedMs);
   return {
     schema: JSON_SCHEMA,
@@ -151,6 +189,8 @@ export function finalReport(vm: string, journal: Journal): FinalReport {
     bandwidthBytesPerSec: Math.round((bytes * 1000) / Math.max(1, elapsedMs)),
     downtimeMs,
     downtimePartsMs,
+    throttlePercent,
+    stall,
     ...(journal.multifd && { channels: journal.channels.map(channelReport) }),
     ...(journal.differingPages !== undefined && { differingPages: journal.differingPages }),
     error,
@@ -178,6 +218,8 @@ export function formatReport(report: FinalReport): string {
       "verified",
       `${formatCount(report.totalPages)} pages${report.differingPages ? `; ${formatCount(report.differingPages)} had arrived wrong, and were sent again` : ""}`,
     ]);
+  if (report.throttlePercent > 0)
+    rows.push(["throttled", `the guest's CPUs rested up to ${report.throttlePercent}% of the time`]);
   if (report.downtimeMs !== null) rows.push(["downtime", `${report.downtimeMs} ms (${parts.join(", ")})`]);
   return rows.map(([name, text]) => `  ${name.padEnd(9)} ${text}`).join("\n");
 }
@@ -215,14 +257,22 @@ function describeOwner({ owner, vm }: FinalReport): string {
 export class MoveView {
   readonly #vm: string;
   readonly #json: ((event: object) => void) | null;
+  readonly #trace: ((phase: string, atMs: number) => void) | null;
   readonly #live: boolean;
   #shownRounds = 0;
+  #traced = 0;
+  #stalled = false;
   #phase = "";
   #lineShown = false;
 
-  constructor(vm: string, json: ((event: object) => void) | null) {
+  constructor(
+    vm: string,
+    json: ((event: object) => void) | null,
+    trace: ((phase: string, atMs: number) => void) | null = null,
+  ) {
     this.#vm = vm;
     this.#json = json;
+    this.#trace = trace;
     this.#live = process.stderr.isTTY === true && json === null;
   }
 
@@ -237,6 +287,9 @@ export class MoveView {
         elapsedMs: Math.round(journal.elapsedMs),
       });
     this.#phase = journal.phase;
+    for (const { phase, atMs } of journal.trace.slice(this.#traced)) this.#trace?.(phase, atMs);
+    this.#traced = journal.trace.length;
+    this.#tellStall(journal.stall);
     // A round's dirty pages are known when the next one begins: until then it is not shown.
     const known = journal.phase === "active" ? journal.rounds.slice(0, -1) : journal.rounds;
     for (const round of known.filter((one) => one.round > this.#shownRounds)) {
@@ -254,6 +307,17 @@ export class MoveView {
     if (!this.#live) return;
     writeAll(2, `\r\x1b[K${progressLine(journal, (process.stderr.columns ?? 80) - 1)}`);
     this.#lineShown = true;
+  }
+
+  /** Once each time that it begins. */
+  #tellStall(stall: Stall | null): void {
+    if (stall && !this.#stalled) {
+      this.clear();
+      if (this.#json)
+        this.#json({ schema: JSON_SCHEMA, event: "move.stalled", vm: this.#vm, owner: "source", ...stall });
+      else say(stallText(this.#vm, stall));
+    }
+    this.#stalled = stall !== null;
   }
 
   /** Something to know before it begins. */

@@ -2,8 +2,9 @@
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { DEFAULT_LIMITS } from "../control/limits.ts";
 import { AFTER, type After, SAVE_THREADS_MAX } from "../control/save.ts";
-import { DEFAULT_MAX_DOWNTIME_MS, DEFAULT_REPLY_MS } from "../control/send.ts";
+import { DEFAULT_REPLY_MS } from "../control/send.ts";
 import { TramError, toErrorData } from "../errors.ts";
 import { net } from "../native/net.ts";
 import { QmpClient } from "../qmp/client.ts";
@@ -100,7 +101,7 @@ export const save = command({
         args.maxDowntime !== undefined
           ? parseDuration(args.maxDowntime, "--max-downtime")
           : after === "resume" || args.maxBandwidth !== undefined // QEMU does not slow down a guest that stands still
-            ? DEFAULT_MAX_DOWNTIME_MS
+            ? DEFAULT_LIMITS.maxDowntimeMs
             : DOWNTIME_MS_MAX,
     };
     const timeoutMs = args.timeout === undefined ? 0 : parseDuration(args.timeout, "--timeout");

@@ -45,9 +45,9 @@ async function readStatus(client: QmpClient, name: string): Promise<Status> {
 }
 
 /** Whether the kernel tracks the guest's writes; only tram's guests can tell. */
-async function readTracking(client: QmpClient): Promise<{ tracking?: boolean }> {
+async function readTracking(client: QmpClient): Promise<{ tracking?: boolean; throttlePercent?: number }> {
   try {
-    return await client.execute<{ tracking: boolean }>("tram-query-tracking");
+    return await client.execute<{ tracking: boolean; throttlePercent: number }>("tram-query-tracking");
   } catch {
     return {};
   }

@@ -24,6 +24,8 @@ export interface Guest {
   /** Just before [firstPage, firstPage + pages) is read: later writes to it count again. Multiples of 64, or to the end. */
   clearDirty(firstPage: number, pages: number): void;
   stopTracking(): void;
+  /** Has its CPUs rest for this share of time; 0: none. */
+  throttle(percent: number): void;
   /** Returns when all of its memory is there, and known to be good; true: that took a while. Throws if it is not. */
   settle(checkStop: () => void): boolean;
 

@@ -1,6 +1,7 @@
 // The current move as data: what status, progress lines, JSON events and the final report are made of.
 import type { ErrorData, Owner } from "../errors.ts";
 import type { ChannelCounts } from "./barrier.ts";
+import type { Stall } from "./convergence.ts";
 
 /** Legal ways through a move; QEMU's names where it has one. */
 const PHASES = {
@@ -44,6 +45,12 @@ export interface Journal {
   elapsedMs: number;
   bandwidthBytesPerSec: number;
   expectedDowntimeMs: number | null;
+  /** The share of time that the guest's CPUs rest, so that it can be caught up. */
+  throttlePercent: number;
+  /** The move does not come nearer to its end. */
+  stall: Stall | null;
+  /** Each phase, and when it began, in milliseconds since the job was taken up; waiting for a peer is part of that. */
+  trace: { phase: Phase; atMs: number }[];
   downtimeMs: number | null;
   downtimePartsMs: Record<string, number>;
   /** The last ROUNDS_KEPT of them. */
@@ -76,12 +83,14 @@ export class MoveLog {
   readonly #clock: () => number;
   /** Of the move itself: waiting for a peer is not part of it. */
   startedMs: number;
+  readonly #beganMs: number;
   #publishedMs = Number.NEGATIVE_INFINITY;
 
   constructor(direction: Journal["direction"], peer: string, sink: JournalSink, clock: () => number) {
     this.#sink = sink;
     this.#clock = clock;
     this.startedMs = clock();
+    this.#beganMs = this.startedMs;
     this.journal = {
       direction,
       peer,
@@ -96,6 +105,9 @@ export class MoveLog {
       elapsedMs: 0,
       bandwidthBytesPerSec: 0,
       expectedDowntimeMs: null,
+      throttlePercent: 0,
+      stall: null,
+      trace: [],
       downtimeMs: null,
       downtimePartsMs: {},
       rounds: [],
@@ -115,6 +127,7 @@ export class MoveLog {
     if (!legal.includes(phase)) throw new Error(`no move goes from '${this.journal.phase}' to '${phase}'`);
     if (this.journal.phase === "waiting") this.startedMs = this.now();
     this.journal.phase = phase;
+    this.journal.trace.push({ phase, atMs: Math.round((this.now() - this.#beganMs) * 1000) / 1000 });
     this.publish();
   }
 

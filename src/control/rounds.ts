@@ -4,15 +4,19 @@ import { TramError } from "../errors.ts";
 import { Bitmap, type PageRange } from "../memory/bitmap.ts";
 import { type ChannelCounts, noCounts, sumCounts } from "./barrier.ts";
 import type { PagesSent, PageWriter } from "./channel.ts";
-import { expectedDowntimeMs, type Limits, PAGE_RECORD_BYTES, verdict } from "./convergence.ts";
+import { expectedDowntimeMs, PAGE_RECORD_BYTES, stall, verdict } from "./convergence.ts";
 import type { Guest } from "./guest.ts";
 import type { MoveLog } from "./journal.ts";
+import { type LimitsPlace, LiveLimits } from "./limits.ts";
 import { TokenBucket } from "./rate.ts";
+import { nextThrottle } from "./throttle.ts";
 
 /** Tracking is cleared in pieces of this size: 16 MiB keep the time between clearing a page and sending it short. */
 const PIECE_PAGES = 4096;
 /** Under a rate limit a batch is at most this much of a second: the target must not think that the source is gone. */
 const BATCH_SHARE = 0.25;
+/** A new limit is taken note of within this time, and so is a cancel. */
+const WAIT_SLICE_MS = 50;
 
 /** What the threads of one move share: plain data, and memory of all. */
 export interface RoundsShare {
@@ -21,27 +25,27 @@ export interface RoundsShare {
   pagemapFd: number;
   dirty: SharedArrayBuffer;
   sent: SharedArrayBuffer;
-  /** The next page that nobody has taken, whether the guest is stopped, whether this is the first round. */
+  /** The next page that nobody has taken; whether the guest is stopped; whether this is the first round; no limit holds. */
   words: SharedArrayBuffer;
-  bucket: { rateBytesPerSec: number; shared: SharedArrayBuffer } | null;
+  bucket: SharedArrayBuffer;
+  limits: LimitsPlace;
   batchPages: number;
 }
 
-const WORD = { next: 0, last: 1, bulk: 2 } as const;
+const WORD = { next: 0, last: 1, bulk: 2, unpaced: 3 } as const;
 
-export function shareRounds(guest: Guest, batchPages: number, rateBytesPerSec: number, nowMs: number): RoundsShare {
+export function shareRounds(guest: Guest, batchPages: number, limits: LiveLimits, nowMs: number): RoundsShare {
   const { pages } = guest.ram;
   const bytes = Bitmap.bytesFor(pages);
-  const bucket = rateBytesPerSec > 0 ? new TokenBucket(rateBytesPerSec, nowMs) : null;
-  const share = rateBytesPerSec > 0 ? Math.ceil((rateBytesPerSec * BATCH_SHARE) / PAGE_RECORD_BYTES) : batchPages;
   return {
     pages,
     pagemapFd: guest.pagemapFd,
     dirty: new SharedArrayBuffer(bytes),
     sent: new SharedArrayBuffer(bytes),
-    words: new SharedArrayBuffer(12),
-    bucket: bucket && { rateBytesPerSec, shared: bucket.shared },
-    batchPages: Math.min(share, batchPages),
+    words: new SharedArrayBuffer(4 * Object.keys(WORD).length),
+    bucket: new TokenBucket(limits, nowMs).shared,
+    limits: limits.place,
+    batchPages,
   };
 }
 
@@ -70,7 +74,8 @@ export class Carrier {
   readonly #dirty: Bitmap;
   readonly #sent: Bitmap;
   readonly #words: Int32Array;
-  readonly #bucket: TokenBucket | null;
+  readonly #limits: LiveLimits;
+  readonly #bucket: TokenBucket;
   readonly #batch: Uint32Array;
 
   constructor(share: RoundsShare, context: CarrierContext) {
@@ -80,8 +85,8 @@ export class Carrier {
     this.#dirty = new Bitmap(share.pages, share.dirty);
     this.#sent = new Bitmap(share.pages, share.sent);
     this.#words = new Int32Array(share.words);
-    const { bucket } = share;
-    this.#bucket = bucket && new TokenBucket(bucket.rateBytesPerSec, 0, bucket.shared);
+    this.#limits = new LiveLimits(share.limits);
+    this.#bucket = new TokenBucket(this.#limits, 0, share.bucket);
     this.#batch = new Uint32Array(share.batchPages);
   }
 
@@ -100,7 +105,7 @@ export class Carrier {
     const mayBeUntouched = this.#share.pagemapFd >= 0 && Atomics.load(this.#words, WORD.bulk) !== 0;
     let cleared = last; // the guest is stopped: nothing needs to count again
     for (let from = first; from < end; ) {
-      const { count, next } = this.#dirty.take(from, end, this.#batch);
+      const { count, next } = this.#dirty.take(from, end, this.#room());
       if (count === 0) return;
       // Before the first page of the piece is read: what is written after this is reported again.
       if (!cleared) this.#context.clearDirty(first, end - first);
@@ -111,8 +116,15 @@ export class Carrier {
       this.counts.resentPages += touched - this.#sent.addAll(this.#batch.subarray(0, touched));
       const sent = this.#context.writer.write(this.#batch, touched);
       this.#count(sent);
-      this.#pace(sent.bytes, last);
+      this.#pace(sent.bytes);
     }
+  }
+
+  /** For so many pages as may be sent in a part of a second. */
+  #room(): Uint32Array {
+    const rate = this.#limits.maxBandwidthBytesPerSec;
+    const pages = rate > 0 ? Math.ceil((rate * BATCH_SHARE) / PAGE_RECORD_BYTES) : this.#batch.length;
+    return pages < this.#batch.length ? this.#batch.subarray(0, pages) : this.#batch;
   }
 
   /** What is written to them from here on is in the log: it was cleared before. */
@@ -130,14 +142,24 @@ export class Carrier {
     this.counts.packets++;
   }
 
-  /** After each batch: cancel, rate limit, progress. The last round is not slowed down: the guest waits. */
-  #pace(bytes: number, last: boolean): void {
+  /** After each batch: cancel, rate limit, progress. */
+  #pace(bytes: number): void {
     const { checkStop, now, progress, sleep } = this.#context;
     checkStop();
-    const waitMs = this.#bucket && !last ? this.#bucket.spend(bytes, now()) : 0;
-    if (waitMs > 0) sleep(waitMs);
-    checkStop();
+    if (!this.#isUnpaced) {
+      const endMs = now() + this.#bucket.spend(bytes, now());
+      for (let leftMs = endMs - now(); leftMs > 0; leftMs = endMs - now()) {
+        sleep(Math.min(leftMs, WAIT_SLICE_MS));
+        checkStop();
+        if (this.#bucket.hasChanged || this.#isUnpaced) break;
+      }
+    }
     progress();
+  }
+
+  /** The guest stands still: it is not kept waiting. */
+  get #isUnpaced(): boolean {
+    return Atomics.load(this.#words, WORD.unpaced) !== 0;
   }
 }
 
@@ -152,16 +174,23 @@ export interface Crew {
   end(): void;
 }
 
-export interface RoundsOptions extends Limits {
-  /** 0: no limit on the whole move. */
-  timeoutMs: number;
+/** What the rounds need beside a carrier's context. */
+export interface RoundsContext extends Pick<CarrierContext, "checkStop" | "sleep"> {
+  /** Null: only the crew carries. */
+  writer: PageWriter | null;
+  crew: Crew | null;
+  limits: LiveLimits;
+  /** The time is over, and the guest is to stand still from now on. */
+  stopGuest(): void;
+  /** Everything sent so far, headers included; else what the channels have sent. */
+  bytes?(): number;
 }
 
 /** The whole move's rounds, in the thread that decides about them, which carries pages itself. */
 export class Rounds {
   readonly #guest: Guest;
   readonly #log: MoveLog;
-  readonly #options: RoundsOptions;
+  readonly #context: RoundsContext;
   /** Null: only the crew carries. */
   readonly #carrier: Carrier | null;
   readonly #crew: Crew | null;
@@ -171,21 +200,16 @@ export class Rounds {
   /** Everything sent so far, headers included. */
   readonly #bytes: () => number;
   #round = 0;
+  /** The time was over when this began. */
+  #overdue: "pause" | "throttle" | null = null;
+  #remainingBefore = Number.POSITIVE_INFINITY;
 
-  constructor(
-    guest: Guest,
-    share: RoundsShare,
-    context: Pick<CarrierContext, "checkStop" | "sleep"> & { writer: PageWriter | null },
-    crew: Crew | null,
-    options: RoundsOptions,
-    log: MoveLog,
-    bytes = () => sumCounts(this.counts()).bytes,
-  ) {
+  constructor(guest: Guest, share: RoundsShare, context: RoundsContext, log: MoveLog) {
     this.#guest = guest;
     this.#log = log;
-    this.#options = options;
-    this.#crew = crew;
-    this.#bytes = bytes;
+    this.#context = context;
+    this.#crew = context.crew;
+    this.#bytes = context.bytes ?? (() => sumCounts(this.counts()).bytes);
     this.#dirty = new Bitmap(share.pages, share.dirty);
     this.#dirty.fill(); // the bulk pass: everything
     this.#sent = new Bitmap(share.pages, share.sent);
@@ -239,7 +263,21 @@ export class Rounds {
     const { remainingPages, bandwidthBytesPerSec } = journal;
     const stats = { remainingPages, bandwidthBytesPerSec, rounds: this.#round };
     if (this.#round > 0) journal.expectedDowntimeMs = Math.round(expectedDowntimeMs(stats));
-    return verdict(stats, this.#options) === "continue";
+    this.#checkTime();
+    if (this.#overdue === "pause") return false;
+    const { limits } = this.#context;
+    if (verdict(stats, limits) === "switch-over") return false;
+    if (this.#overdue === "throttle")
+      this.#throttle(nextThrottle(journal.throttlePercent, remainingPages, this.#remainingBefore));
+    this.#remainingBefore = remainingPages;
+    journal.stall = stall(journal.rounds, limits.now());
+    return true;
+  }
+
+  #throttle(percent: number): void {
+    this.#guest.throttle(percent);
+    this.#log.journal.throttlePercent = percent;
+    this.#log.publish();
   }
 
   send(last: boolean): void {
@@ -252,6 +290,7 @@ export class Rounds {
     Atomics.store(this.#words, WORD.next, 0);
     Atomics.store(this.#words, WORD.last, last ? 1 : 0);
     Atomics.store(this.#words, WORD.bulk, this.#round === 1 ? 1 : 0);
+    if (last) Atomics.store(this.#words, WORD.unpaced, 1);
     this.#crew?.begin();
     this.#carrier?.carry();
     this.#crew?.finish(() => {
@@ -294,12 +333,19 @@ export class Rounds {
   }
 
   #checkTime(): void {
-    const { timeoutMs } = this.#options;
+    const { timeoutMs, onTimeout } = this.#context.limits;
     const elapsedMs = this.#log.now() - this.#log.startedMs;
-    if (timeoutMs === 0 || elapsedMs <= timeoutMs) return;
-    throw new TramError("E_TIMED_OUT", `it took longer than --timeout ${timeoutMs} ms`, {
-      found: `${this.#log.journal.remainingPages} pages still to send after ${this.#round} rounds`,
-      next: "allow more time, more --max-downtime, or pause the guest first",
-    });
+    if (timeoutMs === 0 || elapsedMs <= timeoutMs || this.#overdue === onTimeout || this.#overdue === "pause") return;
+    if (onTimeout === "cancel")
+      throw new TramError("E_TIMED_OUT", `it took longer than --timeout ${timeoutMs} ms`, {
+        found: `${this.#log.journal.remainingPages} pages still to send after ${this.#round} rounds`,
+        next: "allow more time, more --max-downtime, or --on-timeout pause or throttle",
+      });
+    this.#overdue = onTimeout;
+    if (onTimeout === "throttle") this.#throttle(nextThrottle(0, 0, 0));
+    else {
+      this.#context.stopGuest();
+      Atomics.store(this.#words, WORD.unpaced, 1);
+    }
   }
 }

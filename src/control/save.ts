@@ -2,9 +2,10 @@
 import { TramError, toErrorData } from "../errors.ts";
 import type { PageWriter, SnapshotWriter } from "./channel.ts";
 import type { Guest } from "./guest.ts";
-import { Ledger, type MoveLog } from "./journal.ts";
-import { type Crew, Rounds, type RoundsOptions, type RoundsShare, shareRounds } from "./rounds.ts";
-import { attempt } from "./send.ts";
+import type { MoveLog } from "./journal.ts";
+import type { LiveLimits } from "./limits.ts";
+import { type Crew, Rounds, type RoundsShare, shareRounds } from "./rounds.ts";
+import { attempt, Stop } from "./send.ts";
 
 export const AFTER = ["quit", "pause", "resume"] as const;
 /** What becomes of the guest when its file is on disk. */
@@ -13,14 +14,13 @@ export type After = (typeof AFTER)[number];
 /** More would only wait for each other. */
 export const SAVE_THREADS_MAX = 64;
 
-export interface SaveOptions extends RoundsOptions {
-  /** 0: no limit. */
-  maxBandwidthBytesPerSec: number;
+export interface SaveOptions {
   after: After;
 }
 
 /** What the story needs of its surroundings. */
 export interface SaveContext {
+  limits: LiveLimits;
   /** Throws E_CANCELLED once the save was cancelled. */
   checkCancelled(): void;
   sleep(ms: number): void;
@@ -49,26 +49,28 @@ export function save(
   try {
     log.setPhase("setup");
     file.begin(guest.description);
-    undo.push(() => guest.stopTracking());
+    undo.push(
+      () => guest.stopTracking(),
+      () => guest.throttle(0),
+    );
     guest.startTracking();
     log.setPhase("active");
-    const { checkCancelled: checkStop, sleep } = context;
-    const share = shareRounds(guest, SAVE_BATCH_PAGES, options.maxBandwidthBytesPerSec, log.now());
+    const { limits, checkCancelled: checkStop, sleep } = context;
+    const share = shareRounds(guest, SAVE_BATCH_PAGES, limits, log.now());
     const crew = context.startCrew(share);
     const writer = context.pages();
-    const rounds = new Rounds(guest, share, { writer, checkStop, sleep }, crew, options, log);
+    const stop = new Stop(guest, log);
+    undo.push(() => stop.undo());
+    const rounds = new Rounds(
+      guest,
+      share,
+      { writer, crew, limits, checkStop, sleep, stopGuest: () => stop.now() },
+      log,
+    );
     do while (rounds.mustContinue()) rounds.send(false);
     while (guest.settle(checkStop)); // what a file has spoilt does not go into another
 
-    const downtime = new Ledger(() => log.now());
-    const was = guest.pause();
-    let paused = true;
-    const resume = () => {
-      if (paused) guest.unpause(was);
-      paused = false;
-    };
-    undo.push(resume);
-    downtime.mark("stopCpus");
+    const { was, downtime } = stop.now();
     log.setPhase("device");
     const devices = guest.saveDevices(); // before the last sync: reading a vCPU's state may write to its memory
     downtime.mark("deviceState");
@@ -81,7 +83,8 @@ export function save(
       log.journal.downtimePartsMs = downtime.parts;
     };
     if (options.after === "resume") {
-      resume(); // the last bytes have left its memory: it does not wait for the disk
+      stop.undo(); // the last bytes have left its memory: it does not wait for the disk
+      guest.throttle(0);
       guest.stopTracking();
       report();
     }
@@ -94,6 +97,7 @@ export function save(
     if (options.after !== "resume") {
       downtime.mark("durable");
       report();
+      guest.throttle(0);
       guest.stopTracking();
       context.leave(options.after);
     }

@@ -7,16 +7,12 @@ import type { MoveWriter } from "./channel.ts";
 import { checkFit } from "./fit.ts";
 import type { Guest } from "./guest.ts";
 import { Ledger, type MoveLog } from "./journal.ts";
+import type { LiveLimits } from "./limits.ts";
 import { type Crew, Rounds, type RoundsShare, shareRounds } from "./rounds.ts";
 
 export interface SendOptions {
-  maxDowntimeMs: number;
-  /** 0: no limit. */
-  maxBandwidthBytesPerSec: number;
   /** How long the target may take to answer. */
   replyMs: number;
-  /** 0: no limit on the whole move. */
-  timeoutMs: number;
   /** Other channels, which carry all pages; 0: the main one carries them. */
   channels: number;
   /** Compare what has arrived with what was sent, before the guest is handed over. */
@@ -26,11 +22,11 @@ export interface SendOptions {
 /** More than any host has cores for. */
 export const MOVE_CHANNELS_MAX = 64;
 export const ZSTD_LEVEL_MAX = 19;
-export const DEFAULT_MAX_DOWNTIME_MS = 300;
 export const DEFAULT_REPLY_MS = 10_000;
 
 /** What the story needs of its surroundings. */
 export interface SendContext {
+  limits: LiveLimits;
   /** Throws E_CANCELLED once the move was cancelled. */
   checkCancelled(): void;
   sleep(ms: number): void;
@@ -60,17 +56,22 @@ export function send(guest: Guest, writer: MoveWriter, options: SendOptions, con
     writer.machine(guest.description);
     if (options.verify) writer.verifyPages();
 
-    undo.push(() => guest.stopTracking());
+    undo.push(
+      () => guest.stopTracking(),
+      () => guest.throttle(0),
+    );
     guest.startTracking();
-    const share = shareRounds(guest, BATCH_PAGES, options.maxBandwidthBytesPerSec, log.now());
-    const { checkCancelled: checkStop, sleep } = context;
+    const share = shareRounds(guest, BATCH_PAGES, context.limits, log.now());
+    const { limits, checkCancelled: checkStop, sleep } = context;
     const crew = options.channels > 0 ? openChannels(options, writer, share, context, log) : null;
     if (crew) undo.push(() => crew.end()); // before the guest is let go
     writer.startRam([{ name: RAM_BLOCK_NAME, bytes: guest.ram.bytes }]);
     log.setPhase("active");
-    const carrying = { writer: crew ? null : writer, checkStop, sleep };
+    const stop = new Stop(guest, log);
+    undo.push(() => stop.undo());
     const bytes = () => writer.bytes + sumCounts(crew?.counts() ?? []).bytes;
-    const rounds = new Rounds(guest, share, carrying, crew, options, log, bytes);
+    const carrying = { writer: crew ? null : writer, crew, limits, checkStop, sleep, bytes };
+    const rounds = new Rounds(guest, share, { ...carrying, stopGuest: () => stop.now() }, log);
     const sendRound = (stopped: boolean, last = stopped) => {
       writer.beginRound(last);
       rounds.send(stopped);
@@ -79,10 +80,7 @@ export function send(guest: Guest, writer: MoveWriter, options: SendOptions, con
     do while (rounds.mustContinue()) sendRound(false);
     while (guest.settle(checkStop)); // what a file has spoilt does not go any further
 
-    const downtime = new Ledger(() => log.now());
-    const was = guest.pause();
-    undo.push(() => guest.unpause(was));
-    downtime.mark("stopCpus");
+    const { was, downtime } = stop.now();
     log.setPhase("device");
     const devices = guest.saveDevices(); // before the last sync: reading a vCPU's state may write to its memory
     downtime.mark("deviceState");
@@ -106,7 +104,7 @@ export function send(guest: Guest, writer: MoveWriter, options: SendOptions, con
     if (!context.passHandover()) throw new TramError("E_CANCELLED", "cancelled");
     log.setPhase("handover");
     writer.handOver();
-    undo = [() => guest.stopTracking(), () => crew?.end()]; // from here on this side never runs the guest by itself
+    undo = [() => guest.stopTracking(), () => guest.throttle(0), () => crew?.end()]; // from here on this side never runs the guest by itself
     log.journal.owner = "unconfirmed";
     context.handedOver();
     const described = attempt(() => writer.describe());
@@ -118,6 +116,7 @@ export function send(guest: Guest, writer: MoveWriter, options: SendOptions, con
     if (writer.twoWay ? !confirmed : described !== null) throw unconfirmed(writer.twoWay, described);
     if (confirmed) log.journal.owner = hello?.keeps ? "file" : "target";
     crew?.end();
+    guest.throttle(0);
     guest.stopTracking();
     log.setPhase("completed");
   } catch (error) {
@@ -128,6 +127,36 @@ export function send(guest: Guest, writer: MoveWriter, options: SendOptions, con
     log.setPhase(cancelled ? "cancelled" : "failed");
   } finally {
     writer.close();
+  }
+}
+
+/** When the guest was stopped, and how it can go on. */
+export class Stop {
+  readonly #guest: Guest;
+  readonly #log: MoveLog;
+  #stopped: { was: string; downtime: Ledger } | null = null;
+
+  constructor(guest: Guest, log: MoveLog) {
+    this.#guest = guest;
+    this.#log = log;
+  }
+
+  /** Stops the guest, unless it stands still already; the downtime began then. */
+  now(): { was: string; downtime: Ledger } {
+    if (this.#stopped) {
+      this.#stopped.downtime.mark("overdueRounds");
+      return this.#stopped;
+    }
+    const downtime = new Ledger(() => this.#log.now());
+    const was = this.#guest.pause();
+    this.#stopped = { was, downtime };
+    downtime.mark("stopCpus");
+    return this.#stopped;
+  }
+
+  undo(): void {
+    if (this.#stopped) this.#guest.unpause(this.#stopped.was);
+    this.#stopped = null;
   }
 }
 

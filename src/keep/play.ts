@@ -109,7 +109,7 @@ class Player {
     this.#context = context;
     this.#log = log;
     const rate = options.maxBandwidthBytesPerSec;
-    this.#bucket = rate > 0 ? new TokenBucket(rate, log.now()) : null;
+    this.#bucket = rate > 0 ? new TokenBucket({ maxBandwidthBytesPerSec: rate }, log.now()) : null;
     this.#isTram = file.configuration.machine === MACHINE_NAME;
     log.journal.totalPages = file.blocks.reduce((sum, { present }) => sum + present.pages, 0);
     log.journal.remainingPages = log.journal.totalPages;

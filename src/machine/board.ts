@@ -2,6 +2,7 @@
 //
 // Pause and resume are a generation counter. Whoever wants a change holds the lock, sets `desired`, raises `generation`,
 // and kicks every vCPU until each has answered with that generation. A missed wake-up cannot hang: the kick is repeated.
+import { LIMITS_BYTES, LiveLimits } from "../control/limits.ts";
 import type { RestoreJournal } from "../control/restore.ts";
 import { TramError } from "../errors.ts";
 import { kick } from "../native/kvm.ts";
@@ -57,6 +58,7 @@ const WORD = {
   loadWanted: 14, // mover: 1 when the rest is to be read now
   restoreVersion: 15, // loader: odd while it writes
   restoreBytes: 16, // loader
+  throttle: 17, // mover: the share of time that vCPUs rest, in percent
   cpu: 20, // from here CPU_WORDS for each vCPU
 } as const;
 const CPU_WORDS = 4;
@@ -71,6 +73,7 @@ const RESTORE_AT = MACHINE_AT + MACHINE_BYTES_MAX;
 const RESTORE_BYTES_MAX = 16 << 10;
 const DEVICES_AT = RESTORE_AT + RESTORE_BYTES_MAX;
 const DEVICES_BYTES = 512;
+const LIMITS_AT = DEVICES_AT + DEVICES_BYTES;
 const KICK_AGAIN_MS = 5;
 const COMMIT_SLICE_MS = 5;
 const LOAD_SLICE_MS = 50;
@@ -84,8 +87,10 @@ export class Board {
   readonly #restore: Slot;
   /** The mover's stop word, for the calls that take one. */
   readonly moverStop: Int32Array;
+  /** Of the current move; set before it begins, changed by whoever steers it. */
+  readonly limits: LiveLimits;
 
-  constructor(shared = new SharedArrayBuffer(DEVICES_AT + DEVICES_BYTES)) {
+  constructor(shared = new SharedArrayBuffer(LIMITS_AT + LIMITS_BYTES)) {
     this.shared = shared;
     this.#words = new Int32Array(shared, 0, RUN_POINTERS_AT / 4);
     this.#runs = new Float64Array(shared, RUN_POINTERS_AT, BOARD_CPUS_MAX);
@@ -94,6 +99,7 @@ export class Board {
     const restore = new Uint8Array(shared, RESTORE_AT, RESTORE_BYTES_MAX);
     this.#restore = new Slot(this.#words, WORD.restoreVersion, WORD.restoreBytes, restore);
     this.moverStop = this.#words.subarray(WORD.moverStop, WORD.moverStop + 1);
+    this.limits = new LiveLimits({ shared, at: LIMITS_AT });
   }
 
   get runState(): RunState {
@@ -215,7 +221,18 @@ export class Board {
     this.locked(() => this.#command(DESIRE.exit));
   }
 
+  /** Has all vCPUs rest for this share of time from now on; 0: they run at full speed. */
+  throttleCpus(percent: number): void {
+    if (Atomics.exchange(this.#words, WORD.throttle, percent) === percent) return;
+    Atomics.notify(this.#words, WORD.generation); // whoever rests
+    for (let cpu = 0; cpu < this.cpus; cpu++) this.#kick(cpu);
+  }
+
   // --- the vCPU's side ---
+
+  get throttlePercent(): number {
+    return Atomics.load(this.#words, WORD.throttle);
+  }
 
   /** Says which thread runs vCPU `cpu`, so that it can be kicked. */
   cpuStarted(cpu: number, thread: number): void {

@@ -91,6 +91,10 @@ export class KvmGuest implements Guest {
     this.#pagemapFd = -1;
   }
 
+  throttle(percent: number): void {
+    this.#board.throttleCpus(percent);
+  }
+
   settle(checkStop: () => void): boolean {
     const loaded = this.#board.awaitLoaded(checkStop);
     if (loaded !== "bad") return loaded === "later";

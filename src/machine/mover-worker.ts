@@ -108,6 +108,7 @@ function runSend(job: Extract<Job, { kind: "send" }>): void {
     const guest = new KvmGuest(handles, board);
     const writer = new StreamWriter(transport, guest.ram);
     const context: SendContext = {
+      limits: board.limits,
       checkCancelled,
       sleep: (ms) => (job.copying ? board.moverSleep(ms) : channel.packets.sleep(ms)),
       openChannels(count, share) {
@@ -156,6 +157,7 @@ function runSave(job: Extract<Job, { kind: "save" }>): void {
     const guest = new KvmGuest(handles, board);
     const snapshot = new Snapshot(job.fd, job.offset, guest.ram.bytes, job.reserve);
     const context: SaveContext = {
+      limits: board.limits,
       checkCancelled,
       sleep: (ms) => board.moverSleep(ms),
       startCrew(share) {

@@ -1,9 +1,10 @@
 // One vCPU: enter the guest, handle the exit, look at the command word. A Worker's whole life.
 
 import { writeSync } from "node:fs";
+import { restMs, THROTTLE_RUN_MS } from "../control/throttle.ts";
 import { type ErrorData, TramError, toErrorData } from "../errors.ts";
 import { layOut } from "../memory/block.ts";
-import { EXIT_REASON, RUN, runVcpu, threadId, viewRun } from "../native/kvm.ts";
+import { EXIT_REASON, KickTimer, RUN, runVcpu, threadId, viewRun } from "../native/kvm.ts";
 import { net, POLL } from "../native/net.ts";
 import { initOf, tell } from "../thread.ts";
 import { Board } from "./board.ts";
@@ -181,6 +182,37 @@ function attempt(step: () => boolean): boolean {
   }
 }
 
+/** Rests between whiles, if the guest is to be slowed down. A timer ends the vCPU's time in the guest. */
+class Throttle {
+  #timer: KickTimer | null = null;
+  #ranSinceMs = 0;
+
+  rest(generation: number): void {
+    const percent = board.throttlePercent;
+    if (percent === 0) {
+      if (this.#timer) this.#stop();
+      return;
+    }
+    const nowMs = performance.now();
+    if (!this.#timer) {
+      this.#timer = new KickTimer(THROTTLE_RUN_MS);
+      this.#ranSinceMs = nowMs;
+    }
+    const ranMs = nowMs - this.#ranSinceMs;
+    if (ranMs < THROTTLE_RUN_MS) return;
+    board.waitForCommand(generation, restMs(percent, Math.min(ranMs, RAN_MS_MAX)));
+    this.#ranSinceMs = performance.now();
+  }
+
+  #stop(): void {
+    this.#timer?.close();
+    this.#timer = null;
+  }
+}
+/** What is longer than this was no running: the host had other things to do. */
+const RAN_MS_MAX = 2 * THROTTLE_RUN_MS;
+const throttle = new Throttle();
+
 function live(): void {
   board.cpuStarted(cpu, threadId());
   let able = true;
@@ -196,6 +228,7 @@ function live(): void {
       continue;
     }
     if (!board.hasAnswered(cpu, generation)) board.answer(cpu, generation);
+    throttle.rest(generation);
     able = attempt(() => !runVcpu(handles.vcpus[cpu]) || handleExit());
   }
 }

@@ -201,6 +201,19 @@ export const installKick = (): number => check(symbols.tram_kick_install(), "E_K
 /** Ends the thread's blocked call; with a kvm_run also the next entry. A thread that has gone is no error. */
 export const kick = (runAddress: number, thread: number): number => symbols.tram_kick(runAddress, thread);
 
+/** Ends the calling thread's system calls, again and again. */
+export class KickTimer {
+  readonly #timer: number;
+
+  constructor(intervalMs: number) {
+    this.#timer = check(symbols.tram_kick_timer(intervalMs), "E_KVM", "make a timer for a vCPU");
+  }
+
+  close(): void {
+    symbols.tram_kick_timer_end(this.#timer);
+  }
+}
+
 export const walkerFill = (ram: number, params: Uint8Array): number =>
   check(symbols.tram_walker_fill(ram, params), "E_INTERNAL", "fill the walker's memory");
 

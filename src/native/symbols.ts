@@ -82,6 +82,8 @@ const SIGNATURES = {
   tram_thread_id: { args: [], returns: "i32" },
   tram_kick_install: { args: [], returns: "i32" },
   tram_kick: { args: ["u64_fast", "i32"], returns: "i32" },
+  tram_kick_timer: { args: ["i32"], returns: "i32" },
+  tram_kick_timer_end: { args: ["i32"], returns: "i32" },
   tram_channel_open: { args: ["i32", "i32", "i32", "i32"], returns: "i64_fast" },
   tram_channel_close: { args: ["u64_fast"], returns: "i32" },
   tram_channel_counts: { args: ["u64_fast", "ptr"], returns: "i32" },

@@ -1,5 +1,6 @@
 // The commands of a guest's QMP socket, under QEMU's names where QEMU has them. Pure but for the control it is given.
 import type { Journal } from "../control/journal.ts";
+import type { Limits } from "../control/limits.ts";
 import type { RestoreJournal } from "../control/restore.ts";
 import { TramError, toErrorData } from "../errors.ts";
 import type { QmpError, QmpMessage } from "./protocol.ts";
@@ -13,12 +14,16 @@ export interface GuestControl {
   facts(): { memoryBytes: number; cpus: number; walker: boolean };
   /** Whether the kernel tracks the guest's writes: only while it moves. */
   isTracked(): boolean;
+  /** The share of time that its CPUs rest, in percent. */
+  throttlePercent(): number;
   stop(): void;
   cont(): void;
   quit(): void;
   migrate(uri: string, options: Record<string, unknown>): void;
   /** Into a file that was passed as descriptor `fdname`. */
   save(fdname: string, options: Record<string, unknown>): void;
+  /** Of the move or save that is under way; all limits as they are then. */
+  setLimits(changes: Record<string, unknown>): Limits;
   /** The file has its name. */
   commitSave(): void;
   migrateIncoming(uri: string): void;
@@ -93,6 +98,7 @@ export const COMMANDS: Record<string, Handler> = {
     control.commitSave();
     return {};
   },
+  "tram-set": (control, args) => control.setLimits(args),
   "migrate-incoming": (control, args) => {
     control.migrateIncoming(text(args, "uri"));
     return {};
@@ -125,7 +131,10 @@ export const COMMANDS: Record<string, Handler> = {
       },
     };
   },
-  "tram-query-tracking": (control) => ({ tracking: control.isTracked() }),
+  "tram-query-tracking": (control) => ({
+    tracking: control.isTracked(),
+    throttlePercent: control.throttlePercent(),
+  }),
   "tram-query-move": (control) => control.journal() ?? {},
   "tram-query-restore": (control) => control.restore() ?? {},
   "tram-check-guest": (control) => control.checkGuest(),

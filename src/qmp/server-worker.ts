@@ -3,15 +3,10 @@
 
 import { ZERO_COPY_MODES } from "../control/copying.ts";
 import type { Journal } from "../control/journal.ts";
+import { DEFAULT_LIMITS, type Limits, ON_TIMEOUT } from "../control/limits.ts";
 import type { RestoreJournal } from "../control/restore.ts";
 import { AFTER, SAVE_THREADS_MAX } from "../control/save.ts";
-import {
-  DEFAULT_MAX_DOWNTIME_MS,
-  DEFAULT_REPLY_MS,
-  MOVE_CHANNELS_MAX,
-  type SendOptions,
-  ZSTD_LEVEL_MAX,
-} from "../control/send.ts";
+import { DEFAULT_REPLY_MS, MOVE_CHANNELS_MAX, type SendOptions, ZSTD_LEVEL_MAX } from "../control/send.ts";
 import { TramError, toErrorData } from "../errors.ts";
 import { Board } from "../machine/board.ts";
 import { WalkerPorts } from "../machine/devices/walker.ts";
@@ -138,21 +133,24 @@ const numbersOf =
     });
   };
 
-/** What limits a move or a save, from the client's options, checked. */
-function limitsOf(given: Record<string, unknown>) {
+/** What limits a move or a save, from the client's options, checked; where it says nothing, as it was. */
+function limitsOf(given: Record<string, unknown>, before: Limits): Limits {
   const number = numbersOf(given);
+  const onTimeout = ON_TIMEOUT.find((one) => one === (given.onTimeout ?? before.onTimeout));
+  if (!onTimeout) throw new TramError("E_QMP", "'onTimeout' is not known", { expected: ON_TIMEOUT.join(", ") });
   return {
-    maxDowntimeMs: number("maxDowntimeMs", DEFAULT_MAX_DOWNTIME_MS),
-    maxBandwidthBytesPerSec: number("maxBandwidthBytesPerSec", 0),
-    timeoutMs: number("timeoutMs", 0),
+    maxDowntimeMs: number("maxDowntimeMs", before.maxDowntimeMs),
+    maxBandwidthBytesPerSec: number("maxBandwidthBytesPerSec", before.maxBandwidthBytesPerSec),
+    timeoutMs: number("timeoutMs", before.timeoutMs),
+    onTimeout,
   };
 }
 
 /** The move's options from the client's, checked. */
 function moveRequest(given: Record<string, unknown>) {
   const number = numbersOf(given);
+  const limits = limitsOf(given, DEFAULT_LIMITS);
   const options: SendOptions = {
-    ...limitsOf(given),
     replyMs: Math.min(number("replyMs", DEFAULT_REPLY_MS, 1), MS_MAX),
     channels: number("channels", 0, 0, MOVE_CHANNELS_MAX),
     verify: given.verify === true,
@@ -162,7 +160,7 @@ function moveRequest(given: Record<string, unknown>) {
   const compressLevel = given.compressLevel === undefined ? null : number("compressLevel", 1, 1, ZSTD_LEVEL_MAX);
   const iovMax = Math.min(number("iovMax", IOV_MAX, 1), IOV_MAX);
   const copying = given.copying === true;
-  return { request: "migrate" as const, options, iovMax, zeroCopy, compressLevel, copying };
+  return { limits, request: { request: "migrate" as const, options, iovMax, zeroCopy, compressLevel, copying } };
 }
 
 const isOver = (journal: Journal | null): boolean =>
@@ -216,6 +214,10 @@ class Control implements GuestControl {
     return layOut(machine.ram.bytes).some(({ slot, bytes }) => isTracked(machine.vm, slot, bytes));
   }
 
+  throttlePercent(): number {
+    return board.throttlePercent;
+  }
+
   stop(): void {
     refuseGone();
     awaitFinishedMove();
@@ -247,7 +249,7 @@ class Control implements GuestControl {
     refuseGone();
     const { runState } = board;
     if (runState !== "running" && runState !== "paused") throw stateError("migrated", runState);
-    const request = moveRequest(given); // whatever is wrong with it is said before anything has begun
+    const { request, limits } = moveRequest(given); // whatever is wrong with it is said before anything has begun
     const endpoint = this.#endpoint(uri, String(given.peer ?? uri).slice(0, PEER_CHARS_MAX));
     awaitFinishedMove();
     if (!board.beginMove()) {
@@ -257,6 +259,7 @@ class Control implements GuestControl {
     mover = this.#client;
     passedDescriptor = endpoint.scheme === "passed";
     board.writeJournal({}); // the one before is no longer the answer; the mover is idle and does not write
+    board.limits.set(limits);
     ask({ ...request, endpoint });
   }
 
@@ -269,7 +272,7 @@ class Control implements GuestControl {
     const number = numbersOf(given);
     const channels = number("channels", 1, 1, SAVE_THREADS_MAX);
     const offset = number("offset", 0);
-    const options = { ...limitsOf(given), after };
+    const limits = limitsOf(given, DEFAULT_LIMITS);
     const name = String(given.peer ?? "a file").slice(0, PEER_CHARS_MAX);
     const fd = this.#take(fdname);
     const direct =
@@ -285,7 +288,23 @@ class Control implements GuestControl {
     mover = this.#client;
     passedDescriptor = true;
     board.writeJournal({});
-    ask({ request: "save", job: { fd, direct, offset, name, options, channels, reserve: given.reserve === true } });
+    board.limits.set(limits);
+    ask({
+      request: "save",
+      job: { fd, direct, offset, name, options: { after }, channels, reserve: given.reserve === true },
+    });
+  }
+
+  setLimits(given: Record<string, unknown>): Limits {
+    const unknown = Object.keys(given).find((name) => !(name in DEFAULT_LIMITS));
+    if (unknown)
+      throw new TramError("E_QMP", `'${unknown}' cannot be set`, { expected: Object.keys(DEFAULT_LIMITS).join(", ") });
+    if (!board.moving || board.runState === "inmigrate")
+      throw new TramError("E_STATE", "no move of this guest is under way", {
+        next: "give the limits to tram migrate or tram save",
+      });
+    board.limits.set(limitsOf(given, board.limits.now()));
+    return board.limits.now();
   }
 
   commitSave(): void {

@@ -64,6 +64,7 @@ export interface Status {
   cpus: number;
   /** Only tram's guests tell. */
   tracking?: boolean;
+  throttlePercent?: number;
   /** Of a guest that was restored from a file. */
   restore?: RestoreJournal;
 }

@@ -1,5 +1,8 @@
 import { describe, expect, test } from "bun:test";
-import { expectedDowntimeMs, PAGE_RECORD_BYTES, verdict } from "../../src/control/convergence.ts";
+import { expectedDowntimeMs, PAGE_RECORD_BYTES, stall, verdict } from "../../src/control/convergence.ts";
+import type { Round } from "../../src/control/journal.ts";
+import { DEFAULT_LIMITS } from "../../src/control/limits.ts";
+import { nextThrottle, restMs, THROTTLE_PERCENT_MAX } from "../../src/control/throttle.ts";
 
 /** Sends one page record a millisecond. */
 const PAGE_A_MS = PAGE_RECORD_BYTES * 1000;
@@ -39,5 +42,73 @@ describe("the verdict", () => {
   test("is to go on while no bandwidth was measured", () => {
     const stats = { remainingPages: 1, bandwidthBytesPerSec: 0, rounds: 3 };
     expect(verdict(stats, { maxDowntimeMs: 1e12 })).toBe("continue");
+  });
+});
+
+/** Rounds that leave so many pages each, a page a millisecond. */
+const roundsLeaving = (...dirtyPages: number[]): Round[] =>
+  dirtyPages.map((left, i) => {
+    const pages = i === 0 ? 100_000 : dirtyPages[i - 1];
+    return { round: i + 1, pages, zeroPages: 0, bytes: pages * PAGE_RECORD_BYTES, durationMs: pages, dirtyPages: left };
+  });
+
+describe("a move that does not converge", () => {
+  test.each([
+    { left: [5000, 5000, 5000], why: "two rounds are not enough to tell", found: null },
+    { left: [5000, 5000, 5000, 5000], why: "three are", found: 2 },
+    { left: [5000, 5100, 4900, 5200], why: "noise is no progress", found: 2 },
+    { left: [5000, 2500, 2500, 2500], why: "one of the three brought something", found: null },
+    { left: [5000, 2500, 2500, 2500, 2500], why: "it was not among the last three", found: 3 },
+    { left: [5000, 4000, 3200, 2560, 2048, 1638], why: "slowly is still nearer", found: null },
+    { left: [100_000, 90_000, 81_000, 72_900], why: "a tenth less each time is nearer", found: null },
+    { left: [200, 200, 200, 200], why: "what is left fits the limit", found: null },
+    { left: [0, 0, 0, 0], why: "nothing is left", found: null },
+  ])("after $left: since round $found, because $why", ({ left, found }) => {
+    expect(stall(roundsLeaving(...left), DEFAULT_LIMITS)?.sinceRound ?? null).toBe(found);
+  });
+
+  test.each([
+    { name: "a little too much for the downtime", left: 1500, limit: 0, knob: "max-downtime" },
+    { name: "far too much", left: 50_000, limit: 0, knob: "on-timeout" },
+    { name: "the user's own limit", left: 50_000, limit: PAGE_A_MS, knob: "max-bandwidth" },
+    { name: "a limit that is not what holds it up", left: 50_000, limit: 10 * PAGE_A_MS, knob: "on-timeout" },
+  ])("names what would help: $name is helped by $knob", ({ left, limit, knob }) => {
+    const found = stall(roundsLeaving(left, left, left, left), { ...DEFAULT_LIMITS, maxBandwidthBytesPerSec: limit });
+    expect(found?.remedy.knob).toBe(knob as "max-downtime");
+  });
+
+  test("ends with the bandwidth that was named, even if every round leaves as much again", () => {
+    const rounds = roundsLeaving(50_000, 50_000, 50_000, 50_000);
+    const found = stall(rounds, { ...DEFAULT_LIMITS, maxBandwidthBytesPerSec: PAGE_A_MS });
+    if (found?.remedy.knob !== "max-bandwidth") throw new Error("another remedy");
+    const stats = { remainingPages: 50_000, bandwidthBytesPerSec: found.remedy.bytesPerSec, rounds: 4 };
+    expect(verdict(stats, DEFAULT_LIMITS)).toBe("switch-over");
+  });
+
+  test("ends with the downtime that was named", () => {
+    const rounds = roundsLeaving(1500, 1500, 1500, 1500);
+    const found = stall(rounds, DEFAULT_LIMITS);
+    if (found?.remedy.knob !== "max-downtime") throw new Error("another remedy");
+    const stats = { remainingPages: 1500, bandwidthBytesPerSec: found.bandwidthBytesPerSec, rounds: 4 };
+    expect(verdict(stats, { maxDowntimeMs: found.remedy.ms })).toBe("switch-over");
+    expect(stall(rounds, { ...DEFAULT_LIMITS, maxDowntimeMs: found.remedy.ms })).toBeNull();
+  });
+});
+
+describe("the throttle", () => {
+  test.each([
+    { percent: 0, remaining: 1000, before: 1000, next: 20, why: "it begins gently" },
+    { percent: 20, remaining: 1000, before: 1000, next: 30, why: "nothing was won" },
+    { percent: 20, remaining: 501, before: 1000, next: 30, why: "less than half was won" },
+    { percent: 20, remaining: 500, before: 1000, next: 20, why: "half of it is on the way" },
+    { percent: 90, remaining: 1000, before: 1000, next: 99, why: "never all of the time" },
+    { percent: 99, remaining: 1000, before: 1000, next: 99, why: "and no more than that" },
+  ])("goes from $percent to $next %: $why", ({ percent, remaining, before, next }) => {
+    expect(nextThrottle(percent, remaining, before)).toBe(next);
+  });
+
+  test.each([0, 20, 50, 75, THROTTLE_PERCENT_MAX])("at %d %% takes that share of the time", (percent) => {
+    const rest = restMs(percent, 10);
+    expect((rest / (rest + 10)) * 100).toBeCloseTo(percent, 9);
   });
 });

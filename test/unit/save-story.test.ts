@@ -3,6 +3,7 @@ import { describe, expect, test } from "bun:test";
 import type { PagesSent } from "../../src/control/channel.ts";
 import type { DeviceState, Guest } from "../../src/control/guest.ts";
 import { type Journal, MoveLog } from "../../src/control/journal.ts";
+import { LiveLimits } from "../../src/control/limits.ts";
 import { type After, type SaveContext, save } from "../../src/control/save.ts";
 import { TramError } from "../../src/errors.ts";
 import type { Bitmap } from "../../src/memory/bitmap.ts";
@@ -53,6 +54,9 @@ class Scene implements Guest {
   stopTracking(): void {
     this.calls.push("stopTracking");
   }
+  throttle(percent: number): void {
+    if (percent > 0) this.calls.push(`throttle ${percent}`);
+  }
   settle(): boolean {
     return false;
   }
@@ -84,6 +88,7 @@ class Scene implements Guest {
       () => now++,
     );
     const context: SaveContext = {
+      limits: LiveLimits.of({}),
       checkCancelled: () => {},
       sleep: () => {},
       startCrew: () => {
@@ -102,8 +107,7 @@ class Scene implements Guest {
       finish: () => this.step("finish"),
       presentPages: () => PAGES,
     };
-    const options = { maxDowntimeMs: 300, maxBandwidthBytesPerSec: 0, timeoutMs: 0, after };
-    save(this, file, options, context, log);
+    save(this, file, { after }, context, log);
     return log.journal;
   }
 }

@@ -4,6 +4,7 @@ import { noCounts } from "../../src/control/barrier.ts";
 import type { Incoming, MoveReader, MoveWriter } from "../../src/control/channel.ts";
 import type { DeviceState, Guest } from "../../src/control/guest.ts";
 import { type Journal, MoveLog } from "../../src/control/journal.ts";
+import { LiveLimits } from "../../src/control/limits.ts";
 import { type ReceivingCrew, receive } from "../../src/control/receive.ts";
 import type { Crew } from "../../src/control/rounds.ts";
 import { type SendOptions, send } from "../../src/control/send.ts";
@@ -41,6 +42,9 @@ class ScriptedGuest implements Guest {
   clearDirty(): void {}
   stopTracking(): void {
     this.calls.push("stopTracking");
+  }
+  throttle(percent: number): void {
+    if (percent > 0) this.calls.push(`throttle ${percent}`);
   }
   settle(): boolean {
     return false;
@@ -131,10 +135,7 @@ function scriptedWriter(
 }
 
 const options: SendOptions = {
-  maxDowntimeMs: 300,
-  maxBandwidthBytesPerSec: 0,
   replyMs: 1000,
-  timeoutMs: 0,
   channels: 0,
   verify: false,
 };
@@ -153,6 +154,7 @@ function run(
     () => now++,
   );
   const whole: Parameters<typeof send>[3] = {
+    limits: LiveLimits.of({}),
     checkCancelled: () => {},
     sleep: () => {},
     openChannels: () => {

@@ -1,0 +1,90 @@
+// tram set: changes what limits a move that is under way, tram's and QEMU's.
+import { EXIT, TramError } from "../errors.ts";
+import { QmpClient } from "../qmp/client.ts";
+import { isQemu } from "../qmp/migration.ts";
+import { command, nearest } from "./command.ts";
+import { parseOnTimeout } from "./migrate.ts";
+import { findSocket } from "./runtime.ts";
+import { parseDuration, parseRate } from "./units.ts";
+
+interface Knob {
+  /** Under which tram's own guests know it, and its value. */
+  tram(text: string): Record<string, unknown>;
+  /** As a parameter of QEMU's; null: QEMU has none. */
+  qemu: ((text: string) => Record<string, unknown>) | null;
+}
+
+const NONE = "none";
+const rate = (text: string): number => (text === NONE ? 0 : parseRate(text, "max-bandwidth"));
+const duration = (name: string, text: string): number => (text === NONE ? 0 : parseDuration(text, name));
+
+const KNOBS: Record<string, Knob> = {
+  "max-bandwidth": {
+    tram: (text) => ({ maxBandwidthBytesPerSec: rate(text) }),
+    qemu: (text) => ({ "max-bandwidth": rate(text) }), // 0 is no limit there, too
+  },
+  "max-downtime": {
+    tram: (text) => ({ maxDowntimeMs: duration("max-downtime", text) }),
+    qemu: (text) => ({ "downtime-limit": duration("max-downtime", text) }),
+  },
+  timeout: { tram: (text) => ({ timeoutMs: duration("timeout", text) }), qemu: null },
+  "on-timeout": { tram: (text) => ({ onTimeout: parseOnTimeout(text) }), qemu: null },
+};
+
+export const set = command({
+  name: "set",
+  summary: "changes what limits a move that is under way",
+  args: {
+    vm: { type: "positional", description: "the guest: its name, or unix:PATH of its QMP socket", required: true },
+    settings: {
+      type: "positional",
+      description: `one or more of ${Object.keys(KNOBS).join("=, ")}=, with the values of tram migrate's options; none: no limit`,
+      required: true,
+      many: true,
+    },
+  },
+  examples: [
+    "tram set a max-bandwidth=500MiB/s",
+    "tram set a max-downtime=1s timeout=2m on-timeout=throttle",
+    "tram set a max-bandwidth=none",
+  ],
+  async run(args) {
+    const given = args._.slice(1).map(parseSetting);
+    const client = await QmpClient.connect(findSocket(args.vm), args.vm);
+    try {
+      if (await isQemu(client)) await client.execute("migrate-set-parameters", forQemu(given));
+      else await client.execute("tram-set", Object.assign({}, ...given.map(({ knob, text }) => knob.tram(text))));
+      return EXIT.done;
+    } finally {
+      client.close();
+    }
+  },
+});
+
+interface Setting {
+  name: string;
+  knob: Knob;
+  text: string;
+}
+
+function parseSetting(setting: string): Setting {
+  const at = setting.indexOf("=");
+  const name = at < 0 ? setting : setting.slice(0, at);
+  const knob = Object.hasOwn(KNOBS, name) ? KNOBS[name] : undefined;
+  const near = knob ? null : nearest(name, Object.keys(KNOBS));
+  if (!knob)
+    throw new TramError("E_USAGE", `'${name}' cannot be set`, {
+      expected: Object.keys(KNOBS).join(", "),
+      ...(near && { next: `did you mean ${near}?` }),
+    });
+  if (at < 0) throw new TramError("E_USAGE", `${name} needs a value`, { expected: `${name}=VALUE` });
+  return { name, knob, text: setting.slice(at + 1) };
+}
+
+function forQemu(given: readonly Setting[]): Record<string, unknown> {
+  const parameters = given.map(({ name, knob, text }) => {
+    if (knob.qemu) return knob.qemu(text);
+    throw new TramError("E_REFUSED", `${name}: QEMU has no such limit`, { expected: "max-bandwidth or max-downtime" });
+  });
+  return Object.assign({}, ...parameters);
+}
