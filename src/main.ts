@@ -8,6 +8,7 @@ import { demo } from "./cli/demo.ts";
 import { diff } from "./cli/diff.ts";
 import { doctor } from "./cli/doctor.ts";
 import { extract } from "./cli/extract.ts";
+import { dirtyRate, forecast } from "./cli/foretell.ts";
 import { inspect } from "./cli/inspect.ts";
 import { migrate } from "./cli/migrate.ts";
 import { receive } from "./cli/receive.ts";
@@ -42,6 +43,8 @@ export const COMMANDS: readonly TramCommand[] = [
   pause,
   resume,
   set,
+  dirtyRate,
+  forecast,
   quit,
   checkGuest,
   doctor,

@@ -229,6 +229,9 @@ export class GuestProcess {
       case "save":
         this.#post({ ...request.job, kind: "save" });
         return;
+      case "measure":
+        this.#post({ kind: "measure", forMs: request.forMs });
+        return;
       case "incoming":
         try {
           this.#receive(listen(request.endpoint));

@@ -80,7 +80,7 @@ export function stallText(vm: string, stall: Stall): string {
   return `${why}\n  next: ${remedyText(vm, remedy)}`;
 }
 
-function remedyText(vm: string, remedy: Stall["remedy"]): string {
+export function remedyText(vm: string, remedy: Stall["remedy"]): string {
   switch (remedy.knob) {
     case "max-bandwidth":
       return `the limit holds it up: tram set ${vm} max-bandwidth=${Math.ceil(remedy.bytesPerSec / 2 ** 20)}MiB/s`;

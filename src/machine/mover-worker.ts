@@ -3,6 +3,7 @@
 
 import type { ZeroCopyMode } from "../control/copying.ts";
 import { MoveLog } from "../control/journal.ts";
+import { type Measured, measureDirtyRate } from "../control/measure.ts";
 import { receive } from "../control/receive.ts";
 import { SAVE_BATCH_PAGES, type SaveContext, type SaveOptions, save } from "../control/save.ts";
 import { type SendContext, type SendOptions, send } from "../control/send.ts";
@@ -67,6 +68,7 @@ export type Job =
       channels: number;
       reserve: boolean;
     }
+  | { kind: "measure"; forMs: number }
   | { kind: "receive"; listener: Listener; wanted: Wanted; replyMs: number };
 
 /** What a thread that carries pages does. */
@@ -184,6 +186,16 @@ function runSave(job: Extract<Job, { kind: "save" }>): void {
     file.close();
     net.close(job.fd);
     if (job.direct.fd >= 0) net.close(job.direct.fd);
+  }
+}
+
+function runMeasure({ forMs }: Extract<Job, { kind: "measure" }>): void {
+  try {
+    const guest = new KvmGuest(board.awaitMachine(), board);
+    const context = { checkStop: checkCancelled, sleep: (ms: number) => board.moverSleep(ms), now: clock };
+    board.writeJournal({ dirtyRate: measureDirtyRate(guest, forMs, context) } satisfies Measured);
+  } catch (error) {
+    board.writeJournal({ error: toErrorData(error) } satisfies Measured);
   }
 }
 
@@ -306,6 +318,7 @@ onJob((job: Job) => {
   try {
     if (job.kind === "send") runSend(job);
     else if (job.kind === "save") runSave(job);
+    else if (job.kind === "measure") runMeasure(job);
     else runReceive(job);
     tell({ event: "over", job: job.kind } satisfies MoverMessage);
   } catch (error) {

@@ -1,6 +1,7 @@
 // The commands of a guest's QMP socket, under QEMU's names where QEMU has them. Pure but for the control it is given.
 import type { Journal } from "../control/journal.ts";
 import type { Limits } from "../control/limits.ts";
+import type { Measured } from "../control/measure.ts";
 import type { RestoreJournal } from "../control/restore.ts";
 import { TramError, toErrorData } from "../errors.ts";
 import type { QmpError, QmpMessage } from "./protocol.ts";
@@ -22,6 +23,10 @@ export interface GuestControl {
   migrate(uri: string, options: Record<string, unknown>): void;
   /** Into a file that was passed as descriptor `fdname`. */
   save(fdname: string, options: Record<string, unknown>): void;
+  /** How fast the guest writes its memory, over so many milliseconds. */
+  measure(forMs: unknown): void;
+  /** What came of that; nothing yet, or nothing asked: neither of its members. */
+  measured(): Measured;
   /** Of the move or save that is under way; all limits as they are then. */
   setLimits(changes: Record<string, unknown>): Limits;
   /** The file has its name. */
@@ -98,6 +103,11 @@ export const COMMANDS: Record<string, Handler> = {
     control.commitSave();
     return {};
   },
+  "tram-measure": (control, args) => {
+    control.measure(args.forMs);
+    return {};
+  },
+  "tram-query-measure": (control) => control.measured(),
   "tram-set": (control, args) => control.setLimits(args),
   "migrate-incoming": (control, args) => {
     control.migrateIncoming(text(args, "uri"));

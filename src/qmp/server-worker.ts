@@ -4,6 +4,7 @@
 import { ZERO_COPY_MODES } from "../control/copying.ts";
 import type { Journal } from "../control/journal.ts";
 import { DEFAULT_LIMITS, type Limits, ON_TIMEOUT } from "../control/limits.ts";
+import type { Measured } from "../control/measure.ts";
 import type { RestoreJournal } from "../control/restore.ts";
 import { AFTER, SAVE_THREADS_MAX } from "../control/save.ts";
 import { DEFAULT_REPLY_MS, MOVE_CHANNELS_MAX, type SendOptions, ZSTD_LEVEL_MAX } from "../control/send.ts";
@@ -34,6 +35,7 @@ export type QmpRequest =
   | { request: "quit" }
   | ({ request: "migrate" } & Omit<Extract<Job, { kind: "send" }>, "kind">)
   | { request: "save"; job: Omit<Extract<Job, { kind: "save" }>, "kind"> }
+  | { request: "measure"; forMs: number }
   | { request: "incoming"; endpoint: Endpoint }
   /** The client that started the move has read its final journal, or is gone. */
   | { request: "move-seen" };
@@ -52,6 +54,8 @@ const KICK_AGAIN_MS = 10;
 const MOVER_IDLE_MS = 3000;
 const PEER_CHARS_MAX = 1000;
 const MS_MAX = 2 ** 31 - 1;
+/** The guest pays for being tracked. */
+const MEASURE_MS_MAX = 600_000;
 
 const ask = (request: QmpRequest): void => tell(request);
 
@@ -170,7 +174,8 @@ const isOver = (journal: Journal | null): boolean =>
 function awaitFinishedMove(): void {
   const journal = board.readJournal<Journal>();
   const hasArrived = journal?.direction === "incoming" && journal.owner === "target";
-  if (isOver(journal) || hasArrived) board.awaitIdle(MOVER_IDLE_MS);
+  const { dirtyRate, error } = (journal ?? {}) as Measured;
+  if (isOver(journal) || hasArrived || dirtyRate || error) board.awaitIdle(MOVER_IDLE_MS);
 }
 
 /** A guest that is confirmed elsewhere is nobody's to steer here, in the moment before this process ends. */
@@ -293,6 +298,24 @@ class Control implements GuestControl {
       request: "save",
       job: { fd, direct, offset, name, options: { after }, channels, reserve: given.reserve === true },
     });
+  }
+
+  measure(forMs: unknown): void {
+    refuseGone();
+    const { runState } = board;
+    if (runState !== "running" && runState !== "paused") throw stateError("measured", runState);
+    const ms = numbersOf({ forMs })("forMs", 1000, 1, MEASURE_MS_MAX);
+    awaitFinishedMove();
+    if (!board.beginMove()) throw busy();
+    mover = this.#client;
+    passedDescriptor = true; // nobody else wants the answer
+    board.writeJournal({});
+    ask({ request: "measure", forMs: ms });
+  }
+
+  measured(): Measured {
+    const found = board.readJournal<Measured>();
+    return found && !("phase" in found) ? found : {};
   }
 
   setLimits(given: Record<string, unknown>): Limits {

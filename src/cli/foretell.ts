@@ -1,0 +1,145 @@
+// tram dirty-rate, forecast: how fast a guest writes its memory, and what a move of it would come to, before it.
+import type { Stall } from "../control/convergence.ts";
+import { DEFAULT_LIMITS } from "../control/limits.ts";
+import { type DirtyRate, type Forecast, forecast as foretell, type Measured } from "../control/measure.ts";
+import { EXIT, fromErrorData, TramError } from "../errors.ts";
+import { QmpClient } from "../qmp/client.ts";
+import { isQemu } from "../qmp/migration.ts";
+import { command } from "./command.ts";
+import { print } from "./console.ts";
+import { JSON_SCHEMA, remedyText } from "./report.ts";
+import { findSocket } from "./runtime.ts";
+import { formatBytes, formatCount, formatMs, formatRate, parseDuration, parseRate } from "./units.ts";
+
+const PAGE_BYTES = 4096;
+const DEFAULT_FOR_MS = 1000;
+const POLL_MS = 20;
+const vm = {
+  type: "positional",
+  description: "the guest: its name, or unix:PATH of its QMP socket",
+  required: true,
+} as const;
+const forTime = { type: "string", description: "how long to measure (default 1s)", valueHint: "TIME" } as const;
+const json = { type: "boolean", description: "one JSON object on standard output" } as const;
+
+export const dirtyRate = command({
+  name: "dirty-rate",
+  summary: "measures how fast a guest writes its memory",
+  args: { vm, for: forTime, json },
+  examples: ["tram dirty-rate a", "tram dirty-rate a --for 10s --json"],
+  async run(args) {
+    const { totalPages, written } = await measure(args.vm, args.for);
+    const { ms, pages } = written.at(-1) as DirtyRate["written"][number];
+    const figures = {
+      schema: JSON_SCHEMA,
+      name: args.vm,
+      forMs: Math.round(ms),
+      totalPages,
+      workingSetPages: pages,
+      pagesPerSec: pagesPerSecond(written),
+      written: written.map((point) => ({ ms: Math.round(point.ms * 1000) / 1000, pages: point.pages })),
+    };
+    print(args.json ? JSON.stringify(figures) : rateText(args.vm, figures));
+    return EXIT.done;
+  },
+});
+
+/** Shorter says nothing. */
+const RATE_MS_MIN = 50;
+
+/** Of different pages, at the beginning, before many were written twice. */
+function pagesPerSecond(written: DirtyRate["written"]): number {
+  const point = written.find(({ ms }) => ms >= RATE_MS_MIN) ?? written.at(-1);
+  return point ? Math.round((point.pages * 1000) / Math.max(1, point.ms)) : 0;
+}
+
+function rateText(
+  name: string,
+  {
+    pagesPerSec,
+    workingSetPages,
+    forMs,
+    totalPages,
+  }: Record<"pagesPerSec" | "workingSetPages" | "forMs" | "totalPages", number>,
+): string {
+  const rate = `${formatCount(pagesPerSec)} pages/s (${formatRate(pagesPerSec * PAGE_BYTES)})`;
+  const set = `${formatCount(workingSetPages)} of its ${formatCount(totalPages)} pages (${formatBytes(workingSetPages * PAGE_BYTES)})`;
+  return `${name}: writes ${rate}; in ${formatMs(forMs)} it wrote to ${set}`;
+}
+
+export const forecast = command({
+  name: "forecast",
+  summary: "foretells a move: rounds, time, bytes, downtime, and whether it ends",
+  args: {
+    vm,
+    bandwidth: { type: "string", description: "what the channel carries; it must be given", valueHint: "RATE" },
+    maxDowntime: {
+      type: "string",
+      description: "the longest the guest may stand still (default 300ms)",
+      valueHint: "TIME",
+    },
+    maxBandwidth: {
+      type: "string",
+      description: "the most that the move may send (default no limit)",
+      valueHint: "RATE",
+    },
+    for: forTime,
+    json,
+  },
+  examples: ["tram forecast a --bandwidth 10Gbit/s", "tram forecast a --bandwidth 1Gbit/s --max-downtime 1s --for 10s"],
+  async run(args) {
+    if (args.bandwidth === undefined)
+      throw new TramError("E_USAGE", "tram forecast needs --bandwidth", {
+        next: "what the channel carries: tram forecast VM --bandwidth 10Gbit/s",
+      });
+    const bandwidth = parseRate(args.bandwidth, "--bandwidth");
+    const limits = {
+      ...DEFAULT_LIMITS,
+      ...(args.maxDowntime !== undefined && { maxDowntimeMs: parseDuration(args.maxDowntime, "--max-downtime") }),
+      ...(args.maxBandwidth !== undefined && {
+        maxBandwidthBytesPerSec: parseRate(args.maxBandwidth, "--max-bandwidth"),
+      }),
+    };
+    const rate = await measure(args.vm, args.for);
+    const found = foretell(rate, rate.contentPages, bandwidth, limits);
+    if (args.json)
+      print(JSON.stringify({ schema: JSON_SCHEMA, name: args.vm, contentPages: rate.contentPages, ...found }));
+    else print(forecastText(args.vm, found, rate.written.at(-1)?.ms ?? 0));
+    return EXIT.done;
+  },
+});
+
+function forecastText(name: string, found: Forecast, measuredMs: number): string {
+  const { converges, rounds, elapsedMs, bytes, downtimeMs, stall, longestRoundMs } = found;
+  const sent = `${formatBytes(bytes)} in ${formatMs(elapsedMs)}`;
+  const verdict = converges
+    ? `${name}: ${rounds} rounds, ${sent}; downtime about ${formatMs(downtimeMs ?? 0)} and the hand-over`
+    : `${name}: would not converge: seen after ${rounds} rounds, ${sent}${stall ? stallLines(name, stall) : ""}`;
+  if (longestRoundMs <= measuredMs) return verdict;
+  const seconds = Math.ceil(longestRoundMs / 1000);
+  return `${verdict}\n  supposed: a round takes up to ${formatMs(longestRoundMs)}, and ${formatMs(measuredMs)} were measured; --for ${seconds}s tells more`;
+}
+
+const stallLines = (name: string, { leftBytes, remedy }: Stall): string =>
+  `; each leaves ${formatBytes(leftBytes)}\n  then: ${remedyText(name, remedy)}`;
+
+/** The guest is tracked for as long; Ctrl-C ends it. */
+async function measure(name: string, forText: string | undefined): Promise<DirtyRate> {
+  const forMs = forText === undefined ? DEFAULT_FOR_MS : parseDuration(forText, "--for");
+  const client = await QmpClient.connect(findSocket(name), name);
+  try {
+    if (await isQemu(client))
+      throw new TramError("E_REFUSED", `'${name}' is QEMU's: only tram's own guests are measured so far`, {
+        next: "ask its monitor: calc-dirty-rate, query-dirty-rate",
+      });
+    await client.execute("tram-measure", { forMs });
+    for (;;) {
+      const { dirtyRate, error } = await client.execute<Measured>("tram-query-measure");
+      if (error) throw fromErrorData(error);
+      if (dirtyRate) return dirtyRate;
+      await Bun.sleep(POLL_MS);
+    }
+  } finally {
+    client.close();
+  }
+}

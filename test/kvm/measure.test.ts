@@ -1,0 +1,114 @@
+// What is told of a guest before its move: how fast it writes, and what the move would come to.
+import { describe, expect, test } from "bun:test";
+import type { FinalReport } from "../../src/cli/report.ts";
+import type { Forecast } from "../../src/control/measure.ts";
+import { Bed, freePort, whyNoKvm } from "../support/bed.ts";
+
+const reason = whyNoKvm();
+const kvm = describe.skipIf(reason !== null);
+const title = (text: string) => `${text}${reason ? ` (skipped: ${reason})` : ""}`;
+
+async function inBed(action: (bed: Bed) => Promise<void>): Promise<void> {
+  const bed = new Bed();
+  try {
+    await action(bed);
+  } finally {
+    await bed.dispose();
+  }
+}
+
+interface Figures {
+  pagesPerSec: number;
+  workingSetPages: number;
+  totalPages: number;
+}
+
+kvm(title("a guest that is measured"), () => {
+  test.each([500, 2000])("writes %d pages a second, as it was told to", (rate) =>
+    inBed(async (bed) => {
+      await bed.walker("a", "--memory", "128M", "--working-set", "96M", "--dirty-rate", `${rate}`);
+      const figures: Figures = JSON.parse(await bed.expectDone("dirty-rate", "a", "--for", "1s", "--json"));
+      expect(figures.totalPages).toBe(32_768);
+      expect(figures.workingSetPages / rate).toBeGreaterThan(0.6);
+      expect(figures.workingSetPages / rate).toBeLessThan(1.6);
+      expect(await bed.status("a")).toMatchObject({ status: "running", tracking: false });
+      await bed.goesOn("a");
+    }),
+  );
+
+  test("has written to all of its working set, and to little more", () =>
+    inBed(async (bed) => {
+      await bed.walker("a", "--memory", "64M", "--working-set", "8M", "--dirty-rate", "max");
+      const figures: Figures = JSON.parse(await bed.expectDone("dirty-rate", "a", "--json"));
+      expect(figures.workingSetPages).toBeGreaterThanOrEqual(2048);
+      expect(figures.workingSetPages).toBeLessThan(2048 + 64);
+    }));
+
+  test("writes nothing while it is paused", () =>
+    inBed(async (bed) => {
+      await bed.walker("a", "--memory", "16M", "--paused");
+      const figures: Figures = JSON.parse(await bed.expectDone("dirty-rate", "a", "--for", "200ms", "--json"));
+      expect(figures).toMatchObject({ pagesPerSec: 0, workingSetPages: 0 });
+    }));
+
+  test("can be moved right after it, and is not measured meanwhile", () =>
+    inBed(async (bed) => {
+      await bed.walker("a", "--memory", "64M", "--working-set", "32M", "--dirty-rate", "1000");
+      const to = `tcp:127.0.0.1:${freePort()}`;
+      await bed.target("b", to);
+      await bed.expectDone("dirty-rate", "a", "--for", "100ms");
+      const move = bed.start(["migrate", "a", to, "--max-bandwidth", "8MiB/s"]);
+      await bed.until(async () => (await bed.moveOf("a")).phase === "active", "it moves", move);
+      const { code, stderr } = await bed.tram("dirty-rate", "a");
+      expect({ code, stderr }).toEqual({ code: 1, stderr: expect.stringContaining("under way already") });
+      await bed.expectDone("set", "a", "max-bandwidth=none");
+      expect(await move.code).toBe(0);
+      await bed.goesOn("b");
+    }));
+
+  test("goes on untracked when whoever measures it is killed", () =>
+    inBed(async (bed) => {
+      await bed.walker("a", "--memory", "64M", "--working-set", "32M", "--dirty-rate", "1000");
+      const measuring = bed.start(["dirty-rate", "a", "--for", "60s"]);
+      await bed.until(async () => (await bed.status("a"))?.tracking === true, "it is tracked", measuring);
+      measuring.kill("SIGKILL");
+      await bed.until(async () => (await bed.status("a"))?.tracking === false, "it is let go");
+      await bed.goesOn("a");
+    }));
+});
+
+kvm(title("a forecast"), () => {
+  test.each<[string, string, boolean]>([
+    ["far below the bandwidth", "500", true],
+    ["as fast as it can", "max", false],
+  ])(
+    "of a guest that writes %s comes true",
+    (_, rate, converges) =>
+      inBed(async (bed) => {
+        await bed.walker("a", "--memory", "64M", "--working-set", "32M", "--dirty-rate", rate, "--fill", "random");
+        const limit = ["--max-bandwidth", "40MiB/s"];
+        const told: Forecast = JSON.parse(
+          await bed.expectDone("forecast", "a", "--bandwidth", "10Gbit/s", ...limit, "--for", "2s", "--json"),
+        );
+        expect(told.converges).toBe(converges);
+        const to = `tcp:127.0.0.1:${freePort()}`;
+        await bed.target("b", to);
+        const { stdout } = await bed.tram("migrate", "a", to, "--json", ...limit, "--timeout", "6s");
+        const report: FinalReport = JSON.parse(stdout.trim().split("\n").at(-1) as string);
+        expect(report.outcome === "completed").toBe(converges);
+        expect(report.stall === null).toBe(converges);
+        if (!converges) return;
+        expect(report.elapsedMs / told.elapsedMs).toBeGreaterThan(1 / 1.5);
+        expect(report.elapsedMs / told.elapsedMs).toBeLessThan(1.5);
+        expect(report.bytes / told.bytes).toBeGreaterThan(1 / 1.5);
+        expect(report.bytes / told.bytes).toBeLessThan(1.5);
+      }),
+    60_000,
+  );
+
+  test("needs to know what is carried", () =>
+    inBed(async (bed) => {
+      const { code, stderr } = await bed.tram("forecast", "a");
+      expect({ code, stderr }).toEqual({ code: 2, stderr: expect.stringContaining("--bandwidth") });
+    }));
+});
