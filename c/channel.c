@@ -22,7 +22,6 @@ enum {
   ENOBUFS_WAIT_MS = 1000 /* others of this user may hold the memory that is lacking */
 };
 
-
 int64_t tram_channel_open(int fd, int is_socket, int zero_copy, int timeout_ms) {
   int on = 1;
   struct timeval slice = {.tv_usec = WAIT_SLICE_MS * 1000};
@@ -146,7 +145,7 @@ static int is_full(const struct tram_channel *channel, int64_t *since_ms) {
 static int64_t send_all(struct tram_channel *channel, struct iovec *iov, unsigned count, int flags, int never_copy,
                         uint64_t in_flight_max, const int32_t *stop) {
   int64_t total = 0, lacking_since_ms = -1, full_since_ms = -1;
-  const int never = MSG_NOSIGNAL | (channel->waits_inside ? 0 : MSG_DONTWAIT);
+  const int always = MSG_NOSIGNAL | (channel->waits_inside ? 0 : MSG_DONTWAIT);
   while (count) {
     if (stopped(stop)) return -ECANCELED;
     uint64_t bytes = 0;
@@ -157,7 +156,7 @@ static int64_t send_all(struct tram_channel *channel, struct iovec *iov, unsigne
     }
     struct msghdr message = {.msg_iov = iov, .msg_iovlen = count};
     channel->counts.system_calls++;
-    ssize_t n = channel->is_socket ? sendmsg(channel->fd, &message, flags | never)
+    ssize_t n = channel->is_socket ? sendmsg(channel->fd, &message, flags | always)
                                    : writev(channel->fd, iov, (int)count);
     if (n < 0) {
       int result = 1;

@@ -1,7 +1,13 @@
 // tram dirty-rate, forecast: how fast a guest writes its memory, and what a move of it would come to, before it.
 import type { Stall } from "../control/convergence.ts";
 import { DEFAULT_LIMITS } from "../control/limits.ts";
-import { type DirtyRate, type Forecast, forecast as foretell, type Measured } from "../control/measure.ts";
+import {
+  type DirtyRate,
+  type Forecast,
+  forecast as foretell,
+  type Measured,
+  type Written,
+} from "../control/measure.ts";
 import { EXIT, fromErrorData, TramError } from "../errors.ts";
 import { QmpClient } from "../qmp/client.ts";
 import { isQemu } from "../qmp/migration.ts";
@@ -29,7 +35,7 @@ export const dirtyRate = command({
   examples: ["tram dirty-rate a", "tram dirty-rate a --for 10s --json"],
   async run(args) {
     const { totalPages, written } = await measure(args.vm, args.for);
-    const { ms, pages } = written.at(-1) as DirtyRate["written"][number];
+    const { ms, pages } = written.at(-1) as Written;
     const figures = {
       schema: JSON_SCHEMA,
       name: args.vm,
@@ -48,7 +54,7 @@ export const dirtyRate = command({
 const RATE_MS_MIN = 50;
 
 /** Of different pages, at the beginning, before many were written twice. */
-function pagesPerSecond(written: DirtyRate["written"]): number {
+function pagesPerSecond(written: Written[]): number {
   const point = written.find(({ ms }) => ms >= RATE_MS_MIN) ?? written.at(-1);
   return point ? Math.round((point.pages * 1000) / Math.max(1, point.ms)) : 0;
 }

@@ -22,7 +22,7 @@ export function openJson(option: string | undefined, streamOnStdout: boolean): (
   }
   const numbered = /^fd:([0-9]+)$/.exec(option);
   if (numbered) net.fdType(Number(numbered[1]));
-  const fd = numbered ? Number(numbered[1]) : openEvents(option);
+  const fd = numbered ? Number(numbered[1]) : openEvents("--json", option);
   let works = true;
   return (event) => {
     if (works && !writeAll(fd, `${JSON.stringify(event)}\n`)) {
@@ -35,20 +35,15 @@ export function openJson(option: string | undefined, streamOnStdout: boolean): (
 /** Where --trace goes; null: nowhere. */
 export function openTrace(path: string | undefined): ((phase: string, atMs: number) => void) | null {
   if (path === undefined) return null;
-  let fd: number;
-  try {
-    fd = openSync(path, "w");
-  } catch (error) {
-    throw new TramError("E_FILE", `--trace: cannot write ${path}: ${(error as Error).message}`);
-  }
+  const fd = openEvents("--trace", path);
   return (phase, atMs) => void writeAll(fd, `${atMs.toFixed(3).padStart(12)} ${phase}\n`);
 }
 
-function openEvents(path: string): number {
+function openEvents(option: string, path: string): number {
   try {
     return openSync(path, "w");
   } catch (error) {
-    throw new TramError("E_FILE", `--json: cannot write ${path}: ${(error as Error).message}`);
+    throw new TramError("E_FILE", `${option}: cannot write ${path}: ${(error as Error).message}`);
   }
 }
 

@@ -65,7 +65,7 @@ export function stall(rounds: readonly Round[], limits: Limits): Stall | null {
   const repeated = rounds.filter(({ round }) => round > 1);
   const recent = repeated.slice(-STALL_ROUNDS);
   if (!last || recent.length < STALL_ROUNDS) return null;
-  const before = repeated.at(-STALL_ROUNDS - 1) ?? (rounds[0] as Round);
+  const before = repeated.at(-STALL_ROUNDS - 1) ?? rounds[0];
   if (recent.some(({ dirtyPages }) => dirtyPages < before.dirtyPages * LESS)) return null;
   const bandwidthBytesPerSec = perSecond(last.bytes, last.durationMs);
   const dirtyBytesPerSec = perSecond(last.dirtyPages * PAGE_RECORD_BYTES, last.durationMs);
@@ -80,7 +80,7 @@ export function stall(rounds: readonly Round[], limits: Limits): Stall | null {
       : neededMs <= DOWNTIME_OFFER_MAX_MS
         ? { knob: "max-downtime", ms: neededMs }
         : { knob: "on-timeout", value: "throttle" };
-  return { sinceRound: (recent[0] as Round).round, leftBytes, dirtyBytesPerSec, bandwidthBytesPerSec, remedy };
+  return { sinceRound: recent[0].round, leftBytes, dirtyBytesPerSec, bandwidthBytesPerSec, remedy };
 }
 
 const perSecond = (amount: number, ms: number): number => Math.round((amount * 1000) / Math.max(1, ms));

@@ -23,8 +23,9 @@ export interface Guest {
   syncDirty(dirty: Bitmap): void;
   /** Just before [firstPage, firstPage + pages) is read: later writes to it count again. Multiples of 64, or to the end. */
   clearDirty(firstPage: number, pages: number): void;
+  /** And it runs at its full speed. */
   stopTracking(): void;
-  /** Has its CPUs rest for this share of time; 0: none. */
+  /** While it is tracked: has its CPUs rest for this share of time. */
   throttle(percent: number): void;
   /** Returns when all of its memory is there, and known to be good; true: that took a while. Throws if it is not. */
   settle(checkStop: () => void): boolean;

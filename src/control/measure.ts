@@ -79,12 +79,8 @@ function estimateContent({ ram, pagemapFd }: Guest): number {
 /** How many different pages are written in so many milliseconds: between what was measured, and on as it went last. */
 export function pagesWritten({ totalPages, written }: DirtyRate, ms: number): number {
   const points = [{ ms: 0, pages: 0 }, ...written];
-  const last = points.length - 1;
-  const next = Math.max(
-    1,
-    points.findIndex((point) => point.ms >= ms) < 0 ? last : points.findIndex((point) => point.ms >= ms),
-  );
-  const [a, b] = [points[next - 1] as Written, points[next] as Written];
+  const later = points.findIndex((point, i) => i > 0 && point.ms >= ms);
+  const [a, b] = later < 0 ? points.slice(-2) : points.slice(later - 1, later + 1);
   const slope = b.ms > a.ms ? (b.pages - a.pages) / (b.ms - a.ms) : 0;
   return Math.min(totalPages, Math.round(a.pages + slope * (ms - a.ms)));
 }

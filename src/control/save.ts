@@ -49,10 +49,7 @@ export function save(
   try {
     log.setPhase("setup");
     file.begin(guest.description);
-    undo.push(
-      () => guest.stopTracking(),
-      () => guest.throttle(0),
-    );
+    undo.push(() => guest.stopTracking());
     guest.startTracking();
     log.setPhase("active");
     const { limits, checkCancelled: checkStop, sleep } = context;
@@ -84,7 +81,6 @@ export function save(
     };
     if (options.after === "resume") {
       stop.undo(); // the last bytes have left its memory: it does not wait for the disk
-      guest.throttle(0);
       guest.stopTracking();
       report();
     }
@@ -97,7 +93,6 @@ export function save(
     if (options.after !== "resume") {
       downtime.mark("durable");
       report();
-      guest.throttle(0);
       guest.stopTracking();
       context.leave(options.after);
     }

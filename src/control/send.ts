@@ -56,10 +56,7 @@ export function send(guest: Guest, writer: MoveWriter, options: SendOptions, con
     writer.machine(guest.description);
     if (options.verify) writer.verifyPages();
 
-    undo.push(
-      () => guest.stopTracking(),
-      () => guest.throttle(0),
-    );
+    undo.push(() => guest.stopTracking());
     guest.startTracking();
     const share = shareRounds(guest, BATCH_PAGES, context.limits, log.now());
     const { limits, checkCancelled: checkStop, sleep } = context;
@@ -104,7 +101,7 @@ export function send(guest: Guest, writer: MoveWriter, options: SendOptions, con
     if (!context.passHandover()) throw new TramError("E_CANCELLED", "cancelled");
     log.setPhase("handover");
     writer.handOver();
-    undo = [() => guest.stopTracking(), () => guest.throttle(0), () => crew?.end()]; // from here on this side never runs the guest by itself
+    undo = [() => guest.stopTracking(), () => crew?.end()]; // from here on this side never runs the guest by itself
     log.journal.owner = "unconfirmed";
     context.handedOver();
     const described = attempt(() => writer.describe());
@@ -116,7 +113,6 @@ export function send(guest: Guest, writer: MoveWriter, options: SendOptions, con
     if (writer.twoWay ? !confirmed : described !== null) throw unconfirmed(writer.twoWay, described);
     if (confirmed) log.journal.owner = hello?.keeps ? "file" : "target";
     crew?.end();
-    guest.throttle(0);
     guest.stopTracking();
     log.setPhase("completed");
   } catch (error) {

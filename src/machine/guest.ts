@@ -85,6 +85,7 @@ export class KvmGuest implements Guest {
   }
 
   stopTracking(): void {
+    this.#board.throttleCpus(0);
     this.#setLogging(0);
     this.#log = null;
     if (this.#pagemapFd >= 0) net.close(this.#pagemapFd);

@@ -121,7 +121,7 @@ class Client {
     for (const fd of [this.fd, ...this.passed, ...this.named.values()]) net.close(fd);
     if (mover !== this) return;
     mover = null;
-    if (passedDescriptor) board.cancelMove();
+    if (endsWithClient) board.cancelMove();
     ask({ request: "move-seen" });
   }
 }
@@ -187,9 +187,16 @@ function refuseGone(): void {
     });
 }
 
-/** The client whose move is under way, and whether its channel is a descriptor that the client passed. */
+/** Whatever is to be done with it, the guest must be here, whole. */
+function requireHere(what: string): void {
+  refuseGone();
+  const { runState } = board;
+  if (runState !== "running" && runState !== "paused") throw stateError(what, runState);
+}
+
+/** The client whose job is under way, and whether that ends with it: it has passed the channel, or alone waits for the answer. */
 let mover: Client | null = null;
-let passedDescriptor = false;
+let endsWithClient = false;
 
 class Control implements GuestControl {
   readonly name = init.name;
@@ -251,27 +258,20 @@ class Control implements GuestControl {
   }
 
   migrate(uri: string, given: Record<string, unknown>): void {
-    refuseGone();
-    const { runState } = board;
-    if (runState !== "running" && runState !== "paused") throw stateError("migrated", runState);
+    requireHere("migrated");
     const { request, limits } = moveRequest(given); // whatever is wrong with it is said before anything has begun
     const endpoint = this.#endpoint(uri, String(given.peer ?? uri).slice(0, PEER_CHARS_MAX));
-    awaitFinishedMove();
-    if (!board.beginMove()) {
-      if (endpoint.scheme === "passed") net.close(endpoint.fd);
+    const isPassed = endpoint.scheme === "passed";
+    if (!this.#takeMover(isPassed)) {
+      if (isPassed) net.close(endpoint.fd);
       throw busy();
     }
-    mover = this.#client;
-    passedDescriptor = endpoint.scheme === "passed";
-    board.writeJournal({}); // the one before is no longer the answer; the mover is idle and does not write
     board.limits.set(limits);
     ask({ ...request, endpoint });
   }
 
   save(fdname: string, given: Record<string, unknown>): void {
-    refuseGone();
-    const { runState } = board;
-    if (runState !== "running" && runState !== "paused") throw stateError("saved", runState);
+    requireHere("saved");
     const after = AFTER.find((one) => one === (given.after ?? "quit"));
     if (!after) throw new TramError("E_QMP", "'after' is not known", { expected: AFTER.join(", ") });
     const number = numbersOf(given);
@@ -284,15 +284,11 @@ class Control implements GuestControl {
       given.directFdname === undefined
         ? BUFFERED
         : { fd: this.#take(String(given.directFdname)), only: given.directOnly === true };
-    awaitFinishedMove();
-    if (!board.beginMove()) {
+    if (!this.#takeMover(true)) {
       net.close(fd);
       if (direct.fd >= 0) net.close(direct.fd);
       throw busy();
     }
-    mover = this.#client;
-    passedDescriptor = true;
-    board.writeJournal({});
     board.limits.set(limits);
     ask({
       request: "save",
@@ -301,21 +297,25 @@ class Control implements GuestControl {
   }
 
   measure(forMs: unknown): void {
-    refuseGone();
-    const { runState } = board;
-    if (runState !== "running" && runState !== "paused") throw stateError("measured", runState);
+    requireHere("measured");
     const ms = numbersOf({ forMs })("forMs", 1000, 1, MEASURE_MS_MAX);
-    awaitFinishedMove();
-    if (!board.beginMove()) throw busy();
-    mover = this.#client;
-    passedDescriptor = true; // nobody else wants the answer
-    board.writeJournal({});
+    if (!this.#takeMover(true)) throw busy();
     ask({ request: "measure", forMs: ms });
   }
 
   measured(): Measured {
     const found = board.readJournal<Measured>();
     return found && !("phase" in found) ? found : {};
+  }
+
+  /** For a job of this client; false: it is busy. */
+  #takeMover(endsWithIt: boolean): boolean {
+    awaitFinishedMove();
+    if (!board.beginMove()) return false;
+    mover = this.#client;
+    endsWithClient = endsWithIt;
+    board.writeJournal({}); // the one before is no longer the answer; the mover is idle and does not write
+    return true;
   }
 
   setLimits(given: Record<string, unknown>): Limits {
