@@ -44,12 +44,7 @@ async function start(host: EmulatedHost, options: string, status: string): Promi
   await host.run("rm -f /tmp/guest.end");
   const run = `tram run ${options} --memory ${GUEST_MIB}M --prealloc --name guest >/tmp/guest.log 2>&1`;
   await host.run(`sh -c '${run}; cat /proc/$$/stat >/tmp/guest.end' >/dev/null 2>&1 &`);
-  for (let tries = 0; tries < 60; tries++) {
-    const { code, stdout } = await host.exec("tram status guest --json");
-    if (code === 0 && JSON.parse(stdout).status === status) return;
-    await Bun.sleep(200);
-  }
-  throw new Error(`no guest that is ${status}: ${await host.run("cat /tmp/guest.log")}`);
+  await host.guestIs("guest", status);
 }
 
 let port = 4000;

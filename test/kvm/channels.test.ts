@@ -3,7 +3,7 @@ import { describe, expect, test } from "bun:test";
 import { existsSync } from "node:fs";
 import { type AddressInfo, connect, createServer, type Socket } from "node:net";
 import type { ChannelReport } from "../../src/cli/report.ts";
-import { Bed, freePort, openFds, type Result, threads, whyNoKvm } from "../support/bed.ts";
+import { type Bed, freePort, inBed, openFds, type Result, threads, whyNoKvm } from "../support/bed.ts";
 
 const reason = whyNoKvm();
 const kvm = describe.skipIf(reason !== null);
@@ -25,15 +25,6 @@ interface Report {
 }
 
 const reportOf = (result: Result): Report => JSON.parse(result.stdout.trim().split("\n").at(-1) as string);
-
-async function inBed(action: (bed: Bed) => Promise<void>): Promise<void> {
-  const bed = new Bed();
-  try {
-    await action(bed);
-  } finally {
-    await bed.dispose();
-  }
-}
 
 const WALKER = ["--memory", "64M", "--working-set", "24M", "--dirty-rate", "max", "--fill", "mixed"];
 const tcp = () => `tcp:127.0.0.1:${freePort()}`;

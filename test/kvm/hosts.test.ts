@@ -2,34 +2,25 @@
 // on their way arrives.
 import { describe, expect, test } from "bun:test";
 import type { FinalReport } from "../../src/cli/report.ts";
-import { type EmulatedHost, Hosts, whyNoHosts } from "../support/hosts.ts";
+import { Hosts, whyNoHosts } from "../support/hosts.ts";
 
 const reason = whyNoHosts();
 const title = (text: string) => `${text}${reason ? ` (skipped: ${reason})` : ""}`;
 
-async function guestIs(host: EmulatedHost, status: string): Promise<void> {
-  for (let tries = 0; tries < 100; tries++) {
-    const { code, stdout } = await host.exec("tram status guest --json");
-    if (code === 0 && JSON.parse(stdout).status === status) return;
-    await Bun.sleep(200);
-  }
-  throw new Error(`no guest that is ${status}: ${await host.run("cat /tmp/guest.log")}`);
-}
-
 describe.skipIf(reason !== null)(title("two emulated hosts"), () => {
   test("a guest that writes all the time moves between them, uncopied, there and back", async () => {
     await using all = await Hosts.boot(2, { cpus: 1, memoryMib: 1024 });
-    const [a, b] = all.hosts as [EmulatedHost, EmulatedHost];
+    const [a, b] = all.hosts;
     const walker = "--guest walker --memory 64M --working-set 16M --dirty-rate 2000 --fill random";
     await a.run(`tram run ${walker} --name guest >/tmp/guest.log 2>&1 &`);
-    await guestIs(a, "running");
+    await a.guestIs("guest", "running");
     for (const [from, to, port] of [
       [a, b, 4001],
       [b, a, 4002],
     ] as const) {
       const uri = `tcp:${to.address}:${port}`;
       await to.run(`tram run --incoming ${uri} --name guest >/tmp/guest.log 2>&1 &`);
-      await guestIs(to, "inmigrate");
+      await to.guestIs("guest", "inmigrate");
       const output = await from.run(`tram migrate guest ${uri} --channels 2 --zero-copy on --max-downtime 2s --json`);
       const report: FinalReport = JSON.parse(output.trim().split("\n").at(-1) as string);
       expect(report).toMatchObject({ outcome: "completed", owner: "target", error: null });

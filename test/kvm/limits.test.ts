@@ -3,7 +3,7 @@ import { describe, expect, test } from "bun:test";
 import { readFileSync } from "node:fs";
 import type { FinalReport } from "../../src/cli/report.ts";
 import type { Journal } from "../../src/control/journal.ts";
-import { Bed, freePort, type Result, type Running, whyNoKvm } from "../support/bed.ts";
+import { type Bed, freePort, inBed, type Result, type Running, whyNoKvm } from "../support/bed.ts";
 
 const reason = whyNoKvm();
 const kvm = describe.skipIf(reason !== null);
@@ -14,15 +14,6 @@ const WALKER = ["--memory", "64M", "--working-set", "32M", "--dirty-rate", "max"
 const SLOW = ["--max-bandwidth", "40MiB/s"];
 const tcp = () => `tcp:127.0.0.1:${freePort()}`;
 const reportOf = (text: string): FinalReport => JSON.parse(text.trim().split("\n").at(-1) as string);
-
-async function inBed(action: (bed: Bed) => Promise<void>): Promise<void> {
-  const bed = new Bed();
-  try {
-    await action(bed);
-  } finally {
-    await bed.dispose();
-  }
-}
 
 interface Move {
   to: string;

@@ -2,20 +2,11 @@
 import { describe, expect, test } from "bun:test";
 import type { FinalReport } from "../../src/cli/report.ts";
 import type { Forecast } from "../../src/control/measure.ts";
-import { Bed, freePort, whyNoKvm } from "../support/bed.ts";
+import { freePort, inBed, whyNoKvm } from "../support/bed.ts";
 
 const reason = whyNoKvm();
 const kvm = describe.skipIf(reason !== null);
 const title = (text: string) => `${text}${reason ? ` (skipped: ${reason})` : ""}`;
-
-async function inBed(action: (bed: Bed) => Promise<void>): Promise<void> {
-  const bed = new Bed();
-  try {
-    await action(bed);
-  } finally {
-    await bed.dispose();
-  }
-}
 
 interface Figures {
   pagesPerSec: number;

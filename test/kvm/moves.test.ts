@@ -1,7 +1,7 @@
 // Moves of real guests: each transport, two vCPUs, more than 4 GiB, many moves, interrupted I/O.
 import { describe, expect, test } from "bun:test";
 import { existsSync, readFileSync, statSync } from "node:fs";
-import { Bed, freePort, openFds, type Result, residentKib, TRAM, threads, whyNoKvm } from "../support/bed.ts";
+import { freePort, inBed, openFds, type Result, residentKib, TRAM, threads, whyNoKvm } from "../support/bed.ts";
 
 const reason = whyNoKvm();
 const kvm = describe.skipIf(reason !== null);
@@ -23,15 +23,6 @@ const reportOf = (result: Result): Report => JSON.parse(result.stdout.trim().spl
 function expectResent(report: Report): void {
   expect(report.resentPages).toBeGreaterThan(0);
   expect(report.rounds).toBeGreaterThan(1);
-}
-
-async function inBed(action: (bed: Bed) => Promise<void>): Promise<void> {
-  const bed = new Bed();
-  try {
-    await action(bed);
-  } finally {
-    await bed.dispose();
-  }
 }
 
 kvm(title("a running guest"), () => {

@@ -2,7 +2,7 @@
 import { describe, expect, test } from "bun:test";
 import { readFileSync } from "node:fs";
 import type { ChannelReport } from "../../src/cli/report.ts";
-import { Bed, freePort, type Result, type Running, TRAM, whyNoKvm } from "../support/bed.ts";
+import { type Bed, freePort, inBed, type Result, type Running, TRAM, whyNoKvm } from "../support/bed.ts";
 import { asRootWhoMayNotLock, whyNotLimited } from "../support/limited.ts";
 import { Network, whyNoNetwork, whyNoUncopied } from "../support/network.ts";
 import { QmpClient } from "../support/qmp-client.ts";
@@ -35,15 +35,6 @@ const sum = (channels: ChannelReport[], of: keyof ChannelReport) => channels.red
 
 /** What was measured, for who reads the tests' output. */
 const say = (text: string) => process.stdout.write(`${text}\n`);
-
-async function inBed(action: (bed: Bed) => Promise<void>): Promise<void> {
-  const bed = new Bed();
-  try {
-    await action(bed);
-  } finally {
-    await bed.dispose();
-  }
-}
 
 /** A walker that is started behind other words of the command line. */
 async function walkerBehind(bed: Bed, argv: string[], ...options: string[]): Promise<Running> {

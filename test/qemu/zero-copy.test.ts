@@ -1,7 +1,7 @@
 // Pages that leave without a copy, with QEMU at the other end: what it sends so is kept, and what we send so it loads.
 import { describe, expect, test } from "bun:test";
 import { chmodSync } from "node:fs";
-import { Bed, freePort, type Result, TRAM } from "../support/bed.ts";
+import { type Bed, freePort, inBed, type Result, TRAM } from "../support/bed.ts";
 import { asNobody, whyNotLimited } from "../support/limited.ts";
 import { QemuPeer, type QemuVersion, whyNoQemu } from "../support/qemu.ts";
 
@@ -28,15 +28,6 @@ const parsed = (text: string): Report => JSON.parse(text.trim().split("\n").at(-
 function last({ code, stdout, stderr }: Result): Report {
   if (code !== 0) throw new Error(`exit ${code}: ${stderr}${stdout}`);
   return parsed(stdout);
-}
-
-async function inBed(action: (bed: Bed) => Promise<void>): Promise<void> {
-  const bed = new Bed();
-  try {
-    await action(bed);
-  } finally {
-    await bed.dispose();
-  }
 }
 
 /** A guest that runs in this QEMU, for as long as the action lasts. */

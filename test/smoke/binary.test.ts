@@ -2,19 +2,10 @@
 import { describe, expect, test } from "bun:test";
 import { chmodSync, mkdirSync, readdirSync, statSync, writeFileSync } from "node:fs";
 import { createServer } from "node:net";
-import { Bed, TRAM, whyNoKvm } from "../support/bed.ts";
+import { inBed, TRAM, whyNoKvm } from "../support/bed.ts";
 
 const noKvm = whyNoKvm();
 const needsKvm = test.skipIf(noKvm !== null);
-
-async function inBed(action: (bed: Bed) => Promise<void>, env: Record<string, string> = {}): Promise<void> {
-  const bed = new Bed(env);
-  try {
-    await action(bed);
-  } finally {
-    await bed.dispose();
-  }
-}
 
 describe("the compiled binary", () => {
   test("says what it is, on standard output", () =>

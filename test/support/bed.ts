@@ -255,3 +255,13 @@ export function freePort(): number {
   server.stop(true);
   return port;
 }
+
+/** Gives a bed, and clears it away whatever happens. */
+export async function inBed(action: (bed: Bed) => Promise<void>, env: Record<string, string> = {}): Promise<void> {
+  const bed = new Bed(env);
+  try {
+    await action(bed);
+  } finally {
+    await bed.dispose();
+  }
+}

@@ -17,6 +17,8 @@ const INIT = join(import.meta.dir, "hosts/init");
 export const EMULATOR = "10.0";
 const BOOT_MS = 90_000;
 const COMMAND_MS = 120_000;
+const GUEST_TRIES = 100;
+const GUEST_AGAIN_MS = 200;
 
 /** Why there can be no such hosts here; null if there can. */
 export function whyNoHosts(): string | null {
@@ -132,6 +134,16 @@ export class EmulatedHost {
     const { code, stdout, stderr } = await this.exec(command, timeoutMs);
     if (code !== 0) throw new Error(`${command}: exit ${code}: ${stderr}${stdout}`);
     return stdout;
+  }
+
+  /** Waits until the guest of this name is in this state; its process writes to /tmp/NAME.log. */
+  async guestIs(name: string, status: string): Promise<void> {
+    for (let tries = 0; tries < GUEST_TRIES; tries++) {
+      const { code, stdout } = await this.exec(`tram status ${name} --json`);
+      if (code === 0 && JSON.parse(stdout).status === status) return;
+      await Bun.sleep(GUEST_AGAIN_MS);
+    }
+    throw new Error(`no guest that is ${status}: ${await this.run(`cat /tmp/${name}.log`)}`);
   }
 
   async #line(pattern: RegExp, timeoutMs: number): Promise<RegExpExecArray> {
