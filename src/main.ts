@@ -8,7 +8,7 @@ import { demo } from "./cli/demo.ts";
 import { diff } from "./cli/diff.ts";
 import { doctor } from "./cli/doctor.ts";
 import { extract } from "./cli/extract.ts";
-import { dirtyRate, forecast } from "./cli/foretell.ts";
+import { dirtyRate, forecast, rehearse } from "./cli/foretell.ts";
 import { inspect } from "./cli/inspect.ts";
 import { migrate } from "./cli/migrate.ts";
 import { receive } from "./cli/receive.ts";
@@ -45,6 +45,7 @@ export const COMMANDS: readonly TramCommand[] = [
   set,
   dirtyRate,
   forecast,
+  rehearse,
   quit,
   checkGuest,
   doctor,

@@ -1,5 +1,7 @@
-// tram dirty-rate, forecast: how fast a guest writes its memory, and what a move of it would come to, before it.
+// tram dirty-rate, forecast, rehearse: how fast a guest writes its memory, and what a move of it would come to, before it.
+import { openSync } from "node:fs";
 import type { Stall } from "../control/convergence.ts";
+import type { Journal } from "../control/journal.ts";
 import { DEFAULT_LIMITS } from "../control/limits.ts";
 import {
   type DirtyRate,
@@ -13,6 +15,7 @@ import { QmpClient } from "../qmp/client.ts";
 import { isQemu } from "../qmp/migration.ts";
 import { command } from "./command.ts";
 import { print } from "./console.ts";
+import { type Interrupt, onInterrupt } from "./migrate.ts";
 import { JSON_SCHEMA, remedyText } from "./report.ts";
 import { findSocket } from "./runtime.ts";
 import { formatBytes, formatCount, formatMs, formatRate, parseDuration, parseRate } from "./units.ts";
@@ -94,11 +97,7 @@ export const forecast = command({
   },
   examples: ["tram forecast a --bandwidth 10Gbit/s", "tram forecast a --bandwidth 1Gbit/s --max-downtime 1s --for 10s"],
   async run(args) {
-    if (args.bandwidth === undefined)
-      throw new TramError("E_USAGE", "tram forecast needs --bandwidth", {
-        next: "what the channel carries: tram forecast VM --bandwidth 10Gbit/s",
-      });
-    const bandwidth = parseRate(args.bandwidth, "--bandwidth");
+    const bandwidth = bandwidthOf("forecast", args.bandwidth);
     const limits = {
       ...DEFAULT_LIMITS,
       ...(args.maxDowntime !== undefined && { maxDowntimeMs: parseDuration(args.maxDowntime, "--max-downtime") }),
@@ -116,28 +115,112 @@ export const forecast = command({
 });
 
 function forecastText(name: string, found: Forecast, measuredMs: number): string {
-  const { converges, rounds, elapsedMs, bytes, downtimeMs, stall, longestRoundMs } = found;
-  const sent = `${formatBytes(bytes)} in ${formatMs(elapsedMs)}`;
-  const verdict = converges
-    ? `${name}: ${rounds} rounds, ${sent}; downtime about ${formatMs(downtimeMs ?? 0)} and the hand-over`
-    : `${name}: would not converge: seen after ${rounds} rounds, ${sent}${stall ? stallLines(name, stall) : ""}`;
+  const { longestRoundMs } = found;
+  const verdict = movedText(name, found);
   if (longestRoundMs <= measuredMs) return verdict;
   const seconds = Math.ceil(longestRoundMs / 1000);
   return `${verdict}\n  supposed: a round takes up to ${formatMs(longestRoundMs)}, and ${formatMs(measuredMs)} were measured; --for ${seconds}s tells more`;
 }
 
+function movedText(name: string, found: Omit<Forecast, "longestRoundMs">): string {
+  const { converges, rounds, elapsedMs, bytes, downtimeMs, stall } = found;
+  const sent = `${formatBytes(bytes)} in ${formatMs(elapsedMs)}`;
+  if (converges)
+    return `${name}: ${rounds} rounds, ${sent}; downtime about ${formatMs(downtimeMs ?? 0)} and the hand-over`;
+  return `${name}: would not converge: seen after ${rounds} rounds, ${sent}${stall ? stallLines(name, stall) : ""}`;
+}
+
 const stallLines = (name: string, { leftBytes, remedy }: Stall): string =>
   `; each leaves ${formatBytes(leftBytes)}\n  then: ${remedyText(name, remedy)}`;
+
+export const rehearse = command({
+  name: "rehearse",
+  summary: "goes through the rounds of a move beside the running guest, and sends them nowhere",
+  args: {
+    vm,
+    bandwidth: { type: "string", description: "as if the channel carried that; it must be given", valueHint: "RATE" },
+    maxDowntime: {
+      type: "string",
+      description: "the longest the guest may stand still (default 300ms)",
+      valueHint: "TIME",
+    },
+    timeout: {
+      type: "string",
+      description: "give up after this time (default none: it ends when it stalls)",
+      valueHint: "TIME",
+    },
+    json,
+  },
+  examples: ["tram rehearse a --bandwidth 1Gbit/s", "tram rehearse a --bandwidth 10Gbit/s --max-downtime 50ms --json"],
+  async run(args) {
+    const options = {
+      peer: "nowhere",
+      rehearse: true,
+      maxBandwidthBytesPerSec: bandwidthOf("rehearse", args.bandwidth),
+      ...(args.maxDowntime !== undefined && { maxDowntimeMs: parseDuration(args.maxDowntime, "--max-downtime") }),
+      ...(args.timeout !== undefined && { timeoutMs: parseDuration(args.timeout, "--timeout") }),
+    };
+    const client = await QmpClient.connect(findSocket(args.vm), args.vm);
+    const interrupt = onInterrupt(client);
+    try {
+      await refuseQemu(client, args.vm);
+      await client.execute("getfd", { fdname: "tram" }, openSync("/dev/null", "w"));
+      await client.execute("migrate", { uri: "fd:tram", tram: options });
+      const journal = await untilItIsKnown(client, interrupt);
+      const signal = interrupt.signal();
+      if (signal) throw new TramError("E_INTERRUPTED", `interrupted by ${signal}: the guest is as it was`);
+      if (journal.error && !journal.stall) throw fromErrorData(journal.error);
+      const { roundsDone: rounds, bytes, expectedDowntimeMs: downtimeMs, stall } = journal;
+      const elapsedMs = Math.round(journal.elapsedMs);
+      const found = {
+        converges: stall === null,
+        rounds,
+        elapsedMs,
+        bytes,
+        downtimeMs: stall ? null : downtimeMs,
+        stall,
+      };
+      print(args.json ? JSON.stringify({ schema: JSON_SCHEMA, name: args.vm, ...found }) : movedText(args.vm, found));
+      return EXIT.done;
+    } finally {
+      interrupt.remove();
+      client.close();
+    }
+  },
+});
+
+/** Until it would switch over, or does not come nearer to that. */
+async function untilItIsKnown(client: QmpClient, interrupt: Interrupt): Promise<Journal> {
+  for (let cancelled = false; ; await Bun.sleep(POLL_MS)) {
+    await interrupt.cancelOnce();
+    const journal = await client.execute<Partial<Journal>>("tram-query-move");
+    if (["completed", "failed", "cancelled"].includes(journal.phase ?? "")) return journal as Journal;
+    if (!journal.stall || cancelled) continue;
+    cancelled = true;
+    await client.execute("migrate_cancel");
+  }
+}
+
+async function refuseQemu(client: QmpClient, name: string): Promise<void> {
+  if (!(await isQemu(client))) return;
+  throw new TramError("E_REFUSED", `'${name}' is QEMU's: only tram's own guests are measured so far`, {
+    next: "ask its monitor: calc-dirty-rate, query-dirty-rate",
+  });
+}
+
+function bandwidthOf(command: string, text: string | undefined): number {
+  if (text !== undefined) return parseRate(text, "--bandwidth");
+  throw new TramError("E_USAGE", `tram ${command} needs --bandwidth`, {
+    next: `what the channel carries: tram ${command} VM --bandwidth 10Gbit/s`,
+  });
+}
 
 /** The guest is tracked for as long; Ctrl-C ends it. */
 async function measure(name: string, forText: string | undefined): Promise<DirtyRate> {
   const forMs = forText === undefined ? DEFAULT_FOR_MS : parseDuration(forText, "--for");
   const client = await QmpClient.connect(findSocket(name), name);
   try {
-    if (await isQemu(client))
-      throw new TramError("E_REFUSED", `'${name}' is QEMU's: only tram's own guests are measured so far`, {
-        next: "ask its monitor: calc-dirty-rate, query-dirty-rate",
-      });
+    await refuseQemu(client, name);
     await client.execute("tram-measure", { forMs });
     for (;;) {
       const { dirtyRate, error } = await client.execute<Measured>("tram-query-measure");

@@ -319,14 +319,14 @@ function consumerFailed(vm: string, report: FinalReport, ending: string, name: s
   );
 }
 
-interface Interrupt {
+export interface Interrupt {
   signal(): string | null;
   cancelOnce(): Promise<void>;
   remove(): void;
 }
 
 /** Ctrl-C, a closed terminal, a polite kill: the move is cancelled and its end awaited. */
-function onInterrupt(client: QmpClient): Interrupt {
+export function onInterrupt(client: QmpClient): Interrupt {
   let signal: string | null = null;
   let cancelled = false;
   const names = ["SIGINT", "SIGTERM", "SIGHUP"] as const;

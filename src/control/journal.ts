@@ -8,7 +8,7 @@ const PHASES = {
   none: ["setup", "waiting"],
   waiting: ["setup", "cancelled", "failed"],
   setup: ["active", "device", "cancelled", "failed", "completed"],
-  active: ["device", "cancelled", "failed"],
+  active: ["device", "completed", "cancelled", "failed"], // completed: a rehearsal, or one of a file
   device: ["handover", "cancelled", "failed"],
   handover: ["completed", "cancelled", "failed"],
   completed: [],

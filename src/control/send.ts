@@ -17,6 +17,8 @@ export interface SendOptions {
   channels: number;
   /** Compare what has arrived with what was sent, before the guest is handed over. */
   verify: boolean;
+  /** Only the rounds, up to where the guest would be stopped: it stays here, and is never stopped. */
+  rehearse: boolean;
 }
 
 /** More than any host has cores for. */
@@ -76,6 +78,12 @@ export function send(guest: Guest, writer: MoveWriter, options: SendOptions, con
     };
     do while (rounds.mustContinue()) sendRound(false);
     while (guest.settle(checkStop)); // what a file has spoilt does not go any further
+
+    if (options.rehearse) {
+      for (const step of undo.splice(0).reverse()) step();
+      log.setPhase("completed");
+      return;
+    }
 
     const { was, downtime } = stop.now();
     log.setPhase("device");

@@ -158,6 +158,7 @@ function moveRequest(given: Record<string, unknown>) {
     replyMs: Math.min(number("replyMs", DEFAULT_REPLY_MS, 1), MS_MAX),
     channels: number("channels", 0, 0, MOVE_CHANNELS_MAX),
     verify: given.verify === true,
+    rehearse: given.rehearse === true,
   };
   const zeroCopy = ZERO_COPY_MODES.find((one) => one === (given.zeroCopy ?? "auto"));
   if (!zeroCopy) throw new TramError("E_QMP", "'zeroCopy' is not known", { expected: ZERO_COPY_MODES.join(", ") });

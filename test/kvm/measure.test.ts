@@ -103,3 +103,37 @@ kvm(title("a forecast"), () => {
       expect({ code, stderr }).toEqual({ code: 2, stderr: expect.stringContaining("--bandwidth") });
     }));
 });
+
+kvm(title("a rehearsal"), () => {
+  test("of a guest that is carried ends, and the guest is not stopped, moved or tracked any more", () =>
+    inBed(async (bed) => {
+      await bed.walker("a", "--memory", "64M", "--working-set", "32M", "--dirty-rate", "500", "--fill", "random");
+      const found = JSON.parse(await bed.expectDone("rehearse", "a", "--bandwidth", "100MiB/s", "--json"));
+      expect(found).toMatchObject({ converges: true, stall: null });
+      expect(found.bytes).toBeGreaterThan(60 << 20);
+      expect(found.elapsedMs).toBeGreaterThan(500);
+      expect(await bed.status("a")).toMatchObject({ status: "running", tracking: false });
+      await bed.goesOn("a");
+      const to = `tcp:127.0.0.1:${freePort()}`;
+      await bed.target("b", to);
+      await bed.expectDone("migrate", "a", to);
+      await bed.goesOn("b");
+    }));
+
+  test(
+    "of one that is not ends, too, and says what would help",
+    () =>
+      inBed(async (bed) => {
+        await bed.walker("a", "--memory", "64M", "--working-set", "32M", "--dirty-rate", "max", "--fill", "random");
+        const found = JSON.parse(await bed.expectDone("rehearse", "a", "--bandwidth", "40MiB/s", "--json"));
+        expect(found).toMatchObject({
+          converges: false,
+          downtimeMs: null,
+          stall: { remedy: { knob: "max-bandwidth" } },
+        });
+        expect(await bed.status("a")).toMatchObject({ status: "running", tracking: false });
+        await bed.goesOn("a");
+      }),
+    60_000,
+  );
+});

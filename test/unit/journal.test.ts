@@ -6,7 +6,7 @@ const WAYS: Record<Phase, Phase[]> = {
   none: ["setup", "waiting"],
   waiting: ["setup", "cancelled", "failed"],
   setup: ["active", "device", "cancelled", "failed", "completed"],
-  active: ["device", "cancelled", "failed"],
+  active: ["device", "completed", "cancelled", "failed"],
   device: ["handover", "cancelled", "failed"],
   handover: ["completed", "cancelled", "failed"],
   completed: [],

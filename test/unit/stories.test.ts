@@ -138,6 +138,7 @@ const options: SendOptions = {
   replyMs: 1000,
   channels: 0,
   verify: false,
+  rehearse: false,
 };
 
 function run(
@@ -171,6 +172,23 @@ function run(
 describe("the source's story", () => {
   const verifying = { ...options, verify: true };
   const verifies: Hello = { ...hello, verifies: true };
+
+  test("rehearsed: ends where the guest would be stopped, and never stops it", () => {
+    const guest = new ScriptedGuest();
+    const writer = scriptedWriter(null);
+    const journal = run(guest, writer, {}, { ...options, rehearse: true });
+    expect(journal).toMatchObject({
+      phase: "completed",
+      owner: "source",
+      error: null,
+      downtimeMs: null,
+      roundsDone: 1,
+    });
+    expect(guest.calls).toEqual(["startTracking", "stopTracking"]);
+    expect(writer.calls).toContain("write");
+    expect(writer.calls).not.toContain("devices");
+    expect(writer.calls.at(-1)).toBe("close");
+  });
 
   test("with --verify: what arrived otherwise is sent again, and compared again", () => {
     const writer = { ...scriptedWriter(null, true, [[3, 5], []]), awaitHello: () => verifies };
