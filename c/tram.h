@@ -153,6 +153,17 @@ TRAM_API int tram_kick(void *kvm_run, int thread); /* kvm_run may be NULL; sets 
 TRAM_API int tram_kick_timer(int interval_ms);
 TRAM_API int tram_kick_timer_end(int timer);
 
+/* ring.c: what vCPUs have written to, by KVM's dirty rings of `entries` each. */
+struct tram_rings;
+TRAM_API int64_t tram_rings_create(int vm, uint32_t entries, uint32_t pages); /* the handle; `pages` of guest memory */
+TRAM_API int tram_rings_add_slot(struct tram_rings *rings, uint32_t slot, uint32_t first_page, uint32_t pages);
+TRAM_API int tram_rings_add_cpu(struct tram_rings *rings, int vcpu);
+/* The vCPU has left the guest because its ring is full: there is room again. Only for the thread that runs it. */
+TRAM_API int tram_rings_full(struct tram_rings *rings, uint32_t cpu);
+/* Adds all pages written since the last time to a set. -EOVERFLOW: the kernel has lost some, now or before. */
+TRAM_API int tram_rings_take(struct tram_rings *rings, uint32_t *words, uint32_t pages);
+TRAM_API int tram_rings_state(const struct tram_rings *rings, uint32_t *out); /* some were lost; how often one was full */
+
 /* channel.c: one channel of a move, whose pages the kernel may send without copying them. Such pages may change, or be sent
  * twice, until the kernel is done with them: what became of them stands in the counts. */
 struct tram_channel;

@@ -34,6 +34,7 @@ export const ERROR_EXITS = {
   E_QMP: EXIT.failed,
   E_MONITOR_IN_USE: EXIT.failed,
   E_STATE: EXIT.failed,
+  E_TRACKING: EXIT.failed,
   E_GUEST: EXIT.failed,
   E_GUEST_BAD: EXIT.badBytes,
   E_GUEST_RAM: EXIT.badBytes,

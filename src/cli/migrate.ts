@@ -50,6 +50,10 @@ export const migrate = command({
       description: `what then: ${ON_TIMEOUT.join(", ")} (default cancel). pause: the guest stands still until all is sent`,
       valueHint: "WHAT",
     },
+    hold: {
+      type: "boolean",
+      description: "do not switch over before tram set VM hold=off; until then what is left is kept small",
+    },
     channels: {
       type: "string",
       description: "connections for the pages beside the main one, to a tram at tcp: or unix: (default none)",
@@ -81,6 +85,7 @@ export const migrate = command({
     "tram migrate a tcp:host2:4444",
     "tram migrate a tcp:host2:4444 --timeout 2m --on-timeout throttle",
     "tram migrate a tcp:host2:4444 --channels 4 --zero-copy on",
+    "tram migrate a tcp:host2:4444 --hold    # all but the switch-over; that comes with: tram set a hold=off",
     "tram migrate a unix:/run/b.sock --max-downtime 50ms --max-bandwidth 1Gbit/s",
     "tram migrate a - | zstd | ssh host2 'zstd -d | tram run --incoming - --name a'",
     'tram migrate a "exec:gzip -c > a.tram.gz"',
@@ -104,6 +109,7 @@ export const migrate = command({
       ...(args.iovMax !== undefined && { iovMax: parseCount(args.iovMax, "--iov-max", 1, 1024) }),
       ...channelOptions(args, address),
       ...(args.verify && { verify: true }),
+      ...(args.hold && { hold: true }),
       ...(timeoutMs > 0 && { timeoutMs, replyMs: timeoutMs }),
       copying: process.env.TRAM_COPY_PAGES === "1", // for the benchmark: the same stream through a copying buffer
     };

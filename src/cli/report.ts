@@ -64,6 +64,7 @@ export function progressLine(journal: Journal, width: number): string {
   if (journal.throttlePercent > 0) parts.push(`throttled ${journal.throttlePercent}%`);
   else if (journal.stall) parts.push("does not converge");
   if (phase === "device" || phase === "handover") parts.push("switching over");
+  if (phase === "held") parts.push("held");
   return parts.join("  ").slice(0, width);
 }
 

@@ -5,6 +5,7 @@ import { DEFAULT_REPLY_MS, MOVE_CHANNELS_MAX } from "../control/send.ts";
 import { EXIT, TramError } from "../errors.ts";
 import { bootWalker, FILLS, type Fill, WALKER_MEMORY_MIN } from "../machine/boot.ts";
 import { createMachine, createRam, createVm } from "../machine/machine.ts";
+import { TRACKING, type TrackingWish } from "../machine/tracking.ts";
 import { openKvm } from "../native/kvm.ts";
 import { net } from "../native/net.ts";
 import { CPUS_MAX } from "../stream/devices/machine.ts";
@@ -30,6 +31,14 @@ import { formatBytes, parseCount, parseDuration, parseMemory } from "./units.ts"
 const DEFAULT_MEMORY = 512 << 20;
 /** Filling more than this takes longer than starting the QMP Worker. */
 const LARGE_MEMORY = 128 << 20;
+
+export const TRACKING_ARGS = {
+  dirtyTracking: {
+    type: "string",
+    description: "how writes are found during a move: log, ring[=ENTRIES of each vCPU's], or auto (default auto)",
+    valueHint: "HOW",
+  },
+} as const;
 
 export const run = command({
   name: "run",
@@ -90,6 +99,7 @@ export const run = command({
         "incoming: over how many connections its pages must come (default: as the source likes); eager: threads",
       valueHint: "N",
     },
+    ...TRACKING_ARGS,
     paused: { type: "boolean", description: "do not run the guest yet: tram resume NAME does" },
     prealloc: {
       type: "boolean",
@@ -161,6 +171,7 @@ interface RunArgs {
   noPrefetch?: boolean;
   channels?: string;
   directIo?: string;
+  dirtyTracking?: string;
 }
 
 /** One guest's whole life in this process; its exit code. `spec`: it comes out of this snapshot. */
@@ -175,7 +186,8 @@ export async function runGuest(args: RunArgs, spec: FileSpec | null): Promise<nu
   const restoring = restoreOptions(spec ? args : {});
   const guest = new GuestProcess({ version: VERSION, serialFd: serial, replyMs, say });
   // Takes longer than all else that comes before the first instruction, and goes on beside it; every guest has one.
-  const vm = spec || walker ? createVm() : null;
+  const tracking = parseTracking(args.dirtyTracking);
+  const vm = spec || walker ? createVm(tracking) : null;
   if (vm) guest.startCpus(1);
   const opened = spec ? openSnapshot(spec) : null;
   const snapshot =
@@ -218,7 +230,15 @@ export async function runGuest(args: RunArgs, spec: FileSpec | null): Promise<nu
       guest.expectGuest();
       guest.serve(socket);
       const ram = memory !== null && prealloc ? createRam(memory, true).share() : null;
-      guest.await(listener, { name, memoryBytes: memory, cpus, ram, prealloc, channels: incomingChannels(args) });
+      guest.await(listener, {
+        name,
+        memoryBytes: memory,
+        cpus,
+        ram,
+        prealloc,
+        tracking,
+        channels: incomingChannels(args),
+      });
       say(`guest '${name}' waits on ${listener ? endpointName(listener.endpoint) : "QMP migrate-incoming"}`);
     }
     return await guest.ended;
@@ -248,6 +268,17 @@ function walkerOptions(
     fill,
     seed: args.seed === undefined ? 1 : parseCount(args.seed, "--seed", 0, 2 ** 32 - 1),
   };
+}
+
+/** ring=ENTRIES: of each vCPU's ring. */
+function parseTracking(text = "auto"): TrackingWish {
+  const [name, entries] = text.split("=", 2);
+  const by = TRACKING.find((one) => one === name);
+  if (!by || (entries !== undefined && by !== "ring"))
+    throw new TramError("E_USAGE", `--dirty-tracking: '${text}' is not known`, {
+      expected: "auto, log, ring or ring=ENTRIES",
+    });
+  return { by, entries: entries === undefined ? null : parseCount(entries, "--dirty-tracking ring", 1, 2 ** 20) };
 }
 
 /** A descriptor for the serial port's output; -1: none. */

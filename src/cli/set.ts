@@ -28,6 +28,7 @@ const KNOBS: Record<string, Knob> = {
     qemu: (text) => ({ "downtime-limit": duration("max-downtime", text) }),
   },
   timeout: { tram: (text) => ({ timeoutMs: duration("timeout", text) }), qemu: null },
+  hold: { tram: (text) => ({ hold: parseHold(text) }), qemu: null },
   "on-timeout": { tram: (text) => ({ onTimeout: parseOnTimeout(text) }), qemu: null },
 };
 
@@ -47,6 +48,7 @@ export const set = command({
     "tram set a max-bandwidth=500MiB/s",
     "tram set a max-downtime=1s timeout=2m on-timeout=throttle",
     "tram set a max-bandwidth=none",
+    "tram set a hold=off                     # switch over now, if the move was started with --hold",
   ],
   async run(args) {
     const given = args._.slice(1).map(parseSetting);
@@ -60,6 +62,11 @@ export const set = command({
     }
   },
 });
+
+function parseHold(text: string): boolean {
+  if (text === "on" || text === "off") return text === "on";
+  throw new TramError("E_USAGE", `hold: '${text}' is not known`, { expected: "on or off" });
+}
 
 interface Setting {
   name: string;

@@ -2,6 +2,7 @@
 import { type RestoreJournal, unverifiedPages } from "../control/restore.ts";
 import { EXIT, formatError, TramError } from "../errors.ts";
 import { QmpClient } from "../qmp/client.ts";
+import type { TrackingFacts } from "../qmp/commands.ts";
 import { command, type TramCommand } from "./command.ts";
 import { print, say } from "./console.ts";
 import { JSON_SCHEMA } from "./report.ts";
@@ -44,10 +45,10 @@ async function readStatus(client: QmpClient, name: string): Promise<Status> {
   };
 }
 
-/** Whether the kernel tracks the guest's writes; only tram's guests can tell. */
-async function readTracking(client: QmpClient): Promise<{ tracking?: boolean; throttlePercent?: number }> {
+/** Whether and how the guest's writes are found; only tram's guests can tell. */
+async function readTracking(client: QmpClient): Promise<Partial<TrackingFacts>> {
   try {
-    return await client.execute<{ tracking: boolean; throttlePercent: number }>("tram-query-tracking");
+    return await client.execute<TrackingFacts>("tram-query-tracking");
   } catch {
     return {};
   }

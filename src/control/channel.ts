@@ -51,8 +51,8 @@ export interface MoveWriter extends PageWriter {
   handOver(): void;
   /** What follows it, and only describes. */
   describe(): void;
-  /** Two-way only: true if the target has confirmed that it owns the guest. */
-  awaitConfirmation(timeoutMs: number): boolean;
+  /** Two-way only: null unless the target has confirmed that it owns the guest. */
+  awaitConfirmation(timeoutMs: number): Confirmation | null;
   /** If the target has said why it closed the channel: that, instead of `error`. */
   explain(error: unknown): unknown;
   close(): void;
@@ -66,6 +66,12 @@ export interface SnapshotWriter {
   finish(devices: readonly DeviceState[], runState: string): void;
   /** How many pages have content in it. */
   presentPages(): number;
+}
+
+/** The target owns the guest. */
+export interface Confirmation {
+  /** By the target's clock, from the hand-over word's arrival to the guest's first instruction; null: it does not run there. */
+  startedAfterMs: number | null;
 }
 
 export type Incoming =
@@ -113,8 +119,8 @@ export interface MoveReader {
   sendReady(): void;
   /** The other channels are there. */
   sendChannels(count: number): void;
-  /** The guest runs here now. */
-  confirm(): void;
+  /** The guest is here now, and runs since so long after the hand-over word came; null: it does not run. */
+  confirm(startedAfterMs: number | null): void;
   /** Tells the source why not, where it can be told. */
   refuse(reason: string, code: string): void;
   close(): void;

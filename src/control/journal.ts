@@ -8,7 +8,8 @@ const PHASES = {
   none: ["setup", "waiting"],
   waiting: ["setup", "cancelled", "failed"],
   setup: ["active", "device", "cancelled", "failed", "completed"],
-  active: ["device", "completed", "cancelled", "failed"], // completed: a rehearsal, or one of a file
+  active: ["held", "device", "completed", "cancelled", "failed"], // completed: a rehearsal, or one of a file
+  held: ["active", "device", "cancelled", "failed"], // it could switch over, and is not to yet
   device: ["handover", "cancelled", "failed"],
   handover: ["completed", "cancelled", "failed"],
   completed: [],
@@ -171,5 +172,12 @@ export class Ledger {
     const totalMs = Math.round(this.#clock() - this.#startedMs);
     this.parts[name] = (this.parts[name] ?? 0) + totalMs - this.totalMs;
     this.totalMs = totalMs;
+  }
+
+  /** So much of the part `name`, measured by another clock, belongs to `other`. */
+  take(name: string, other: string, ms: number): void {
+    const taken = Math.min(Math.round(ms), this.parts[name]);
+    this.parts[name] -= taken;
+    this.parts[other] = taken;
   }
 }

@@ -11,6 +11,8 @@ export interface Limits {
   /** Of the whole move; 0: no limit. */
   timeoutMs: number;
   onTimeout: OnTimeout;
+  /** It does not switch over yet: it keeps what is left small until this is no longer so. */
+  hold: boolean;
 }
 
 export const DEFAULT_LIMITS: Limits = {
@@ -18,9 +20,10 @@ export const DEFAULT_LIMITS: Limits = {
   maxDowntimeMs: 300,
   timeoutMs: 0,
   onTimeout: "cancel",
+  hold: false,
 };
 
-const WORD = { bandwidth: 0, downtime: 1, timeout: 2, onTimeout: 3 } as const;
+const WORD = { bandwidth: 0, downtime: 1, timeout: 2, onTimeout: 3, hold: 4 } as const;
 export const LIMITS_BYTES = 8 * Object.keys(WORD).length;
 
 /** Where the limits lie: plain data for other threads. */
@@ -46,16 +49,17 @@ export class LiveLimits implements Limits {
   }
 
   set(changes: Partial<Limits>): void {
-    const { maxBandwidthBytesPerSec, maxDowntimeMs, timeoutMs, onTimeout } = { ...this.now(), ...changes };
+    const { maxBandwidthBytesPerSec, maxDowntimeMs, timeoutMs, onTimeout, hold } = { ...this.now(), ...changes };
     this.#store(WORD.bandwidth, maxBandwidthBytesPerSec);
     this.#store(WORD.downtime, maxDowntimeMs);
     this.#store(WORD.timeout, timeoutMs);
     this.#store(WORD.onTimeout, ON_TIMEOUT.indexOf(onTimeout));
+    this.#store(WORD.hold, hold ? 1 : 0);
   }
 
   now(): Limits {
-    const { maxBandwidthBytesPerSec, maxDowntimeMs, timeoutMs, onTimeout } = this;
-    return { maxBandwidthBytesPerSec, maxDowntimeMs, timeoutMs, onTimeout };
+    const { maxBandwidthBytesPerSec, maxDowntimeMs, timeoutMs, onTimeout, hold } = this;
+    return { maxBandwidthBytesPerSec, maxDowntimeMs, timeoutMs, onTimeout, hold };
   }
 
   get maxBandwidthBytesPerSec(): number {
@@ -69,6 +73,9 @@ export class LiveLimits implements Limits {
   }
   get onTimeout(): OnTimeout {
     return ON_TIMEOUT[this.#load(WORD.onTimeout)];
+  }
+  get hold(): boolean {
+    return this.#load(WORD.hold) !== 0;
   }
 
   #load(word: number): number {

@@ -124,14 +124,16 @@ export function receive(reader: MoveReader, context: ReceiveContext, log: MoveLo
           load();
           reader.sendReady();
           break;
-        case "end":
+        case "end": {
+          const endMs = log.now();
           load();
           log.setPhase("handover");
           context.start(runState);
           log.journal.owner = "target";
-          reader.confirm();
+          reader.confirm(runState === "running" ? log.now() - endMs : null);
           log.setPhase("completed");
           return true;
+        }
       }
     }
   } catch (error) {

@@ -17,6 +17,8 @@ const PIECE_PAGES = 4096;
 const BATCH_SHARE = 0.25;
 /** A new limit is taken note of within this time, and so is a cancel. */
 const WAIT_SLICE_MS = 50;
+/** While it is held, a round comes after this time at the latest: the target must not think that the source is gone. */
+const HELD_ROUND_MS = 1000;
 
 /** What the threads of one move share: plain data, and memory of all. */
 export interface RoundsShare {
@@ -203,6 +205,8 @@ export class Rounds {
   /** The time was over when this began. */
   #overdue: "pause" | "throttle" | null = null;
   #remainingBefore = Number.POSITIVE_INFINITY;
+  /** Time that nobody waited for the end: no limit of time counts it. */
+  #heldMs = 0;
 
   constructor(guest: Guest, share: RoundsShare, context: RoundsContext, log: MoveLog) {
     this.#guest = guest;
@@ -266,12 +270,32 @@ export class Rounds {
     this.#checkTime();
     if (this.#overdue === "pause") return false;
     const { limits } = this.#context;
-    if (verdict(stats, limits) === "switch-over") return false;
+    if (verdict(stats, limits) === "switch-over") return limits.hold && this.#hold();
+    if (this.#log.journal.phase === "held" && !limits.hold) this.#log.setPhase("active");
     if (this.#overdue === "throttle")
       this.#throttle(nextThrottle(journal.throttlePercent, remainingPages, this.#remainingBefore));
     this.#remainingBefore = remainingPages;
     journal.stall = stall(journal.rounds, limits.now());
     return true;
+  }
+
+  /** Waits until it may switch over (false), or what is left has grown, or the target is to hear something again (true). */
+  #hold(): boolean {
+    const { checkStop, limits, sleep } = this.#context;
+    const { journal } = this.#log;
+    if (journal.phase !== "held") this.#log.setPhase("held");
+    const startedMs = this.#log.now();
+    let again = false;
+    while (limits.hold && !again) {
+      sleep(WAIT_SLICE_MS);
+      checkStop();
+      this.sync();
+      const { remainingPages, bandwidthBytesPerSec } = journal;
+      const left = { remainingPages, bandwidthBytesPerSec, rounds: this.#round };
+      again = verdict(left, limits) === "continue" || this.#log.now() - startedMs >= HELD_ROUND_MS;
+    }
+    this.#heldMs += this.#log.now() - startedMs;
+    return limits.hold || this.mustContinue();
   }
 
   #throttle(percent: number): void {
@@ -334,7 +358,7 @@ export class Rounds {
 
   #checkTime(): void {
     const { timeoutMs, onTimeout } = this.#context.limits;
-    const elapsedMs = this.#log.now() - this.#log.startedMs;
+    const elapsedMs = this.#log.now() - this.#log.startedMs - this.#heldMs;
     if (timeoutMs === 0 || elapsedMs <= timeoutMs || this.#overdue === onTimeout || this.#overdue === "pause") return;
     if (onTimeout === "cancel")
       throw new TramError("E_TIMED_OUT", `it took longer than --timeout ${timeoutMs} ms`, {

@@ -113,8 +113,9 @@ export function send(guest: Guest, writer: MoveWriter, options: SendOptions, con
     log.journal.owner = "unconfirmed";
     context.handedOver();
     const described = attempt(() => writer.describe());
-    const confirmed = writer.twoWay && writer.awaitConfirmation(options.replyMs);
+    const confirmed = writer.twoWay ? writer.awaitConfirmation(options.replyMs) : null;
     downtime.mark("handOver");
+    if (confirmed?.startedAfterMs) downtime.take("handOver", "firstInstruction", confirmed.startedAfterMs);
     log.journal.downtimeMs = downtime.totalMs;
     log.journal.downtimePartsMs = downtime.parts;
     log.journal.bytes = bytes();

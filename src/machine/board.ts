@@ -8,6 +8,8 @@ import { TramError } from "../errors.ts";
 import { kick } from "../native/kvm.ts";
 import type { RamHandle } from "../native/ram.ts";
 import type { MachineDescription } from "../stream/devices/machine.ts";
+import type { DirtyRingHandles } from "./dirty-ring.ts";
+import type { Tracking } from "./tracking.ts";
 
 export const RUN_STATES = [
   "prelaunch", // made, never run
@@ -33,8 +35,7 @@ export interface MachineHandles {
   runBytes: number;
   ram: RamHandle;
   description: MachineDescription;
-  /** CLEAR_DIRTY_LOG is there; otherwise getting the log clears it. */
-  manualProtect: boolean;
+  tracking: Extract<Tracking, { by: "log" }> | DirtyRingHandles;
 }
 
 const DESIRE = { pause: 0, run: 1, exit: 2 } as const;
@@ -59,6 +60,7 @@ const WORD = {
   restoreVersion: 15, // loader: odd while it writes
   restoreBytes: 16, // loader
   throttle: 17, // mover: the share of time that vCPUs rest, in percent
+  tracked: 18, // whoever tracks: 1 while the guest's writes are tracked
   cpu: 20, // from here CPU_WORDS for each vCPU
 } as const;
 const CPU_WORDS = 4;
@@ -226,6 +228,14 @@ export class Board {
     if (Atomics.exchange(this.#words, WORD.throttle, percent) === percent) return;
     Atomics.notify(this.#words, WORD.generation); // whoever rests
     for (let cpu = 0; cpu < this.cpus; cpu++) this.#kick(cpu);
+  }
+
+  /** Whether its writes are tracked. */
+  get tracked(): boolean {
+    return Atomics.load(this.#words, WORD.tracked) !== 0;
+  }
+  set tracked(is: boolean) {
+    Atomics.store(this.#words, WORD.tracked, is ? 1 : 0);
   }
 
   // --- the vCPU's side ---

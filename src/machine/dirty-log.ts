@@ -2,9 +2,11 @@
 import type { Bitmap } from "../memory/bitmap.ts";
 import { PAGE_BYTES, type Slot } from "../memory/block.ts";
 import { clearDirtyLog, getDirtyLog } from "../native/kvm.ts";
+import type { WriteTracker } from "./tracking.ts";
 
 /** A log that is being read, as plain data and shared memory. */
 export interface DirtyLogHandles {
+  by: "log";
   vm: number;
   slots: Slot[];
   /** CLEAR_DIRTY_LOG is there; otherwise getting the log clears it. */
@@ -13,7 +15,7 @@ export interface DirtyLogHandles {
   reported: SharedArrayBuffer[];
 }
 
-export class DirtyLog {
+export class DirtyLog implements WriteTracker {
   readonly handles: DirtyLogHandles;
   readonly #reported: Uint32Array[];
 
@@ -25,16 +27,17 @@ export class DirtyLog {
   static of(vm: number, slots: Slot[], manualProtect: boolean): DirtyLog {
     const words = ({ bytes }: Slot) => Math.ceil(bytes / PAGE_BYTES / 64) * 8;
     const reported = slots.map((slot) => new SharedArrayBuffer(words(slot)));
-    return new DirtyLog({ vm, slots, manualProtect, reported });
+    return new DirtyLog({ by: "log", vm, slots, manualProtect, reported });
   }
 
-  sync(dirty: Bitmap): void {
+  sync(dirty: Bitmap): boolean {
     for (const { slot, offset } of this.handles.slots) {
       const reported = this.#reported[slot];
       getDirtyLog(this.handles.vm, slot, reported);
       const at = offset / PAGE_BYTES / 32;
       for (let i = 0; i < reported.length; i++) if (reported[i] !== 0) dirty.words[at + i] |= reported[i];
     }
+    return true;
   }
 
   clear(firstPage: number, pages: number): void {

@@ -16,6 +16,7 @@ import type { Board, MachineHandles, RunState } from "./board.ts";
 import { Serial } from "./devices/serial.ts";
 import { WalkerPorts } from "./devices/walker.ts";
 import { DirtyLog } from "./dirty-log.ts";
+import { DirtyRing } from "./dirty-ring.ts";
 import {
   loadClock,
   loadIoapic,
@@ -28,6 +29,7 @@ import {
   saveVcpu,
 } from "./kvm-state.ts";
 import { attachRam, deviceWords } from "./machine.ts";
+import { lostWrites, type WriteTracker } from "./tracking.ts";
 
 export class KvmGuest implements Guest {
   readonly description: MachineDescription;
@@ -35,7 +37,9 @@ export class KvmGuest implements Guest {
   readonly #handles: MachineHandles;
   readonly #board: Board;
   readonly #slots: Slot[];
-  #log: DirtyLog | null = null;
+  #tracker: WriteTracker | null = null;
+  /** The board's generation, if it stood still when its writes began to be tracked. */
+  #stillSince: number | null = null;
   #pagemapFd = -1;
 
   constructor(handles: MachineHandles, board: Board) {
@@ -49,13 +53,17 @@ export class KvmGuest implements Guest {
   #setLogging(flags: number): void {
     for (const slot of this.#slots)
       setMemoryRegion(this.#handles.vm, { ...slot, host: this.ram.host(slot.offset, slot.bytes) }, flags);
+    this.#board.tracked = flags !== 0;
   }
 
   startTracking(): void {
-    const { vm, manualProtect } = this.#handles;
+    const { vm, tracking } = this.#handles;
+    const { run, generation } = this.#board.command();
+    this.#stillSince = run ? null : generation;
     this.#board.wantLoaded(); // in large pieces, before this thread touches it page by page
     this.#setLogging(KVM_MEM_LOG_DIRTY_PAGES);
-    this.#log = DirtyLog.of(vm, this.#slots, manualProtect);
+    this.#tracker =
+      tracking.by === "log" ? DirtyLog.of(vm, this.#slots, tracking.manualProtect) : new DirtyRing(tracking);
     this.#pagemapFd = this.#openPagemap();
   }
 
@@ -70,24 +78,25 @@ export class KvmGuest implements Guest {
     return isAnonymous ? openPagemap() : -1;
   }
 
-  /** The log, for other threads that read the guest's memory. While it is tracked. */
-  get dirtyLog(): DirtyLog {
-    if (!this.#log) throw new TramError("E_INTERNAL", "the dirty log was read before it was switched on");
-    return this.#log;
+  /** For other threads that read the guest's memory. While it is tracked. */
+  get tracker(): WriteTracker {
+    if (!this.#tracker) throw new TramError("E_INTERNAL", "a guest's writes were asked for before they were tracked");
+    return this.#tracker;
   }
 
   syncDirty(dirty: Bitmap): void {
-    this.dirtyLog.sync(dirty);
+    if (this.tracker.sync(dirty) || this.#board.command().generation === this.#stillSince) return;
+    throw lostWrites("E_TRACKING");
   }
 
   clearDirty(firstPage: number, pages: number): void {
-    this.#log?.clear(firstPage, pages);
+    this.#tracker?.clear(firstPage, pages);
   }
 
   stopTracking(): void {
     this.#board.throttleCpus(0);
     this.#setLogging(0);
-    this.#log = null;
+    this.#tracker = null;
     if (this.#pagemapFd >= 0) net.close(this.#pagemapFd);
     this.#pagemapFd = -1;
   }

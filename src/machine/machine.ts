@@ -4,17 +4,7 @@ import { readFileSync } from "node:fs";
 import { TramError } from "../errors.ts";
 import { layOut } from "../memory/block.ts";
 import { describeErrno } from "../native/errno.ts";
-import {
-  ioctl,
-  ioctlValue,
-  KVM_CAP,
-  KVM_DIRTY_LOG_INITIALLY_SET,
-  KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE,
-  mapRun,
-  openKvm,
-  setMemoryRegion,
-  tryIoctlValue,
-} from "../native/kvm.ts";
+import { ioctlValue, KVM_CAP, mapRun, openKvm, setMemoryRegion, tryIoctlValue } from "../native/kvm.ts";
 import { net } from "../native/net.ts";
 import { Ram } from "../native/ram.ts";
 import type { CpuidEntry, MachineDescription } from "../stream/devices/machine.ts";
@@ -22,6 +12,8 @@ import type { Board, MachineHandles } from "./board.ts";
 import { setCpuid, supportedCpuid } from "./cpuid.ts";
 import { SERIAL_WORDS, Serial } from "./devices/serial.ts";
 import { WALKER_WORDS, WalkerPorts } from "./devices/walker.ts";
+import { DirtyRing } from "./dirty-ring.ts";
+import { AUTO, enableTracking, type Tracking, type TrackingWish } from "./tracking.ts";
 
 const TSS_ADDRESS = 0xfffbd000; // below the BIOS area, in the hole
 
@@ -37,20 +29,21 @@ export interface EmptyVm {
   kvm: number;
   vm: number;
   cpuid: CpuidEntry[];
+  tracking: Tracking;
 }
 
 /**
  * Made some milliseconds before its memory, it saves them: after the interrupt controllers the kernel waits as long (for a
  * grace period of RCU) before a first memory slot is there.
  */
-export function createVm(): EmptyVm {
+export function createVm(wish: TrackingWish = AUTO): EmptyVm {
   const kvm = openKvm();
   const vm = ioctlValue(kvm, "CREATE_VM", 0);
   require(vm, "SREGS2", KVM_CAP.SREGS2);
   require(vm, "IMMEDIATE_EXIT", KVM_CAP.IMMEDIATE_EXIT);
   ioctlValue(vm, "SET_TSS_ADDR", TSS_ADDRESS);
   ioctlValue(vm, "CREATE_IRQCHIP", 0);
-  return { kvm, vm, cpuid: supportedCpuid(kvm) };
+  return { kvm, vm, cpuid: supportedCpuid(kvm), tracking: enableTracking(vm, wish) };
 }
 
 /** `description.tscKhz` 0: the host's own. */
@@ -58,13 +51,11 @@ export function createMachine(
   description: MachineDescription,
   memory: Ram,
   board: Board,
-  { kvm, vm }: EmptyVm,
+  { kvm, vm, tracking }: EmptyVm,
 ): MachineHandles {
   const runBytes = ioctlValue(kvm, "GET_VCPU_MMAP_SIZE", 0);
-  const manualProtect = enableManualProtect(vm);
-
-  for (const slot of layOut(memory.bytes))
-    setMemoryRegion(vm, { ...slot, host: memory.host(slot.offset, slot.bytes) }, 0);
+  const slots = layOut(memory.bytes);
+  for (const slot of slots) setMemoryRegion(vm, { ...slot, host: memory.host(slot.offset, slot.bytes) }, 0);
 
   const vcpus = Array.from({ length: description.cpus }, (_, cpu) => {
     const fd = tryIoctlValue(vm, "CREATE_VCPU", cpu);
@@ -86,7 +77,7 @@ export function createMachine(
     runBytes,
     ram: memory.share(),
     description: { ...description, tscKhz },
-    manualProtect,
+    tracking: tracking.by === "log" ? tracking : DirtyRing.create(vm, tracking.entries, slots, vcpus),
   };
 }
 
@@ -95,18 +86,6 @@ function require(vm: number, name: string, capability: number): void {
     throw new TramError("E_KVM", `this kernel's KVM lacks KVM_CAP_${name}`, {
       next: "use a kernel of version 5.14 or later",
     });
-}
-
-/** Source: KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 in the kernel's api.rst. */
-function enableManualProtect(vm: number): boolean {
-  const offered = tryIoctlValue(vm, "CHECK_EXTENSION", KVM_CAP.MANUAL_DIRTY_LOG_PROTECT2);
-  const flags = offered & (KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE | KVM_DIRTY_LOG_INITIALLY_SET);
-  if (!(flags & KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE)) return false;
-  const view = new DataView(new ArrayBuffer(104)); // struct kvm_enable_cap
-  view.setUint32(0, KVM_CAP.MANUAL_DIRTY_LOG_PROTECT2, true);
-  view.setBigUint64(8, BigInt(flags), true);
-  ioctl(vm, "ENABLE_CAP", new Uint8Array(view.buffer));
-  return true;
 }
 
 /** A host without TSC scaling takes only its own frequency, within KVM's tolerance. */

@@ -29,6 +29,7 @@ import { createMachine, createRam, createVm } from "./machine.ts";
 import type { ReceiverInit } from "./receiver-worker.ts";
 import type { SaverInit } from "./saver-worker.ts";
 import type { SenderInit } from "./sender-worker.ts";
+import type { TrackingWish } from "./tracking.ts";
 
 export interface MoverInit {
   board: SharedArrayBuffer;
@@ -42,6 +43,7 @@ export interface Wanted {
   /** Memory that was made before anything arrived; it has memoryBytes. */
   ram: RamHandle | null;
   prealloc: boolean;
+  tracking: TrackingWish;
   /** Over how many other channels its pages must come. */
   channels: number | null;
 }
@@ -118,7 +120,15 @@ function runSend(job: Extract<Job, { kind: "send" }>): void {
         const { endpoint, zeroCopy, compressLevel, iovMax, options } = job;
         const fds = connectAll(endpoint, count, options.replyMs);
         const hashes = writer.hashes?.shared ?? null;
-        const work = { share, log: guest.dirtyLog.handles, ram: handles.ram, hashes, zeroCopy, compressLevel, iovMax };
+        const work = {
+          share,
+          tracker: guest.tracker.handles,
+          ram: handles.ram,
+          hashes,
+          zeroCopy,
+          compressLevel,
+          iovMax,
+        };
         const channels = crew.places().map((place, i) => ({ ...place, fd: fds[i], name: `channel ${i}` }));
         tellCrew(channels.map((one) => ({ does: "send", ...one, ...work, silenceMs: options.replyMs })));
         return crew;
@@ -165,7 +175,7 @@ function runSave(job: Extract<Job, { kind: "save" }>): void {
       startCrew(share) {
         if (job.channels === 1) return null;
         crew = new ThreadCrew(job.channels - 1, checkCancelled);
-        const shared = { share, log: guest.dirtyLog.handles, ram: handles.ram, target: snapshot.target };
+        const shared = { share, tracker: guest.tracker.handles, ram: handles.ram, target: snapshot.target };
         const work = { ...shared, fileFd: job.fd, direct: job.direct };
         tellCrew(crew.places().map((place) => ({ does: "save", ...place, ...work })));
         return crew;
@@ -203,7 +213,7 @@ function runReceive(job: Extract<Job, { kind: "receive" }>): void {
   const log = logFor("incoming", job.listener.endpoint);
   const door = new Door(job.listener, job.replyMs);
   try {
-    const vm = createVm();
+    const vm = createVm(job.wanted.tracking);
     const reader = door.awaitSource();
     let ram: RamHandle | null = null;
     receive(

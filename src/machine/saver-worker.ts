@@ -9,11 +9,11 @@ import { initOf } from "../thread.ts";
 import type { MappedTarget } from "../writer/mapped.ts";
 import { SnapshotPages } from "../writer/snapshot.ts";
 import type { CrewPlace } from "./crew.ts";
-import { DirtyLog, type DirtyLogHandles } from "./dirty-log.ts";
+import { attachTracker, type TrackerHandles } from "./tracking.ts";
 
 export interface SaverInit extends CrewPlace {
   share: RoundsShare;
-  log: DirtyLogHandles;
+  tracker: TrackerHandles;
   ram: RamHandle;
   target: MappedTarget;
   /** Neither descriptor is closed here. */
@@ -24,14 +24,14 @@ export interface SaverInit extends CrewPlace {
 const init = initOf<SaverInit>();
 const { channel, share } = init;
 const barrier = new Barrier(init.channels, init.barrier);
-const log = new DirtyLog(init.log);
+const tracker = attachTracker(init.tracker);
 const file = new PageFile(init.fileFd, init.direct);
 const ram = Ram.attach(init.ram);
 const writer = new SnapshotPages(file, ram, init.target, share.batchPages);
 const carrier: Carrier = new Carrier(share, {
   writer,
   splitUntouched: (index, count) => ram.splitUntouched(share.pagemapFd, index, count),
-  clearDirty: (first, pages) => log.clear(first, pages),
+  clearDirty: (first, pages) => tracker.clear(first, pages),
   checkStop() {
     if (Atomics.load(barrier.stop, 0) !== 0) throw new TramError("E_CANCELLED", "cancelled");
   },

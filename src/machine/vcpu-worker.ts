@@ -6,6 +6,7 @@ import { type ErrorData, TramError, toErrorData } from "../errors.ts";
 import { layOut } from "../memory/block.ts";
 import { EXIT_REASON, KickTimer, RUN, runVcpu, threadId, viewRun } from "../native/kvm.ts";
 import { net, POLL } from "../native/net.ts";
+import { Rings } from "../native/rings.ts";
 import { initOf, tell } from "../thread.ts";
 import { Board } from "./board.ts";
 import { SERIAL_PORT, SERIAL_PORTS, Serial } from "./devices/serial.ts";
@@ -32,6 +33,7 @@ const words = deviceWords(board);
 const serial = new Serial(words.serial, (byte) => {
   if (init.serialFd >= 0) putSerial(byte);
 });
+const rings = handles.tracking.by === "ring" ? Rings.attach(handles.tracking.rings) : null;
 const walker = handles.description.walker ? new WalkerPorts(words.walker, cpu, handles.vcpus.length) : null;
 
 function putSerial(byte: number): void {
@@ -145,6 +147,9 @@ function handleExit(): boolean {
       return true;
     case EXIT_REASON.INTR:
     case EXIT_REASON.HLT:
+      return true;
+    case EXIT_REASON.DIRTY_RING_FULL:
+      if (rings) rings.makeRoom(cpu);
       return true;
     case EXIT_REASON.SHUTDOWN:
       throw new TramError("E_GUEST", `vCPU ${cpu} of the guest has crashed`, {

@@ -53,6 +53,7 @@ export const KVM_CAP = {
   IRQCHIP: 0,
   IMMEDIATE_EXIT: 136,
   MANUAL_DIRTY_LOG_PROTECT2: 168,
+  DIRTY_LOG_RING: 192,
   SREGS2: 200,
   XSAVE2: 208,
 } as const;
@@ -70,6 +71,7 @@ export const EXIT_REASON = {
   INTR: 10,
   INTERNAL_ERROR: 17,
   SYSTEM_EVENT: 24,
+  DIRTY_RING_FULL: 31,
 } as const;
 
 /** Offsets in struct kvm_run. */

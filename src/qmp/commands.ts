@@ -4,6 +4,7 @@ import type { Limits } from "../control/limits.ts";
 import type { Measured } from "../control/measure.ts";
 import type { RestoreJournal } from "../control/restore.ts";
 import { TramError, toErrorData } from "../errors.ts";
+import type { RingsState } from "../native/rings.ts";
 import type { QmpError, QmpMessage } from "./protocol.ts";
 
 /** What the commands can do to the guest; the server gives it. */
@@ -13,10 +14,7 @@ export interface GuestControl {
   status(): string;
   /** Bytes of RAM and vCPUs; zeros until an incoming guest has told its own. */
   facts(): { memoryBytes: number; cpus: number; walker: boolean };
-  /** Whether the kernel tracks the guest's writes: only while it moves. */
-  isTracked(): boolean;
-  /** The share of time that its CPUs rest, in percent. */
-  throttlePercent(): number;
+  tracking(): TrackingFacts;
   stop(): void;
   cont(): void;
   quit(): void;
@@ -40,6 +38,16 @@ export interface GuestControl {
   checkGuest(): object;
 }
 
+/** How, and whether, the guest's writes are found. */
+export interface TrackingFacts {
+  /** Only while it moves. */
+  tracking: boolean;
+  /** The share of time that its CPUs rest, in percent. */
+  throttlePercent: number;
+  /** Null: there is no machine yet. */
+  dirtyTracking: { by: "log" } | ({ by: "ring"; entries: number } & RingsState) | null;
+}
+
 type Handler = (control: GuestControl, args: Record<string, unknown>) => unknown;
 
 const QEMU_STATUS = {
@@ -47,6 +55,7 @@ const QEMU_STATUS = {
   waiting: "setup",
   setup: "setup",
   active: "active",
+  held: "pre-switchover",
   device: "device",
   handover: "device",
   completed: "completed",
@@ -141,10 +150,7 @@ export const COMMANDS: Record<string, Handler> = {
       },
     };
   },
-  "tram-query-tracking": (control) => ({
-    tracking: control.isTracked(),
-    throttlePercent: control.throttlePercent(),
-  }),
+  "tram-query-tracking": (control) => control.tracking(),
   "tram-query-move": (control) => control.journal() ?? {},
   "tram-query-restore": (control) => control.restore() ?? {},
   "tram-check-guest": (control) => control.checkGuest(),

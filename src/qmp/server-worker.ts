@@ -13,15 +13,17 @@ import { Board } from "../machine/board.ts";
 import { WalkerPorts } from "../machine/devices/walker.ts";
 import { deviceWords } from "../machine/machine.ts";
 import type { Job } from "../machine/mover-worker.ts";
+import { lostWrites } from "../machine/tracking.ts";
 import { layOut } from "../memory/block.ts";
 import { BUFFERED } from "../native/file.ts";
 import { isTracked, walkerCheck } from "../native/kvm.ts";
 import { net, POLL } from "../native/net.ts";
+import { Rings } from "../native/rings.ts";
 import { initOf, tell } from "../thread.ts";
 import { parseAddress } from "../transport/address.ts";
 import { IOV_MAX } from "../transport/fd.ts";
 import type { Endpoint } from "../transport/index.ts";
-import { answer, type GuestControl } from "./commands.ts";
+import { answer, type GuestControl, type TrackingFacts } from "./commands.ts";
 import { MessageSplitter } from "./protocol.ts";
 
 export interface QmpInit {
@@ -147,6 +149,7 @@ function limitsOf(given: Record<string, unknown>, before: Limits): Limits {
     maxBandwidthBytesPerSec: number("maxBandwidthBytesPerSec", before.maxBandwidthBytesPerSec),
     timeoutMs: number("timeoutMs", before.timeoutMs),
     onTimeout,
+    hold: typeof given.hold === "boolean" ? given.hold : before.hold,
   };
 }
 
@@ -193,6 +196,9 @@ function requireHere(what: string): void {
   refuseGone();
   const { runState } = board;
   if (runState !== "running" && runState !== "paused") throw stateError(what, runState);
+  const tracking = board.machine()?.tracking;
+  if (runState === "running" && tracking?.by === "ring" && Rings.attach(tracking.rings).state.lost)
+    throw lostWrites("E_REFUSED");
 }
 
 /** The client whose job is under way, and whether that ends with it: it has passed the channel, or alone waits for the answer. */
@@ -221,14 +227,19 @@ class Control implements GuestControl {
     };
   }
 
-  isTracked(): boolean {
+  tracking(): TrackingFacts {
+    const { throttlePercent } = board;
     const machine = board.machine();
-    if (!machine || board.moving) return board.moving; // asking the kernel could take bits from the mover
-    return layOut(machine.ram.bytes).some(({ slot, bytes }) => isTracked(machine.vm, slot, bytes));
-  }
-
-  throttlePercent(): number {
-    return board.throttlePercent;
+    if (!machine) return { tracking: board.moving, throttlePercent, dirtyTracking: null };
+    const { vm, ram, tracking: how } = machine;
+    if (how.by === "ring") {
+      const { by, entries } = how;
+      const dirtyTracking = { by, entries, ...Rings.attach(how.rings).state };
+      return { tracking: board.tracked, throttlePercent, dirtyTracking };
+    }
+    // Asking the kernel could take bits from the mover.
+    const tracking = board.moving || layOut(ram.bytes).some(({ slot, bytes }) => isTracked(vm, slot, bytes));
+    return { tracking, throttlePercent, dirtyTracking: { by: how.by } };
   }
 
   stop(): void {

@@ -26,6 +26,7 @@ import {
   encodeRefuse,
   encodeRoot,
   encodeShut,
+  encodeStarted,
   HASHES_PAGES_MAX,
   type Hello,
 } from "../stream/return-path.ts";
@@ -60,6 +61,8 @@ export class StreamReader implements MoveReader {
   readonly #source: TransportSource;
   readonly #main: MainChannel;
   #returnPathOpen = false;
+  /** The source is a tram, too. */
+  #greeted = false;
   #ram: Ram | null = null;
   /** Of what has arrived, when the source wants it. */
   #hashes: HashTable | null = null;
@@ -207,6 +210,7 @@ export class StreamReader implements MoveReader {
   }
 
   sendHello(hello: Hello): void {
+    this.#greeted = true;
     this.#answer((out) => {
       encodeHello(out, hello);
       encodePong(out, TRAM_PING_HELLO);
@@ -221,8 +225,12 @@ export class StreamReader implements MoveReader {
     this.#answer((out) => encodePong(out, TRAM_PING_READY));
   }
 
-  confirm(): void {
-    if (this.#returnPathOpen) this.#answer((out) => encodeShut(out, 0));
+  confirm(startedAfterMs: number | null): void {
+    if (this.#returnPathOpen)
+      this.#answer((out) => {
+        if (startedAfterMs !== null && this.#greeted) encodeStarted(out, startedAfterMs * 1000);
+        encodeShut(out, 0);
+      });
     this.#skipDescription();
     this.#transport.drain(DRAIN_MS);
   }

@@ -4,6 +4,7 @@
 //   HELLO  0x7400, REFUSE  0x7401 (UTF-8 JSON): between two trams only, after the source's PING 0x74720001
 //   ROOT  0x7402 (be64 hash of the table of page hashes): to PING 0x74720003
 //   HASHES  0x7403 (be32 first page, le64 hashes of it and those behind it), as often as it takes: to PING 0x74720004
+//   STARTED  0x7404 (be32 microseconds from the hand-over word's arrival to the guest's first instruction): before SHUT
 import { TramError } from "../errors.ts";
 import { type ByteSource, type ByteWriter, badStream, hex } from "./bytes.ts";
 import { CPUID_ENTRIES_MAX, type CpuidEntry } from "./devices/machine.ts";
@@ -14,6 +15,7 @@ import {
   TRAM_RP_MSG_HELLO,
   TRAM_RP_MSG_REFUSE,
   TRAM_RP_MSG_ROOT,
+  TRAM_RP_MSG_STARTED,
 } from "./wire.ts";
 
 /** What a target says of itself before it takes a guest. `null`: it takes what the stream says. */
@@ -31,7 +33,7 @@ export interface Hello {
   verifies?: boolean;
 }
 
-export const HELLO_VERSION = 1;
+export const HELLO_VERSION = 2;
 
 export type ReturnMessage =
   | { type: "shut"; status: number }
@@ -40,6 +42,7 @@ export type ReturnMessage =
   | { type: "refuse"; reason: string; code: string }
   | { type: "root"; root: bigint }
   | { type: "hashes"; first: number; hashes: Uint8Array }
+  | { type: "started"; afterUs: number }
   | { type: "other"; number: number };
 
 export function encodeShut(out: ByteWriter, status: number): void {
@@ -52,6 +55,13 @@ export function encodePong(out: ByteWriter, value: number): void {
 
 export function encodeRoot(out: ByteWriter, root: bigint): void {
   out.u16(TRAM_RP_MSG_ROOT).u16(8).u64(root);
+}
+
+export function encodeStarted(out: ByteWriter, afterUs: number): void {
+  out
+    .u16(TRAM_RP_MSG_STARTED)
+    .u16(4)
+    .u32(Math.min(Math.round(afterUs), 0xffffffff));
 }
 
 /** Pages whose hashes go into one message. */
@@ -81,17 +91,22 @@ function encodeJson(out: ByteWriter, type: number, value: unknown): void {
   out.u16(type).u16(bytes.length).bytes(bytes);
 }
 
+/** Their data is one be32. */
+const WORD_MESSAGES: readonly number[] = [MIG_RP_MSG_SHUT, MIG_RP_MSG_PONG, TRAM_RP_MSG_STARTED];
+
 export function decodeReturnMessage(source: ByteSource): ReturnMessage {
   const at = source.offset;
   const number = source.u16();
   const length = source.u16();
-  if ((number === MIG_RP_MSG_SHUT || number === MIG_RP_MSG_PONG) && length !== 4)
+  if (WORD_MESSAGES.includes(number) && length !== 4)
     throw badStream("a message from the target has another length", at, "4", `${length}`);
   switch (number) {
     case MIG_RP_MSG_SHUT:
       return { type: "shut", status: source.u32() };
     case MIG_RP_MSG_PONG:
       return { type: "pong", value: source.u32() };
+    case TRAM_RP_MSG_STARTED:
+      return { type: "started", afterUs: source.u32() };
     case TRAM_RP_MSG_HELLO:
       return { type: "hello", hello: parseHello(parseJson(source.bytes(length), at)) };
     case TRAM_RP_MSG_REFUSE: {

@@ -29,6 +29,7 @@ export const TRAM_RP_MSG_HELLO = 0x7400;
 export const TRAM_RP_MSG_REFUSE = 0x7401;
 export const TRAM_RP_MSG_ROOT = 0x7402;
 export const TRAM_RP_MSG_HASHES = 0x7403;
+export const TRAM_RP_MSG_STARTED = 0x7404;
 
 export const TRAM_PING_HELLO = 0x74720001;
 /** And the number of channels: the pages come over so many. */

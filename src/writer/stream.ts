@@ -1,5 +1,5 @@
 // The main channel's writer: QEMU's stream, headers from a small buffer, pages uncopied from guest memory.
-import type { MoveWriter, PagesSent } from "../control/channel.ts";
+import type { Confirmation, MoveWriter, PagesSent } from "../control/channel.ts";
 import type { DeviceState } from "../control/guest.ts";
 import { TramError } from "../errors.ts";
 import type { PageRange } from "../memory/bitmap.ts";
@@ -263,12 +263,14 @@ export class StreamWriter implements MoveWriter {
     this.#flush();
   }
 
-  awaitConfirmation(timeoutMs: number): boolean {
+  awaitConfirmation(timeoutMs: number): Confirmation | null {
     try {
-      const message = this.#replies.next(timeoutMs);
-      return message.type === "shut" && message.status === 0;
+      let message = this.#replies.next(timeoutMs);
+      const startedAfterMs = message.type === "started" ? message.afterUs / 1000 : null;
+      if (message.type === "started") message = this.#replies.next(timeoutMs);
+      return message.type === "shut" && message.status === 0 ? { startedAfterMs } : null;
     } catch {
-      return false; // the caller says what an unconfirmed hand-over means
+      return null; // the caller says what an unconfirmed hand-over means
     }
   }
 

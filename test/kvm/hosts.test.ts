@@ -1,6 +1,6 @@
 // A busy guest between two emulated hosts, whose kernels do not copy what is sent without a copy: what it writes to pages that are
-// on their way arrives.
-import { describe, expect, test } from "bun:test";
+// on their way arrives. And in one of them, whose dirty rings are right at every size.
+import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import type { FinalReport } from "../../src/cli/report.ts";
 import { Hosts, whyNoHosts } from "../support/hosts.ts";
 
@@ -8,8 +8,13 @@ const reason = whyNoHosts();
 const title = (text: string) => `${text}${reason ? ` (skipped: ${reason})` : ""}`;
 
 describe.skipIf(reason !== null)(title("two emulated hosts"), () => {
+  let all: Hosts;
+  beforeAll(async () => {
+    all = await Hosts.boot(2, { cpus: 1, memoryMib: 1024 });
+  }, 180_000);
+  afterAll(async () => await all?.[Symbol.asyncDispose]());
+
   test("a guest that writes all the time moves between them, uncopied, there and back", async () => {
-    await using all = await Hosts.boot(2, { cpus: 1, memoryMib: 1024 });
     const [a, b] = all.hosts;
     const walker = "--guest walker --memory 64M --working-set 16M --dirty-rate 2000 --fill random";
     await a.run(`tram run ${walker} --name guest >/tmp/guest.log 2>&1 &`);
@@ -33,4 +38,33 @@ describe.skipIf(reason !== null)(title("two emulated hosts"), () => {
       await to.run("tram pause guest && tram check-guest guest && tram resume guest");
     }
   }, 180_000);
+
+  test.each([
+    ["log", "log", false],
+    ["rings of 1024 entries", "ring=1024", true],
+    ["rings of 4096 entries", "ring=4096", true],
+    ["rings of 65536 entries", "ring=65536", false],
+  ])(
+    "what a guest writes is found by its %s",
+    async (_, how, fills) => {
+      const [host] = all.hosts;
+      const walker = "--guest walker --memory 64M --working-set 48M --dirty-rate max --fill random";
+      await host.run(`tram run ${walker} --name a --dirty-tracking ${how} >/tmp/a.log 2>&1 &`);
+      await host.guestIs("a", "running");
+      await host.run(`tram run --incoming unix:/tmp/b.sock --name b --dirty-tracking ${how} >/tmp/b.log 2>&1 &`);
+      await host.guestIs("b", "inmigrate");
+      // Rehearsed first: a guest that has left no longer says how often its rings were full.
+      await host.run("tram rehearse a --bandwidth 100MiB/s --timeout 10s --json");
+      const { dirtyTracking, status } = JSON.parse(await host.run("tram status a --json"));
+      expect(status).toBe("running");
+      if (how !== "log") expect(dirtyTracking).toMatchObject({ by: "ring", lost: false });
+      expect((dirtyTracking.fullExits ?? 0) > 0).toBe(fills);
+      const output = await host.run("tram migrate a unix:/tmp/b.sock --max-downtime 5s --json");
+      const report: FinalReport = JSON.parse(output.trim().split("\n").at(-1) as string);
+      expect(report).toMatchObject({ outcome: "completed", owner: "target", error: null });
+      expect(report.resentPages).toBeGreaterThan(0);
+      await host.run("tram pause b && tram check-guest b && tram quit b");
+    },
+    180_000,
+  );
 });

@@ -139,6 +139,51 @@ kvm(title("a move of a guest that writes faster than it is carried"), () => {
     60_000,
   );
 
+  test("with --hold: is ready for as long as one likes, beyond what a silence may last, and switches over when told", () =>
+    inBed(async (bed) => {
+      await bed.walker("a", "--memory", "64M", "--working-set", "2M", "--dirty-rate", "2000", "--fill", "random");
+      const to = tcp();
+      await bed.target("b", to, "--timeout", "2s");
+      const move = bed.start(["migrate", "a", to, "--hold", "--trace", "phases", "--json=events"]);
+      await bed.until(async () => (await bed.moveOf("a")).phase === "held", "it is held", move);
+      const { roundsDone } = await bed.moveOf("a");
+      await Bun.sleep(4000);
+      expect(await bed.status("a")).toMatchObject({ status: "running", tracking: true });
+      expect(await bed.moveOf("a")).toMatchObject({ phase: "held", owner: "source" });
+      expect((await bed.moveOf("a")).roundsDone).toBeGreaterThan(roundsDone as number);
+      await bed.expectDone("set", "a", "hold=off");
+      expect(await move.code).toBe(0);
+      const report = reportOf(readFileSync(bed.path("events"), "utf8"));
+      expect(report.downtimeMs).toBeLessThanOrEqual(300);
+      expect(report.resentPages).toBeGreaterThan(512); // all of the working set, again and again
+      expect(readFileSync(bed.path("phases"), "utf8").match(/[a-z]+/g)).toEqual([
+        "waiting",
+        "setup",
+        "active",
+        "held",
+        "device",
+        "handover",
+        "completed",
+      ]);
+      await bed.goesOn("b");
+    }));
+
+  test("with --hold: is cancelled, or fails with its peer, while it is held, and the guest stays", () =>
+    inBed(async (bed) => {
+      await bed.walker("a", "--memory", "16M", "--dirty-rate", "500");
+      for (const end of ["cancel", "peer"]) {
+        const to = tcp();
+        const target = await bed.target(end, to);
+        const move = bed.start(["migrate", "a", to, "--hold"]);
+        await bed.until(async () => (await bed.moveOf("a")).phase === "held", "it is held", move);
+        if (end === "cancel") move.kill("SIGINT");
+        else target.kill("SIGKILL");
+        expect(await move.code).toBe(end === "cancel" ? 130 : 1);
+        expect(await bed.status("a")).toMatchObject({ status: "running", tracking: false });
+        await bed.goesOn("a");
+      }
+    }));
+
   test("writes each phase and its time into --trace", () =>
     inBed(async (bed) => {
       await bed.walker("a", "--memory", "16M", "--working-set", "4M", "--dirty-rate", "100");

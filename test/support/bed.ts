@@ -5,6 +5,7 @@ import { join, resolve } from "node:path";
 import type { Subprocess } from "bun";
 import type { Journal } from "../../src/control/journal.ts";
 import type { RestoreJournal } from "../../src/control/restore.ts";
+import type { TrackingFacts } from "../../src/qmp/commands.ts";
 import { QmpClient } from "./qmp-client.ts";
 
 export const TRAM = resolve(import.meta.dir, "../../build/tram");
@@ -65,6 +66,7 @@ export interface Status {
   /** Only tram's guests tell. */
   tracking?: boolean;
   throttlePercent?: number;
+  dirtyTracking?: TrackingFacts["dirtyTracking"];
   /** Of a guest that was restored from a file. */
   restore?: RestoreJournal;
 }

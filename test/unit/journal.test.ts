@@ -6,7 +6,8 @@ const WAYS: Record<Phase, Phase[]> = {
   none: ["setup", "waiting"],
   waiting: ["setup", "cancelled", "failed"],
   setup: ["active", "device", "cancelled", "failed", "completed"],
-  active: ["device", "completed", "cancelled", "failed"],
+  active: ["held", "device", "completed", "cancelled", "failed"],
+  held: ["active", "device", "cancelled", "failed"],
   device: ["handover", "cancelled", "failed"],
   handover: ["completed", "cancelled", "failed"],
   completed: [],
@@ -21,6 +22,7 @@ const PATHS: Record<Phase, Phase[]> = {
   waiting: ["waiting"],
   setup: ["setup"],
   active: ["setup", "active"],
+  held: ["setup", "active", "held"],
   device: ["setup", "active", "device"],
   handover: ["setup", "active", "device", "handover"],
   completed: ["setup", "active", "device", "handover", "completed"],
@@ -126,6 +128,11 @@ describe("Ledger", () => {
     ledger.mark("nothing");
     expect(ledger.parts).toEqual({ stop: 3, send: 7, nothing: 0 });
     expect(ledger.totalMs).toBe(10);
+    ledger.take("send", "elsewhere", 2.4); // by another clock
+    expect(ledger.parts).toEqual({ stop: 3, send: 5, nothing: 0, elsewhere: 2 });
+    ledger.take("stop", "more than there is", 50);
+    expect(ledger.parts).toMatchObject({ stop: 0, "more than there is": 3 });
+    expect(Object.values(ledger.parts).reduce((sum, ms) => sum + ms, 0)).toBe(10);
   });
 
   test.each(Array.from({ length: 30 }, (_, i) => i + 1))(

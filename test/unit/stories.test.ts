@@ -12,7 +12,7 @@ import { TramError } from "../../src/errors.ts";
 import { Ram } from "../../src/native/ram.ts";
 import type { MachineDescription } from "../../src/stream/devices/machine.ts";
 import { kvmclock } from "../../src/stream/devices/x86.ts";
-import type { Hello } from "../../src/stream/return-path.ts";
+import { HELLO_VERSION, type Hello } from "../../src/stream/return-path.ts";
 
 const PAGES = 64;
 const description: MachineDescription = {
@@ -23,7 +23,7 @@ const description: MachineDescription = {
   walker: false,
   cpuid: [],
 };
-const hello: Hello = { version: 1, name: "t", memoryBytes: null, cpus: null, cpuid: [] };
+const hello: Hello = { version: HELLO_VERSION, name: "t", memoryBytes: null, cpus: null, cpuid: [] };
 const clock = (instance: number): DeviceState => ({ table: kvmclock, instance, state: { clock: 0n } });
 
 /** Notes what is asked of it; dirties page 7 after its first copy was sent. */
@@ -126,8 +126,8 @@ function scriptedWriter(
     handOver: () => step("handOver"),
     describe: () => step("describe"),
     awaitConfirmation: () => {
-      if (failAt === "awaitConfirmation") return false;
-      return confirms;
+      if (failAt === "awaitConfirmation") return null;
+      return confirms ? { startedAfterMs: null } : null;
     },
     explain: (error) => error,
     close: () => void calls.push("close"),
@@ -188,6 +188,44 @@ describe("the source's story", () => {
     expect(writer.calls).toContain("write");
     expect(writer.calls).not.toContain("devices");
     expect(writer.calls.at(-1)).toBe("close");
+  });
+
+  describe("held", () => {
+    /** Holds; at `atSleep` it writes to 60 pages, which is more than may be left; at `offAtSleep` it may switch over. */
+    function held(atSleep: number, offAtSleep: number) {
+      const guest = new ScriptedGuest();
+      const limits = LiveLimits.of({ hold: true, maxDowntimeMs: 1 });
+      let sleeps = 0;
+      let left = 60;
+      guest.syncDirty = (dirty) => {
+        if (sleeps === atSleep) for (; left > 0; left--) dirty.add(left);
+      };
+      const sleep = () => {
+        if (++sleeps === offAtSleep) limits.set({ hold: false });
+      };
+      const journal = run(guest, scriptedWriter(null), { limits, sleep });
+      return { journal, guest, sleeps, phases: journal.trace.map(({ phase }) => phase) };
+    }
+
+    test("keeps what is left small without stopping the guest, and switches over when it may", () => {
+      const { journal, guest, sleeps, phases } = held(30, 60);
+      expect(journal).toMatchObject({
+        phase: "completed",
+        owner: "target",
+        error: null,
+        resentPages: 60,
+        roundsDone: 3,
+      });
+      expect(phases).toEqual(["setup", "active", "held", "device", "handover", "completed"]);
+      expect(guest.calls).toEqual(["startTracking", "pause", "stopTracking"]);
+      expect(sleeps).toBe(60);
+    });
+
+    test("and let go while more is left than fits: goes on as it would have without", () => {
+      const { journal, phases } = held(5, 5);
+      expect(journal).toMatchObject({ phase: "completed", resentPages: 60 });
+      expect(phases).toEqual(["setup", "active", "held", "active", "device", "handover", "completed"]);
+    });
   });
 
   test("with --verify: what arrived otherwise is sent again, and compared again", () => {

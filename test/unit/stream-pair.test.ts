@@ -407,8 +407,8 @@ describe("a stream from writer to reader", () => {
     target.run("ready-wanted");
     move.writer.awaitReady(1000);
     move.writer.handOver();
-    target.run("end").reader.confirm();
-    expect(move.writer.awaitConfirmation(1000)).toBe(true);
+    target.run("end").reader.confirm(1.25);
+    expect(move.writer.awaitConfirmation(1000)).toEqual({ startedAfterMs: 1.25 });
     expect(sameBytes(content(target.outcome.ram!), content(move.source))).toBe(true);
   });
 
