@@ -133,6 +133,7 @@ bench: build/tram build/bench/bare build/bench/bare-file build/bench/bare-snapsh
 	$(Q)$(BUN) test/bench/snapshots.ts
 	$(Q)$(BUN) test/bench/channels.ts
 	$(Q)$(BUN) test/bench/hosts.ts
+	$(Q)$(BUN) test/bench/stalls.ts
 
 .PHONY: bench-files
 bench-files: build/tram build/bench/bare-file ## the part of bench that writes QEMU's guests into files, FILES.md
@@ -149,6 +150,10 @@ bench-channels: build/tram build/bench/bare-channels ## the part of bench that m
 .PHONY: bench-hosts
 bench-hosts: build/tram ## the part of bench that moves between two emulated hosts, HOSTS.md; BENCH_QUICK=1: a small one
 	$(Q)$(BUN) test/bench/hosts.ts
+
+.PHONY: bench-stalls
+bench-stalls: build/tram ## the part of bench that looks at what a guest sees of a move, STALLS.md; BENCH_QUICK=1: a small one
+	$(Q)$(BUN) test/bench/stalls.ts
 
 build/bench/%: test/bench/%.c | build/.host
 	@mkdir -p $(@D)

@@ -140,6 +140,8 @@ TRAM_API int tram_deflate_close(struct tram_deflate *one);
 TRAM_API int tram_walker_fill(struct tram_ram *ram, const void *params);
 /* Checks every page of a paused walker; `result` is 8 + 4 * WALKER_CPUS_MAX u32 words, see walker.c. */
 TRAM_API int tram_walker_check(const struct tram_ram *ram, uint32_t *result);
+/* Looks at a running one every so often: for each look the milliseconds of CLOCK_MONOTONIC, and all pages written so far. */
+TRAM_API int tram_walker_watch(const struct tram_ram *ram, double *samples, uint32_t count, uint32_t interval_us);
 
 /* kvm.c */
 TRAM_API int tram_ioctl(int fd, uint32_t request, void *argument);

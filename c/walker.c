@@ -2,6 +2,7 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <string.h>
+#include <time.h>
 
 #include "guest/walker.h"
 #include "internal.h"
@@ -129,6 +130,34 @@ static int check(const struct tram_ram *ram, uint32_t *result) {
   for (uint32_t page = WALKER_RAM_START / PAGE_BYTES; page < params.ram_pages; page++)
     check_page(ram, &params, page, result);
   return 0;
+}
+
+static uint64_t steps_of(const struct tram_ram *ram) {
+  const struct walker_params *params = (const void *)checked(ram, WALKER_PARAMS, sizeof *params);
+  uint64_t steps = 0;
+  for (uint32_t cpu = 0; cpu < WALKER_CPUS_MAX; cpu++) steps += __atomic_load_n(&params->cpu[cpu].steps, __ATOMIC_RELAXED);
+  return steps;
+}
+
+static int watch(const struct tram_ram *ram, double *samples, uint32_t count, uint32_t interval_us) {
+  struct timespec due, at;
+  if (!checked(ram, WALKER_PARAMS, sizeof(struct walker_params))) return -ERANGE;
+  clock_gettime(CLOCK_MONOTONIC, &due);
+  for (uint32_t i = 0; i < count; i++) {
+    uint64_t steps = steps_of(ram);
+    clock_gettime(CLOCK_MONOTONIC, &at);
+    samples[2 * i] = (double)at.tv_sec * 1e3 + (double)at.tv_nsec / 1e6;
+    samples[2 * i + 1] = (double)steps;
+    due.tv_nsec += interval_us * 1000L;
+    due.tv_sec += due.tv_nsec / 1000000000L;
+    due.tv_nsec %= 1000000000L;
+    clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &due, NULL);
+  }
+  return 0;
+}
+
+int tram_walker_watch(const struct tram_ram *ram, double *samples, uint32_t count, uint32_t interval_us) {
+  return (int)GUARDED(watch(ram, samples, count, interval_us));
 }
 
 int tram_walker_check(const struct tram_ram *ram, uint32_t *result) { return (int)GUARDED(check(ram, result)); }

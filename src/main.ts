@@ -11,6 +11,7 @@ import { extract } from "./cli/extract.ts";
 import { dirtyRate, forecast, rehearse } from "./cli/foretell.ts";
 import { inspect } from "./cli/inspect.ts";
 import { migrate } from "./cli/migrate.ts";
+import { pace } from "./cli/pace.ts";
 import { receive } from "./cli/receive.ts";
 import { restore } from "./cli/restore.ts";
 import { run } from "./cli/run.ts";
@@ -48,6 +49,7 @@ export const COMMANDS: readonly TramCommand[] = [
   rehearse,
   quit,
   checkGuest,
+  pace,
   doctor,
   demo,
 ];

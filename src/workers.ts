@@ -7,6 +7,7 @@ import type { PlayerInit, PlayerMessage } from "./keep/player-worker.ts";
 import type { SenderInit as KeptSenderInit } from "./keep/sender-worker.ts";
 import type { LoaderInit, LoaderMessage } from "./machine/loader-worker.ts";
 import type { Job, MoverInit, MoverMessage } from "./machine/mover-worker.ts";
+import type { PacerInit } from "./machine/pacer-worker.ts";
 import type { ReceiverInit } from "./machine/receiver-worker.ts";
 import type { SaverInit } from "./machine/saver-worker.ts";
 import type { SenderInit } from "./machine/sender-worker.ts";
@@ -34,6 +35,8 @@ export const startReceiver = (init: ReceiverInit): Thread<never> =>
 
 export const startLoader = (init: LoaderInit): Thread<LoaderMessage> =>
   start("./machine/loader-worker.ts", `load/${init.channel}`, init);
+
+export const startPacer = (init: PacerInit): Thread<never> => start("./machine/pacer-worker.ts", "pace", init);
 
 export const startQmp = (init: QmpInit): Thread<QmpRequest> => start("./qmp/server-worker.ts", "qmp", init);
 

@@ -9,11 +9,21 @@ import { Board, type MachineHandles } from "../machine/board.ts";
 import type { LoaderInit } from "../machine/loader-worker.ts";
 import type { CrewInit, Job, MoverMessage, Wanted } from "../machine/mover-worker.ts";
 import { installKick } from "../native/kvm.ts";
+import { net } from "../native/net.ts";
 import type { QmpRequest } from "../qmp/server-worker.ts";
 import type { SnapshotFile } from "../reader/snapshot.ts";
 import type { Thread } from "../thread.ts";
 import { type Listener, listen, unlisten } from "../transport/index.ts";
-import { startLoader, startMover, startQmp, startReceiver, startSaver, startSender, startVcpu } from "../workers.ts";
+import {
+  startLoader,
+  startMover,
+  startPacer,
+  startQmp,
+  startReceiver,
+  startSaver,
+  startSender,
+  startVcpu,
+} from "../workers.ts";
 import { formatCount, formatMs } from "./units.ts";
 
 export interface ProcessOptions {
@@ -54,6 +64,8 @@ export class GuestProcess {
   /** The guest is confirmed elsewhere, and the client that moved it has read so, or is gone. */
   #leaving = false;
   #seen = false;
+  /** Somebody looks at the walker's pace. */
+  #paced = false;
   readonly #ended = Promise.withResolvers<number>();
   /** Its memory comes from a file: what becomes of that is the guest's trouble, and not this process's end. */
   #restored = false;
@@ -232,6 +244,9 @@ export class GuestProcess {
       case "measure":
         this.#post({ kind: "measure", forMs: request.forMs });
         return;
+      case "pace":
+        this.#startPacer(request.fd, request.forMs);
+        return;
       case "incoming":
         try {
           this.#receive(listen(request.endpoint));
@@ -251,6 +266,18 @@ export class GuestProcess {
     else if (message.event === "crashed") this.#fail(fromErrorData(message.error));
     else if (message.job === "send") this.#sent();
     else if (message.job === "receive") this.#received();
+  }
+
+  /** One at a time: they disturb the guest. */
+  #startPacer(fd: number, forMs: number): void {
+    if (this.#paced) {
+      net.close(fd);
+      return;
+    }
+    this.#paced = true;
+    startPacer({ board: this.board.shared, fd, forMs }).onEnd(() => {
+      this.#paced = false;
+    });
   }
 
   /** One that dies without a word must not leave the mover waiting for it. */

@@ -220,3 +220,7 @@ export const walkerFill = (ram: number, params: Uint8Array): number =>
   check(symbols.tram_walker_fill(ram, params), "E_INTERNAL", "fill the walker's memory");
 
 export const walkerCheck = (ram: number, result: Uint32Array): number => symbols.tram_walker_check(ram, result);
+
+/** Looks at a running walker once in each interval: pairs of milliseconds (CLOCK_MONOTONIC) and pages written so far. */
+export const walkerWatch = (ram: number, samples: Float64Array, intervalUs: number): number =>
+  check(symbols.tram_walker_watch(ram, samples, samples.length / 2, intervalUs), "E_GUEST_RAM", "look at the walker");

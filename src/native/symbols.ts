@@ -75,6 +75,7 @@ const SIGNATURES = {
   tram_deflate_close: { args: ["u64_fast"], returns: "i32" },
   tram_walker_fill: { args: ["u64_fast", "ptr"], returns: "i32" },
   tram_walker_check: { args: ["u64_fast", "ptr"], returns: "i32" },
+  tram_walker_watch: { args: ["u64_fast", "ptr", "u32", "u32"], returns: "i32" },
   tram_ioctl: { args: ["i32", "u32", "ptr"], returns: "i32" },
   tram_ioctl_value: { args: ["i32", "u32", "u64_fast"], returns: "i32" },
   tram_map_shared: { args: ["i32", "u64_fast"], returns: "i64_fast" },

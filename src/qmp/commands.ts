@@ -23,6 +23,8 @@ export interface GuestControl {
   save(fdname: string, options: Record<string, unknown>): void;
   /** How fast the guest writes its memory, over so many milliseconds. */
   measure(forMs: unknown): void;
+  /** How far a walker is, every millisecond, into the pipe that was passed as `fdname`. */
+  pace(fdname: string, forMs: unknown): void;
   /** What came of that; nothing yet, or nothing asked: neither of its members. */
   measured(): Measured;
   /** Of the move or save that is under way; all limits as they are then. */
@@ -114,6 +116,10 @@ export const COMMANDS: Record<string, Handler> = {
   },
   "tram-measure": (control, args) => {
     control.measure(args.forMs);
+    return {};
+  },
+  "tram-pace": (control, args) => {
+    control.pace(text(args, "fdname"), args.forMs);
     return {};
   },
   "tram-query-measure": (control) => control.measured(),

@@ -38,6 +38,7 @@ export type QmpRequest =
   | ({ request: "migrate" } & Omit<Extract<Job, { kind: "send" }>, "kind">)
   | { request: "save"; job: Omit<Extract<Job, { kind: "save" }>, "kind"> }
   | { request: "measure"; forMs: number }
+  | { request: "pace"; fd: number; forMs: number }
   | { request: "incoming"; endpoint: Endpoint }
   /** The client that started the move has read its final journal, or is gone. */
   | { request: "move-seen" };
@@ -313,6 +314,15 @@ class Control implements GuestControl {
     const ms = numbersOf({ forMs })("forMs", 1000, 1, MEASURE_MS_MAX);
     if (!this.#takeMover(true)) throw busy();
     ask({ request: "measure", forMs: ms });
+  }
+
+  pace(fdname: string, forMs: unknown): void {
+    if (!board.machine()?.description.walker)
+      throw new TramError("E_STATE", "only a walker's pace can be seen", {
+        next: "start one with tram run --guest walker",
+      });
+    const ms = numbersOf({ forMs })("forMs", 1000, 1, MEASURE_MS_MAX);
+    ask({ request: "pace", fd: this.#take(fdname), forMs: ms });
   }
 
   measured(): Measured {

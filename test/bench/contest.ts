@@ -113,7 +113,19 @@ export async function dropCaches(): Promise<boolean> {
 }
 
 const POSIX_FADV_DONTNEED = 4;
-const libc = dlopen("libc.so.6", { posix_fadvise: { args: ["i32", "i64", "i64", "i32"], returns: "i32" } });
+const libc = dlopen("libc.so.6", {
+  posix_fadvise: { args: ["i32", "i64", "i64", "i32"], returns: "i32" },
+  clock_gettime: { args: ["i32", "ptr"], returns: "i32" },
+});
+
+const CLOCK_MONOTONIC = 1;
+
+/** Milliseconds of the host's monotonic clock, the same for all processes. */
+export function monotonicMs(): number {
+  const time = new BigInt64Array(2); // struct timespec
+  libc.symbols.clock_gettime(CLOCK_MONOTONIC, time);
+  return Number(time[0]) * 1e3 + Number(time[1]) / 1e6;
+}
 
 /** The page cache has nothing of a file. */
 export async function dropFromCache(file: string): Promise<void> {

@@ -1,7 +1,9 @@
 // What is told of a guest before its move: how fast it writes, and what the move would come to.
 import { describe, expect, test } from "bun:test";
+import { readFileSync } from "node:fs";
 import type { FinalReport } from "../../src/cli/report.ts";
 import type { Forecast } from "../../src/control/measure.ts";
+import type { Pace } from "../../src/control/pace.ts";
 import { freePort, inBed, whyNoKvm } from "../support/bed.ts";
 
 const reason = whyNoKvm();
@@ -65,6 +67,45 @@ kvm(title("a guest that is measured"), () => {
       measuring.kill("SIGKILL");
       await bed.until(async () => (await bed.status("a"))?.tracking === false, "it is let go");
       await bed.goesOn("a");
+    }));
+});
+
+kvm(title("a walker's pace"), () => {
+  test("shows how long it stood still", () =>
+    inBed(async (bed) => {
+      await bed.walker("a", "--memory", "64M", "--working-set", "8M", "--dirty-rate", "max");
+      const looking = bed.tram("pace", "a", "--for", "2s", "--samples", "looks", "--json");
+      await Bun.sleep(500);
+      await bed.expectDone("pause", "a");
+      await Bun.sleep(300);
+      await bed.expectDone("resume", "a");
+      const { code, stdout } = await looking;
+      expect(code).toBe(0);
+      const pace: Pace = JSON.parse(stdout);
+      expect(pace.forMs).toBeGreaterThan(1900);
+      expect(pace.steps).toBeGreaterThan(1000);
+      expect(pace.stepsPerMs.max).toBeGreaterThan(0);
+      expect(pace.stallMs).toBeGreaterThan(300);
+      expect(pace.stallMs).toBeLessThan(1500);
+      const lines = readFileSync(bed.path("looks"), "utf8").trim().split("\n");
+      expect(lines.length).toBeGreaterThan(1000);
+      const steps = lines.map((line) => Number(line.split(" ")[1]));
+      expect((steps.at(-1) as number) - steps[0]).toBe(pace.steps);
+    }));
+
+  test("is seen until it leaves, and by one at a time", () =>
+    inBed(async (bed) => {
+      await bed.walker("a", "--memory", "64M", "--dirty-rate", "1000");
+      const looking = bed.tram("pace", "a", "--for", "60s", "--json");
+      await Bun.sleep(300);
+      const second = await bed.tram("pace", "a");
+      expect(second).toMatchObject({ code: 1, stderr: expect.stringContaining("another tram pace") });
+      const to = `tcp:127.0.0.1:${freePort()}`;
+      await bed.target("b", to);
+      await bed.expectDone("migrate", "a", to);
+      const { code, stdout } = await looking;
+      expect({ code, steps: JSON.parse(stdout).steps > 0 }).toEqual({ code: 0, steps: true });
+      expect(JSON.parse(await bed.expectDone("pace", "b", "--for", "100ms", "--json")).name).toBe("b");
     }));
 });
 

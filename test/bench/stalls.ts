@@ -1,0 +1,268 @@
+// The seventh part of make bench: what a guest sees of being tracked and moved. A walker that writes as fast as it can is looked
+// at each millisecond, at the source and at the target, by the host's one monotonic clock. Prints each sample as a line of JSON,
+// writes STALLS.md. BENCH_QUICK=1: few rounds, into build/bench/.
+import { mkdirSync, readFileSync } from "node:fs";
+import { join, resolve } from "node:path";
+import type { FinalReport } from "../../src/cli/report.ts";
+import { type Bed, freePort, inBed } from "../support/bed.ts";
+import { contest, type Extent, environment, monotonicMs as nowMs } from "./contest.ts";
+import { spread, table } from "./stats.ts";
+
+const QUICK = process.env.BENCH_QUICK === "1";
+const EXTENT: Extent = { rounds: QUICK ? 2 : 10, seconds: Number.POSITIVE_INFINITY };
+const RESULTS = QUICK
+  ? resolve(import.meta.dir, "../../build/bench/STALLS.quick.md")
+  : join(import.meta.dir, "STALLS.md");
+const WALKER = ["--working-set", "64M", "--dirty-rate", "max", "--fill", "random", "--prealloc"];
+const ALONE_MS = 2000;
+
+interface Look {
+  ms: number;
+  steps: number;
+}
+
+/** Looks at a guest until it leaves, or the time is over. */
+class Watch {
+  readonly #bed: Bed;
+  readonly #file: string;
+  readonly #done: Promise<unknown>;
+
+  constructor(bed: Bed, name: string, forMs: number) {
+    this.#bed = bed;
+    this.#file = `${name}.${Math.random()}`;
+    this.#done = bed.tram("pace", name, "--for", `${forMs}ms`, "--samples", this.#file);
+  }
+
+  async looks(): Promise<Look[]> {
+    await this.#done;
+    const lines = readFileSync(this.#bed.path(this.#file), "utf8").trim().split("\n");
+    return lines.map((line) => {
+      const [ms, steps] = line.split(" ").map(Number);
+      return { ms, steps };
+    });
+  }
+}
+
+const within = (looks: Look[], fromMs: number, toMs: number): Look[] =>
+  looks.filter(({ ms }) => ms >= fromMs && ms <= toMs);
+
+/** The longest time between two steps. */
+function longestStall(looks: Look[]): number {
+  let [longest, since] = [0, looks[0].ms];
+  for (let i = 1; i < looks.length; i++) {
+    longest = Math.max(longest, looks[i].ms - since);
+    if (looks[i].steps > looks[i - 1].steps) since = looks[i].ms;
+  }
+  return longest;
+}
+
+const perMs = (looks: Look[]): number =>
+  ((looks.at(-1) as Look).steps - looks[0].steps) / ((looks.at(-1) as Look).ms - looks[0].ms);
+
+interface Tracked {
+  aloneStallMs: number;
+  /** In the 100 ms from when tracking was asked for: it is switched on there. */
+  onStallMs: number;
+  trackedStallMs: number;
+  alonePerMs: number;
+  trackedPerMs: number;
+}
+
+/** A second without, a second with, a second without. */
+function tracked(how: string, mib: number): Promise<Tracked> {
+  return once(async (bed) => {
+    await bed.walker("a", "--memory", `${mib}M`, ...WALKER, "--dirty-tracking", how);
+    const watch = new Watch(bed, "a", 3 * ALONE_MS);
+    await Bun.sleep(ALONE_MS);
+    const fromMs = nowMs();
+    await bed.expectDone("dirty-rate", "a", "--for", "1s");
+    const toMs = nowMs();
+    const looks = await watch.looks();
+    const alone = within(looks, looks[0].ms, fromMs);
+    const during = within(looks, fromMs, toMs);
+    return {
+      aloneStallMs: longestStall(alone),
+      onStallMs: longestStall(within(looks, fromMs, fromMs + 100)),
+      trackedStallMs: longestStall(during),
+      alonePerMs: perMs(alone),
+      trackedPerMs: perMs(during),
+    };
+  });
+}
+
+interface Moved {
+  /** By the guest: from the last step at the source to the first one at the target. */
+  seenMs: number;
+  downtimeMs: number;
+  partsMs: Record<string, number>;
+  /** Outside the downtime, while it moves. */
+  stallMs: number;
+  aloneStallMs: number;
+  elapsedMs: number;
+  /** What it would have written in the time of the move, less what it has: in seconds of its own pace. */
+  lostSeconds: number;
+  throttlePercent: number;
+}
+
+function moved(how: string, ...options: string[]): Promise<Moved> {
+  return once(async (bed) => {
+    await bed.walker("a", "--memory", "512M", ...WALKER, "--dirty-tracking", how);
+    const uri = `tcp:127.0.0.1:${freePort()}`;
+    await bed.target("b", uri, "--memory", "512M", "--prealloc", "--dirty-tracking", how);
+    const source = new Watch(bed, "a", 60_000);
+    await Bun.sleep(ALONE_MS);
+    const fromMs = nowMs();
+    const moving = bed.tram("migrate", "a", uri, "--json", ...options);
+    await bed.until(async () => (await bed.tram("pace", "b", "--for", "1ms")).code === 0, "its machine is there");
+    const target = new Watch(bed, "b", 60_000);
+    const { stdout } = await moving;
+    const report: FinalReport = JSON.parse(stdout.trim().split("\n").at(-1) as string);
+    if (report.outcome !== "completed") throw new Error(`the move: ${JSON.stringify(report.error)}`);
+    await Bun.sleep(500);
+    await bed.expectDone("quit", "b");
+    const [before, after] = [await source.looks(), await target.looks()];
+    const last = (before.at(-1) as Look).steps;
+    const lastAt = (before.find(({ steps }) => steps === last) as Look).ms;
+    const firstAt = (after.find(({ steps }) => steps > last) as Look).ms;
+    const alone = within(before, before[0].ms, fromMs);
+    const during = within(before, fromMs, lastAt);
+    const pace = perMs(alone);
+    const made = last - during[0].steps;
+    return {
+      seenMs: firstAt - lastAt,
+      downtimeMs: report.downtimeMs as number,
+      partsMs: report.downtimePartsMs,
+      stallMs: longestStall(during),
+      aloneStallMs: longestStall(alone),
+      elapsedMs: report.elapsedMs,
+      lostSeconds: (firstAt - during[0].ms - made / pace) / 1000,
+      throttlePercent: report.throttlePercent,
+    };
+  });
+}
+
+async function once<T>(action: (bed: Bed) => Promise<T>): Promise<T> {
+  let result: T | undefined;
+  await inBed(async (bed) => {
+    result = await action(bed);
+  });
+  return result as T;
+}
+
+const about = await environment(null);
+const tracks = await contest<Tracked>(
+  "tracked",
+  {
+    "log, 256 MiB": () => tracked("log", 256),
+    "ring, 256 MiB": () => tracked("ring", 256),
+    "log, 4 GiB": () => tracked("log", 4096),
+    "ring, 4 GiB": () => tracked("ring", 4096),
+  },
+  EXTENT,
+);
+const moves = await contest<Moved>(
+  "moved",
+  {
+    log: () => moved("log"),
+    ring: () => moved("ring"),
+    "log, 2 channels": () => moved("log", "--channels", "2"),
+    "log, 200 MiB/s": () => moved("log", "--max-bandwidth", "200MiB/s"),
+    "log, 50 MiB/s, throttled": () =>
+      moved("log", "--max-bandwidth", "50MiB/s", "--timeout", "1ms", "--on-timeout", "throttle"),
+  },
+  EXTENT,
+);
+
+const trackedRows = Object.entries(tracks).map(([name, samples]) => [
+  name,
+  spread(
+    samples.map(({ aloneStallMs }) => aloneStallMs),
+    1,
+  ),
+  spread(
+    samples.map(({ onStallMs }) => onStallMs),
+    1,
+  ),
+  spread(
+    samples.map(({ trackedStallMs }) => trackedStallMs),
+    1,
+  ),
+  spread(
+    samples.map(({ alonePerMs }) => alonePerMs),
+    1,
+  ),
+  spread(
+    samples.map(({ trackedPerMs }) => trackedPerMs),
+    1,
+  ),
+]);
+const movedRows = Object.entries(moves).map(([name, samples]) => [
+  name,
+  spread(samples.map(({ elapsedMs }) => elapsedMs / 1000)),
+  spread(
+    samples.map(({ downtimeMs }) => downtimeMs),
+    0,
+  ),
+  spread(
+    samples.map(({ seenMs }) => seenMs),
+    1,
+  ),
+  spread(
+    samples.map(({ seenMs, downtimeMs }) => seenMs - downtimeMs),
+    1,
+  ),
+  spread(
+    samples.map(({ stallMs }) => stallMs),
+    1,
+  ),
+  spread(
+    samples.map(({ aloneStallMs }) => aloneStallMs),
+    1,
+  ),
+  spread(samples.map(({ lostSeconds }) => lostSeconds)),
+]);
+const partNames = [
+  ...new Set(Object.values(moves).flatMap((samples) => samples.flatMap(({ partsMs }) => Object.keys(partsMs)))),
+];
+const partRows = Object.entries(moves).map(([name, samples]) => [
+  name,
+  ...partNames.map((part) =>
+    spread(
+      samples.map(({ partsMs }) => partsMs[part] ?? 0),
+      0,
+    ),
+  ),
+]);
+
+mkdirSync(resolve(RESULTS, ".."), { recursive: true });
+await Bun.write(
+  RESULTS,
+  `# Results of \`make bench\`: what the guest sees
+
+A walker that writes its 64 MiB as fast as it can, looked at each millisecond, at the source and at the target, by the host's one
+monotonic clock; ${EXTENT.rounds} rounds of all rows, medians and spread. A stall is the longest time between two steps, which are
+some tens of microseconds apart; two cores carry the guest, whoever looks, and both ends of the move, so that a few milliseconds
+come from the scheduler alone, as the columns *alone* show.
+
+${about}
+
+## Tracked
+
+\`tram dirty-rate --for 1s\`: its writes are tracked, and not sent. **on**: within 100 ms of asking for it.
+
+${table(["", "stall alone, ms", "stall on, ms", "stall tracked, ms", "steps/ms alone", "steps/ms tracked"], trackedRows)}
+
+## Moved
+
+512 MiB over \`tcp:\` on one host, the target's memory preallocated. **seen**: from the guest's last step at the source to its first
+at the target; **less reported**: what of that the report's \`downtimeMs\` does not have (a look is a millisecond). **stall**: the
+longest outside the downtime, from the command's start on. **lost**: what the guest would have written in the time of the move at its
+pace before, less what it has written, in seconds.
+
+${table(["", "move, s", "downtime reported, ms", "seen, ms", "less reported, ms", "stall, ms", "stall alone, ms", "lost, s"], movedRows)}
+
+The parts of the downtime, ms; in each report they sum to the whole.
+
+${table(["", ...partNames], partRows)}
+`,
+);
