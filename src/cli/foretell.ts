@@ -1,6 +1,6 @@
 // tram dirty-rate, forecast, rehearse: how fast a guest writes its memory, and what a move of it would come to, before it.
 import { openSync } from "node:fs";
-import type { Stall } from "../control/convergence.ts";
+import { PAGE_RECORD_BYTES, type Stall } from "../control/convergence.ts";
 import type { Journal } from "../control/journal.ts";
 import { DEFAULT_LIMITS } from "../control/limits.ts";
 import {
@@ -16,7 +16,7 @@ import { isQemu } from "../qmp/migration.ts";
 import { command } from "./command.ts";
 import { print } from "./console.ts";
 import { type Interrupt, onInterrupt } from "./migrate.ts";
-import { JSON_SCHEMA, remedyText } from "./report.ts";
+import { forecastRow, JSON_SCHEMA, remedyText } from "./report.ts";
 import { findSocket } from "./runtime.ts";
 import { formatBytes, formatCount, formatMs, formatRate, parseDuration, parseRate } from "./units.ts";
 
@@ -107,12 +107,25 @@ export const forecast = command({
     };
     const rate = await measure(args.vm, args.for);
     const found = foretell(rate, rate.contentPages, bandwidth, limits);
+    await note(args.vm, found);
     if (args.json)
       print(JSON.stringify({ schema: JSON_SCHEMA, name: args.vm, contentPages: rate.contentPages, ...found }));
     else print(forecastText(args.vm, found, rate.written.at(-1)?.ms ?? 0));
     return EXIT.done;
   },
 });
+
+/** The report of the next move has it beside what came of that. */
+async function note(name: string, { converges, rounds, elapsedMs, bytes, downtimeMs }: Forecast): Promise<void> {
+  const client = await QmpClient.connect(findSocket(name), name);
+  try {
+    if (await isQemu(client)) return;
+    const whole = { elapsedMs: Math.round(elapsedMs), downtimeMs: downtimeMs === null ? null : Math.round(downtimeMs) };
+    await client.execute("tram-note-forecast", { converges, rounds, bytes, ...whole });
+  } finally {
+    client.close();
+  }
+}
 
 function forecastText(name: string, found: Forecast, measuredMs: number): string {
   const { longestRoundMs } = found;
@@ -170,17 +183,23 @@ export const rehearse = command({
       const signal = interrupt.signal();
       if (signal) throw new TramError("E_INTERRUPTED", `interrupted by ${signal}: the guest is as it was`);
       if (journal.error && !journal.stall) throw fromErrorData(journal.error);
-      const { roundsDone: rounds, bytes, expectedDowntimeMs: downtimeMs, stall } = journal;
-      const elapsedMs = Math.round(journal.elapsedMs);
+      const { roundsDone, expectedDowntimeMs, remainingPages, stall, forecast } = journal;
+      // As if the guest had been stopped then, and the rest sent.
+      const last = stall
+        ? { rounds: 0, ms: 0, pages: 0 }
+        : { rounds: 1, ms: expectedDowntimeMs ?? 0, pages: remainingPages };
       const found = {
         converges: stall === null,
-        rounds,
-        elapsedMs,
-        bytes,
-        downtimeMs: stall ? null : downtimeMs,
+        rounds: roundsDone + last.rounds,
+        elapsedMs: Math.round(journal.elapsedMs + last.ms),
+        bytes: journal.bytes + last.pages * PAGE_RECORD_BYTES,
+        downtimeMs: stall ? null : expectedDowntimeMs,
         stall,
       };
-      print(args.json ? JSON.stringify({ schema: JSON_SCHEMA, name: args.vm, ...found }) : movedText(args.vm, found));
+      const compared = forecast ? `\n  ${forecastRow(forecast, found)}` : "";
+      if (args.json)
+        print(JSON.stringify({ schema: JSON_SCHEMA, name: args.vm, ...found, ...(forecast && { forecast }) }));
+      else print(`${movedText(args.vm, found)}${compared}`);
       return EXIT.done;
     } finally {
       interrupt.remove();
@@ -203,9 +222,32 @@ async function untilItIsKnown(client: QmpClient, interrupt: Interrupt): Promise<
 
 async function refuseQemu(client: QmpClient, name: string): Promise<void> {
   if (!(await isQemu(client))) return;
-  throw new TramError("E_REFUSED", `'${name}' is QEMU's: only tram's own guests are measured so far`, {
-    next: "ask its monitor: calc-dirty-rate, query-dirty-rate",
-  });
+  throw new TramError(
+    "E_REFUSED",
+    `'${name}' is QEMU's, which sends its pages itself: only guests of tram's are rehearsed`,
+    {
+      next: `tram forecast ${name} --bandwidth RATE measures it, and reckons`,
+    },
+  );
+}
+
+const QEMU_SECONDS_MAX = 60;
+
+/** As its monitor does: some pages are hashed, and those that changed are counted. Whole seconds; all of its RAM is content. */
+async function measureQemu(client: QmpClient, forMs: number): Promise<DirtyRate> {
+  const seconds = Math.min(Math.max(1, Math.round(forMs / 1000)), QEMU_SECONDS_MAX);
+  const size = await client.execute<{ "base-memory": number; "plugged-memory"?: number }>("query-memory-size-summary");
+  const totalPages = (size["base-memory"] + (size["plugged-memory"] ?? 0)) / PAGE_BYTES;
+  await client.execute("calc-dirty-rate", { "calc-time": seconds });
+  for (;;) {
+    const found = await client.execute<{ status: string; "dirty-rate"?: number }>("query-dirty-rate");
+    const mibPerSec = found["dirty-rate"];
+    if (found.status === "measured" && mibPerSec !== undefined && mibPerSec >= 0) {
+      const pages = Math.min(totalPages, (mibPerSec * seconds * 2 ** 20) / PAGE_BYTES);
+      return { totalPages, contentPages: totalPages, written: [{ ms: seconds * 1000, pages }] };
+    }
+    await Bun.sleep(POLL_MS);
+  }
 }
 
 function bandwidthOf(command: string, text: string | undefined): number {
@@ -220,7 +262,7 @@ async function measure(name: string, forText: string | undefined): Promise<Dirty
   const forMs = forText === undefined ? DEFAULT_FOR_MS : parseDuration(forText, "--for");
   const client = await QmpClient.connect(findSocket(name), name);
   try {
-    await refuseQemu(client, name);
+    if (await isQemu(client)) return await measureQemu(client, forMs);
     await client.execute("tram-measure", { forMs });
     for (;;) {
       const { dirtyRate, error } = await client.execute<Measured>("tram-query-measure");

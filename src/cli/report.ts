@@ -3,6 +3,7 @@ import { openSync } from "node:fs";
 import type { ChannelCounts } from "../control/barrier.ts";
 import type { Stall } from "../control/convergence.ts";
 import type { Journal, Round } from "../control/journal.ts";
+import type { ForecastNote } from "../control/measure.ts";
 import { type ErrorData, EXIT, formatError, fromErrorData, TramError, toErrorData } from "../errors.ts";
 import { net } from "../native/net.ts";
 import { print, say, writeAll } from "./console.ts";
@@ -126,6 +127,8 @@ export interface FinalReport {
   channels?: ChannelReport[];
   /** With --verify: pages that had arrived otherwise than sent, and were sent again. */
   differingPages?: number;
+  /** What tram forecast foretold of this guest, last. */
+  forecast?: ForecastNote;
   error: ErrorData | null;
 }
 
@@ -189,6 +192,7 @@ export function finalReport(vm: string, journal: Journal): FinalReport {
     stall,
     ...(journal.multifd && { channels: journal.channels.map(channelReport) }),
     ...(journal.differingPages !== undefined && { differingPages: journal.differingPages }),
+    ...(journal.forecast && { forecast: journal.forecast }),
     error,
   };
 }
@@ -217,7 +221,17 @@ export function formatReport(report: FinalReport): string {
   if (report.throttlePercent > 0)
     rows.push(["throttled", `the guest's CPUs rested up to ${report.throttlePercent}% of the time`]);
   if (report.downtimeMs !== null) rows.push(["downtime", `${report.downtimeMs} ms (${parts.join(", ")})`]);
+  if (report.forecast && report.rounds > 0) rows.push(["forecast", forecastRow(report.forecast, report)]);
   return rows.map(([name, text]) => `  ${name.padEnd(9)} ${text}`).join("\n");
+}
+
+/** What was foretold, beside what came of it. */
+export function forecastRow(foretold: ForecastNote, found: { elapsedMs: number; bytes: number }): string {
+  const { converges, rounds, elapsedMs, bytes, downtimeMs } = foretold;
+  const verdict = converges ? `downtime ${formatMs(downtimeMs ?? 0)}` : "no end";
+  const times = (of: number, to: number) => `${(of / Math.max(1, to)).toFixed(2)} times`;
+  const compared = `it took ${times(found.elapsedMs, elapsedMs)} as long and ${times(found.bytes, bytes)} the bytes`;
+  return `was ${rounds} rounds, ${formatBytes(bytes)} in ${formatMs(elapsedMs)}, ${verdict}: ${compared}`;
 }
 
 /** One line for each channel. */

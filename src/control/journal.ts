@@ -2,6 +2,7 @@
 import type { ErrorData, Owner } from "../errors.ts";
 import type { ChannelCounts } from "./barrier.ts";
 import type { Stall } from "./convergence.ts";
+import type { ForecastNote } from "./measure.ts";
 
 /** Legal ways through a move; QEMU's names where it has one. */
 const PHASES = {
@@ -63,6 +64,8 @@ export interface Journal {
   multifd?: boolean;
   owner: Owner;
   error: ErrorData | null;
+  /** What was foretold of this guest, last. */
+  forecast?: ForecastNote;
   /** With --verify: pages that had arrived otherwise than sent, and were sent again. */
   differingPages?: number;
   /** Of a save: the file is whole and on disk, and wants its name. */

@@ -99,6 +99,12 @@ export interface Forecast {
   longestRoundMs: number;
 }
 
+/** What was foretold of a guest last, for the report of a move to be compared with. */
+export interface ForecastNote extends Pick<Forecast, "converges" | "rounds" | "elapsedMs" | "bytes" | "downtimeMs"> {
+  /** By the wall clock. */
+  atMs: number;
+}
+
 /** Of no move more is foretold: by then the guest does something else. */
 const ROUNDS_MAX = 50;
 

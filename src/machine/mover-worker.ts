@@ -3,7 +3,7 @@
 
 import type { ZeroCopyMode } from "../control/copying.ts";
 import { MoveLog } from "../control/journal.ts";
-import { type Measured, measureDirtyRate } from "../control/measure.ts";
+import { type ForecastNote, type Measured, measureDirtyRate } from "../control/measure.ts";
 import { receive } from "../control/receive.ts";
 import { SAVE_BATCH_PAGES, type SaveContext, type SaveOptions, save } from "../control/save.ts";
 import { type SendContext, type SendOptions, send } from "../control/send.ts";
@@ -58,6 +58,8 @@ export type Job =
       /** zstd's level; null: pages go as they are. */
       compressLevel: number | null;
       copying: boolean;
+      /** What was foretold of it; null: nothing. */
+      forecast: ForecastNote | null;
     }
   | {
       kind: "save";
@@ -105,6 +107,7 @@ function logFor(direction: "outgoing" | "incoming", endpoint: Endpoint): MoveLog
 
 function runSend(job: Extract<Job, { kind: "send" }>): void {
   const log = logFor("outgoing", job.endpoint);
+  if (job.forecast) log.journal.forecast = job.forecast;
   try {
     const channel = open(job.endpoint, { stop: board.moverStop, silenceMs: job.options.replyMs, iovMax: job.iovMax });
     const transport = job.copying ? new WriteOnly(channel) : channel;

@@ -23,6 +23,8 @@ export interface GuestControl {
   save(fdname: string, options: Record<string, unknown>): void;
   /** How fast the guest writes its memory, over so many milliseconds. */
   measure(forMs: unknown): void;
+  /** What is to be compared with the next moves' outcome. */
+  noteForecast(forecast: Record<string, unknown>): void;
   /** How far a walker is, every millisecond, into the pipe that was passed as `fdname`. */
   pace(fdname: string, forMs: unknown): void;
   /** What came of that; nothing yet, or nothing asked: neither of its members. */
@@ -120,6 +122,10 @@ export const COMMANDS: Record<string, Handler> = {
   },
   "tram-pace": (control, args) => {
     control.pace(text(args, "fdname"), args.forMs);
+    return {};
+  },
+  "tram-note-forecast": (control, args) => {
+    control.noteForecast(args);
     return {};
   },
   "tram-query-measure": (control) => control.measured(),

@@ -4,7 +4,7 @@
 import { ZERO_COPY_MODES } from "../control/copying.ts";
 import type { Journal } from "../control/journal.ts";
 import { DEFAULT_LIMITS, type Limits, ON_TIMEOUT } from "../control/limits.ts";
-import type { Measured } from "../control/measure.ts";
+import type { ForecastNote, Measured } from "../control/measure.ts";
 import type { RestoreJournal } from "../control/restore.ts";
 import { AFTER, SAVE_THREADS_MAX } from "../control/save.ts";
 import { DEFAULT_REPLY_MS, MOVE_CHANNELS_MAX, type SendOptions, ZSTD_LEVEL_MAX } from "../control/send.ts";
@@ -205,6 +205,8 @@ function requireHere(what: string): void {
 /** The client whose job is under way, and whether that ends with it: it has passed the channel, or alone waits for the answer. */
 let mover: Client | null = null;
 let endsWithClient = false;
+/** What a client has foretold of this guest, last. */
+let foretold: ForecastNote | null = null;
 
 class Control implements GuestControl {
   readonly name = init.name;
@@ -280,7 +282,7 @@ class Control implements GuestControl {
       throw busy();
     }
     board.limits.set(limits);
-    ask({ ...request, endpoint });
+    ask({ ...request, endpoint, forecast: foretold });
   }
 
   save(fdname: string, given: Record<string, unknown>): void {
@@ -328,6 +330,13 @@ class Control implements GuestControl {
   measured(): Measured {
     const found = board.readJournal<Measured>();
     return found && !("phase" in found) ? found : {};
+  }
+
+  noteForecast(given: Record<string, unknown>): void {
+    const number = numbersOf(given);
+    const downtimeMs = given.downtimeMs === null ? null : number("downtimeMs", 0);
+    const counts = { rounds: number("rounds", 0), elapsedMs: number("elapsedMs", 0), bytes: number("bytes", 0) };
+    foretold = { converges: given.converges === true, ...counts, downtimeMs, atMs: Date.now() };
   }
 
   /** For a job of this client; false: it is busy. */

@@ -129,6 +129,9 @@ kvm(title("a forecast"), () => {
         const report: FinalReport = JSON.parse(stdout.trim().split("\n").at(-1) as string);
         expect(report.outcome === "completed").toBe(converges);
         expect(report.stall === null).toBe(converges);
+        const { rounds, downtimeMs } = told;
+        const whole = { elapsedMs: Math.round(told.elapsedMs), downtimeMs: downtimeMs && Math.round(downtimeMs) };
+        expect(report.forecast).toMatchObject({ converges, rounds, bytes: told.bytes, ...whole });
         if (!converges) return;
         expect(report.elapsedMs / told.elapsedMs).toBeGreaterThan(1 / 1.5);
         expect(report.elapsedMs / told.elapsedMs).toBeLessThan(1.5);

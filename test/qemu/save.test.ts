@@ -3,25 +3,10 @@ import { describe, expect, test } from "bun:test";
 import { existsSync, mkdirSync, readdirSync } from "node:fs";
 import { connect, createServer } from "node:net";
 import { Bed } from "../support/bed.ts";
-import { type PeerOptions, QemuPeer, type QemuVersion, whyNoQemu } from "../support/qemu.ts";
+import { QemuPeer, type QemuVersion, whyNoQemu, withGuest } from "../support/qemu.ts";
 
 const VERSIONS: QemuVersion[] = ["7.2", "10.0"];
 const whyNot = whyNoQemu("7.2") ?? whyNoQemu("10.0");
-
-async function withGuest(
-  options: Partial<PeerOptions>,
-  action: (bed: Bed, guest: QemuPeer, vm: string) => Promise<void>,
-): Promise<void> {
-  const bed = new Bed();
-  const guest = await QemuPeer.start(bed, { version: "7.2", machine: "pc", ...options });
-  try {
-    await guest.goesOn(3);
-    await action(bed, guest, `unix:${guest.qmpPath}`);
-  } finally {
-    await guest.dispose();
-    await bed.dispose();
-  }
-}
 
 /** All that a migration's settings are: what tram changes for its own, it puts back. */
 async function settings(guest: QemuPeer): Promise<string> {

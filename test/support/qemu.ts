@@ -4,7 +4,7 @@ import { existsSync, readFileSync, rmSync } from "node:fs";
 import { homedir } from "node:os";
 import { join, resolve } from "node:path";
 import { QmpClient as TramQmpClient } from "../../src/qmp/client.ts";
-import { type Bed, Running } from "./bed.ts";
+import { Bed, Running } from "./bed.ts";
 import { QmpClient } from "./qmp-client.ts";
 
 export type QemuVersion = "7.2" | "10.0";
@@ -330,5 +330,21 @@ export class QemuPeer {
 
   async [Symbol.asyncDispose](): Promise<void> {
     await this.dispose();
+  }
+}
+
+/** A guest that is at work, and what tram calls it. */
+export async function withGuest(
+  options: Partial<PeerOptions>,
+  action: (bed: Bed, guest: QemuPeer, vm: string) => Promise<void>,
+): Promise<void> {
+  const bed = new Bed();
+  const guest = await QemuPeer.start(bed, { version: "7.2", machine: "pc", ...options });
+  try {
+    await guest.goesOn(3);
+    await action(bed, guest, `unix:${guest.qmpPath}`);
+  } finally {
+    await guest.dispose();
+    await bed.dispose();
   }
 }
