@@ -44,6 +44,15 @@ TRAM_API int tram_uffd_place(int fd, struct tram_ram *ram, const uint8_t *buffer
 TRAM_API int tram_uffd_place_zero(int fd, struct tram_ram *ram, const uint32_t *index, uint32_t count);
 TRAM_API int tram_uffd_wake(int fd, const struct tram_ram *ram, uint32_t page); /* they look again */
 
+/* wp.c: which pages this process writes to. `fd` is from tram_wp_open; tram_uffd_end ends what begins here. */
+/* A userfaultfd that any user may have; async: the kernel notes writes by itself, or -EINVAL. */
+TRAM_API int tram_wp_open(int async);
+TRAM_API int tram_wp_begin(int fd, const struct tram_ram *ram);
+/* Off: who waits for it waits on, until tram_uffd_wake. */
+TRAM_API int tram_wp_protect(int fd, const struct tram_ram *ram, uint32_t first, uint32_t pages, int on);
+/* async: adds all pages written since the last time to a set, and protects them again, in one step. */
+TRAM_API int tram_wp_scan(int pagemap_fd, const struct tram_ram *ram, uint32_t *words, uint32_t pages);
+
 /* page.c: whole pages, by index. */
 /* Moves the indexes of pages that are not zero to the front, in order, and those of zero pages behind them, in order;
  * returns how many are not zero. Gaps of at most `gap_max` zero pages between neighbours that are not zero do not count, as
@@ -142,6 +151,11 @@ TRAM_API int tram_walker_fill(struct tram_ram *ram, const void *params);
 TRAM_API int tram_walker_check(const struct tram_ram *ram, uint32_t *result);
 /* Looks at a running one every so often: for each look the milliseconds of CLOCK_MONOTONIC, and all pages written so far. */
 TRAM_API int tram_walker_watch(const struct tram_ram *ram, double *samples, uint32_t count, uint32_t interval_us);
+
+/* twin.c: the walker without KVM. */
+TRAM_API int64_t tram_twin_create(void); /* what stands for a vCPU's kvm_run: tram_kick takes it */
+/* Writes up to `granted` pages, until a kick; how many. -EBADMSG: it has found an error, and is at its end. */
+TRAM_API int tram_twin_run(struct tram_ram *ram, const void *run, uint32_t cpu, uint32_t granted);
 
 /* kvm.c */
 TRAM_API int tram_ioctl(int fd, uint32_t request, void *argument);

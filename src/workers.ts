@@ -5,6 +5,7 @@ import type { ChannelInit } from "./keep/channel-worker.ts";
 import type { KeeperInit, KeeperMessage } from "./keep/keeper-worker.ts";
 import type { PlayerInit, PlayerMessage } from "./keep/player-worker.ts";
 import type { SenderInit as KeptSenderInit } from "./keep/sender-worker.ts";
+import type { FaultInit } from "./machine/fault-worker.ts";
 import type { LoaderInit, LoaderMessage } from "./machine/loader-worker.ts";
 import type { Job, MoverInit, MoverMessage } from "./machine/mover-worker.ts";
 import type { PacerInit } from "./machine/pacer-worker.ts";
@@ -35,6 +36,8 @@ export const startReceiver = (init: ReceiverInit): Thread<never> =>
 
 export const startLoader = (init: LoaderInit): Thread<LoaderMessage> =>
   start("./machine/loader-worker.ts", `load/${init.channel}`, init);
+
+export const startFaultWatcher = (init: FaultInit): Thread<never> => start("./machine/fault-worker.ts", "faults", init);
 
 export const startPacer = (init: PacerInit): Thread<never> => start("./machine/pacer-worker.ts", "pace", init);
 

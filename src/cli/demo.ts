@@ -4,14 +4,19 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { Subprocess } from "bun";
 import { EXIT, TramError } from "../errors.ts";
+import type { Accel } from "../machine/machine.ts";
+import { openKvm } from "../native/kvm.ts";
 import { net } from "../native/net.ts";
 import { command } from "./command.ts";
 import { print, say } from "./console.ts";
 import type { FinalReport } from "./report.ts";
+import { parseAccel } from "./run.ts";
 import { formatBytes, formatCount, formatMs, formatRate, parseMemory } from "./units.ts";
 
 const READY_MS = 20_000;
 const BETWEEN_MOVES_MS = 1000;
+/** It would write faster than anything is carried. */
+const TWIN_RATE = "20000";
 
 export const demo = command({
   name: "demo",
@@ -20,23 +25,36 @@ export const demo = command({
     memory: { type: "string", description: "the guest's RAM (default 512M)", valueHint: "SIZE" },
     dirtyRate: {
       type: "string",
-      description: "pages the guest writes each second, or max (default max)",
+      description: "pages the guest writes each second, or max (default max; without KVM 20000)",
       valueHint: "PAGES|max",
     },
+    accel: { type: "string", description: "kvm, or none (default kvm where it is)", valueHint: "kvm|none" },
   },
   examples: ["tram demo", "tram demo --memory 2G --dirty-rate 20000"],
   async run(args) {
     const memory = args.memory ?? "512M";
     parseMemory(memory, "--memory");
+    const accel = args.accel === undefined ? whatRunsHere() : parseAccel(args.accel);
     const stage = new Stage();
     try {
-      await stage.play(memory, args.dirtyRate ?? "max");
+      await stage.play(memory, args.dirtyRate ?? (accel === "kvm" ? "max" : TWIN_RATE), accel);
       return EXIT.done;
     } finally {
       await stage.clear();
     }
   },
 });
+
+/** KVM, or why not. */
+function whatRunsHere(): Accel {
+  try {
+    net.close(openKvm());
+    return "kvm";
+  } catch (error) {
+    say(`${(error as Error).message}: the guest's native twin walks through the same memory instead (--accel none)`);
+    return "none";
+  }
+}
 
 /** Runs this same executable as a user would, with a runtime folder of its own. */
 class Stage {
@@ -94,17 +112,18 @@ class Stage {
     return line.replace(`${name}: `, "");
   }
 
-  async #move(from: string, to: string, uri: string): Promise<FinalReport> {
-    await this.#start("--incoming", uri, "--name", to);
+  async #move(from: string, to: string, uri: string, accel: Accel): Promise<FinalReport> {
+    await this.#start("--incoming", uri, "--name", to, "--accel", accel);
     const lines = (await this.#tram("migrate", from, uri, "--json")).split("\n");
     return JSON.parse(lines.at(-1) as string) as FinalReport;
   }
 
-  async play(memory: string, dirtyRate: string): Promise<void> {
+  async play(memory: string, dirtyRate: string, accel: Accel): Promise<void> {
     say(
-      `booting a guest of ${memory} that writes ${dirtyRate === "max" ? "as fast as it can" : `${dirtyRate} pages a second`}`,
+      `${accel === "kvm" ? "booting a guest" : "starting the native twin of a guest"} of ${memory} that writes ${dirtyRate === "max" ? "as fast as it can" : `${dirtyRate} pages a second`}`,
     );
-    await this.#start("--guest", "walker", "--name", "one", "--memory", memory, "--dirty-rate", dirtyRate);
+    const walker = ["--guest", "walker", "--memory", memory, "--dirty-rate", dirtyRate];
+    await this.#start(...walker, "--name", "one", "--accel", accel);
     await Bun.sleep(BETWEEN_MOVES_MS);
 
     const moves: [string, FinalReport][] = [];
@@ -114,7 +133,7 @@ class Stage {
     ]) {
       const scheme = uri.split(":")[0];
       say(`moving it to process '${to}' over ${scheme}:`);
-      moves.push([`${scheme}:`, await this.#move(from, to, uri)]);
+      moves.push([`${scheme}:`, await this.#move(from, to, uri, accel)]);
       say(`'${to}' owns it. ${await this.#verified(to)}`);
       await Bun.sleep(BETWEEN_MOVES_MS);
     }
@@ -125,6 +144,11 @@ class Stage {
     say(`it goes on: ${after}`);
     await this.#tram("quit", "three");
     print(table(moves));
+    say(
+      accel === "kvm"
+        ? "the guest ran on KVM"
+        : "without KVM: what ran was the guest's native twin, its writes tracked by userfaultfd",
+    );
   }
 
   async clear(): Promise<void> {

@@ -15,6 +15,7 @@ import type { SnapshotFile } from "../reader/snapshot.ts";
 import type { Thread } from "../thread.ts";
 import { type Listener, listen, unlisten } from "../transport/index.ts";
 import {
+  startFaultWatcher,
   startLoader,
   startMover,
   startPacer,
@@ -262,6 +263,7 @@ export class GuestProcess {
 
   #onMover(message: MoverMessage): void {
     if (message.event === "machine") this.startCpus(this.board.cpus);
+    else if (message.event === "watch-faults") startFaultWatcher(message.init).onCrash((error) => this.#fail(error));
     else if (message.event === "crew") for (const init of message.inits) this.#startCarrier(init);
     else if (message.event === "crashed") this.#fail(fromErrorData(message.error));
     else if (message.job === "send") this.#sent();

@@ -5,12 +5,13 @@ import type { RestoreMode } from "../control/restore.ts";
 import { TramError } from "../errors.ts";
 import type { EmptyVm } from "../machine/machine.ts";
 import { restoredRam, restoreMachine } from "../machine/restore.ts";
+import type { TrackingWish } from "../machine/tracking.ts";
 import { BUFFERED, chooseDirect, type DirectMode, lease, tryLock } from "../native/file.ts";
 import { net } from "../native/net.ts";
 import { openUserfaultfd } from "../native/uffd.ts";
 import { SnapshotFile } from "../reader/snapshot.ts";
 import { SMALL_BUFFER_BYTES, TransportSource } from "../reader/source.ts";
-import { type CpuidEntry, MACHINE_NAME } from "../stream/devices/machine.ts";
+import { type CpuidEntry, isTwin, MACHINE_NAME } from "../stream/devices/machine.ts";
 import { HELLO_VERSION } from "../stream/return-path.ts";
 import { decodeHeader } from "../stream/section.ts";
 import { CAPABILITY_MAPPED_RAM } from "../stream/wire.ts";
@@ -144,14 +145,15 @@ export function readSnapshot(
 export async function restoreGuest(
   guest: GuestProcess,
   snapshot: SnapshotFile,
-  vm: EmptyVm,
+  within: EmptyVm | TrackingWish,
   name: string,
   options: RestoreOptions,
   paused: boolean,
 ): Promise<void> {
   const { file, seal, runState, description } = snapshot;
   const verify = options.verify && seal !== null;
-  const mode = options.mode === "first" && !verify ? "lazy" : options.mode;
+  // Without KVM only memory of its own can be tracked.
+  const mode = isTwin(description) ? "eager" : options.mode === "first" && !verify ? "lazy" : options.mode;
   const leased = mode === "lazy" && lease.take(file.fd);
   const ram = restoredRam(snapshot, mode);
   const direct = mode === "eager" ? chooseDirect(file.fd, options.direct, false) : { ...BUFFERED, fallback: null };
@@ -167,7 +169,7 @@ export async function restoreGuest(
     channels: mode === "eager" ? options.channels : 1,
   };
   if (mode !== "lazy") await guest.load(load); // eager: all is there; first: whoever touches a page gets it
-  const handles = restoreMachine(snapshot, ram, name, guest.board, vm);
+  const handles = restoreMachine(snapshot, ram, name, guest.board, within);
   const run = !paused && runState === "running";
   guest.start(handles, run);
   const inMs = formatMs(performance.now());

@@ -8,7 +8,7 @@ import { command } from "./command.ts";
 import { print } from "./console.ts";
 import { parseFile } from "./file-target.ts";
 import { isOurSnapshot, RESTORE_ARGS } from "./restore-guest.ts";
-import { runGuest, TRACKING_ARGS } from "./run.ts";
+import { ACCEL_ARGS, runGuest } from "./run.ts";
 
 export const restore = command({
   name: "restore",
@@ -17,7 +17,7 @@ export const restore = command({
     file: { type: "positional", description: "the file: PATH, file:PATH,offset=N, fd:N or -", required: true },
     name: { type: "string", description: "the guest's name (default the one it was saved with)", valueHint: "NAME" },
     ...RESTORE_ARGS,
-    ...TRACKING_ARGS,
+    ...ACCEL_ARGS,
     paused: { type: "boolean", description: "do not run the guest yet: tram resume NAME does" },
     serial: {
       type: "string",

@@ -4,7 +4,7 @@ import { resolve } from "node:path";
 import { DEFAULT_REPLY_MS, MOVE_CHANNELS_MAX } from "../control/send.ts";
 import { EXIT, TramError } from "../errors.ts";
 import { bootWalker, FILLS, type Fill, WALKER_MEMORY_MIN } from "../machine/boot.ts";
-import { createMachine, createRam, createVm } from "../machine/machine.ts";
+import { ACCELS, type Accel, createMachine, createRam, createVm } from "../machine/machine.ts";
 import { TRACKING, type TrackingWish } from "../machine/tracking.ts";
 import { openKvm } from "../native/kvm.ts";
 import { net } from "../native/net.ts";
@@ -32,11 +32,17 @@ const DEFAULT_MEMORY = 512 << 20;
 /** Filling more than this takes longer than starting the QMP Worker. */
 const LARGE_MEMORY = 128 << 20;
 
-export const TRACKING_ARGS = {
+export const ACCEL_ARGS = {
   dirtyTracking: {
     type: "string",
-    description: "how writes are found during a move: log, ring[=ENTRIES of each vCPU's], or auto (default auto)",
+    description:
+      "how writes are found during a move: log, ring[=ENTRIES of each vCPU's], without KVM scan or faults, or auto (default auto)",
     valueHint: "HOW",
+  },
+  accel: {
+    type: "string",
+    description: "kvm; or none: the walker's native twin, where there is no /dev/kvm (default kvm)",
+    valueHint: "kvm|none",
   },
 } as const;
 
@@ -99,7 +105,7 @@ export const run = command({
         "incoming: over how many connections its pages must come (default: as the source likes); eager: threads",
       valueHint: "N",
     },
-    ...TRACKING_ARGS,
+    ...ACCEL_ARGS,
     paused: { type: "boolean", description: "do not run the guest yet: tram resume NAME does" },
     prealloc: {
       type: "boolean",
@@ -172,6 +178,7 @@ interface RunArgs {
   channels?: string;
   directIo?: string;
   dirtyTracking?: string;
+  accel?: string;
 }
 
 /** One guest's whole life in this process; its exit code. `spec`: it comes out of this snapshot. */
@@ -187,13 +194,14 @@ export async function runGuest(args: RunArgs, spec: FileSpec | null): Promise<nu
   const guest = new GuestProcess({ version: VERSION, serialFd: serial, replyMs, say });
   // Takes longer than all else that comes before the first instruction, and goes on beside it; every guest has one.
   const tracking = parseTracking(args.dirtyTracking);
-  const vm = spec || walker ? createVm(tracking) : null;
-  if (vm) guest.startCpus(1);
+  const accel = parseAccel(args.accel);
+  const vm = accel === "kvm" && (spec || walker) ? createVm(tracking) : null;
+  const within = vm ?? tracking;
+  if (spec || walker) guest.startCpus(1);
   const opened = spec ? openSnapshot(spec) : null;
   const snapshot =
-    opened && vm
-      ? readSnapshot(opened.file, opened.offset, restoring, { memoryBytes: memory, cpus, cpuid: vm.cpuid })
-      : null;
+    opened &&
+    readSnapshot(opened.file, opened.offset, restoring, { memoryBytes: memory, cpus, cpuid: vm?.cpuid ?? [] });
   const name =
     given ?? (snapshot && isName(snapshot.description.name) ? snapshot.description.name : `tram-${process.pid}`);
 
@@ -204,29 +212,30 @@ export async function runGuest(args: RunArgs, spec: FileSpec | null): Promise<nu
   guest.identify(name, socketPath);
   const signals = onEndSignals(guest);
   try {
-    if (snapshot && vm) {
+    if (snapshot) {
       guest.startCpus(snapshot.description.cpus);
       const waits = restoring.mode !== "lazy";
       guest.expectGuest();
       if (waits) guest.serve(socket);
-      await Promise.race([restoreGuest(guest, snapshot, vm, name, restoring, args.paused === true), guest.ended]);
+      await Promise.race([restoreGuest(guest, snapshot, within, name, restoring, args.paused === true), guest.ended]);
       if (!waits) guest.serve(socket);
-    } else if (walker && vm) {
+    } else if (walker) {
       const memoryBytes = memory ?? DEFAULT_MEMORY;
       guest.startCpus(cpus ?? 1);
       // Who asks while much memory is filled shall get an answer; a small guest's first instruction comes first.
       const isLarge = memoryBytes > LARGE_MEMORY;
       if (isLarge) guest.serve(socket);
-      const description = { name, memoryBytes, cpus: cpus ?? 1, tscKhz: 0, walker: true, cpuid: vm.cpuid };
-      const handles = createMachine(description, createRam(memoryBytes, prealloc), guest.board, vm);
+      const description = { name, memoryBytes, cpus: cpus ?? 1, tscKhz: 0, walker: true, cpuid: vm?.cpuid ?? [] };
+      const handles = createMachine(description, createRam(memoryBytes, prealloc), guest.board, within);
       bootWalker(handles, guest.board, walker);
       guest.start(handles, !args.paused);
       if (!isLarge) guest.serve(socket);
       const { cpus: count } = description;
       const state = args.paused ? "is paused" : "runs";
-      say(`guest '${name}' ${state}: ${formatBytes(memoryBytes)}, ${count} CPU${count > 1 ? "s" : ""}`);
+      const by = vm ? "" : ", without KVM";
+      say(`guest '${name}' ${state}: ${formatBytes(memoryBytes)}, ${count} CPU${count > 1 ? "s" : ""}${by}`);
     } else {
-      net.close(openKvm()); // no guest will ever run here: say so now
+      if (accel === "kvm") net.close(openKvm()); // no guest will ever run here: say so now
       guest.expectGuest();
       guest.serve(socket);
       const ram = memory !== null && prealloc ? createRam(memory, true).share() : null;
@@ -236,6 +245,7 @@ export async function runGuest(args: RunArgs, spec: FileSpec | null): Promise<nu
         cpus,
         ram,
         prealloc,
+        accel,
         tracking,
         channels: incomingChannels(args),
       });
@@ -270,13 +280,19 @@ function walkerOptions(
   };
 }
 
+export function parseAccel(text = "kvm"): Accel {
+  const accel = ACCELS.find((one) => one === text);
+  if (accel) return accel;
+  throw new TramError("E_USAGE", `--accel: '${text}' is not known`, { expected: ACCELS.join(" or ") });
+}
+
 /** ring=ENTRIES: of each vCPU's ring. */
 function parseTracking(text = "auto"): TrackingWish {
   const [name, entries] = text.split("=", 2);
   const by = TRACKING.find((one) => one === name);
   if (!by || (entries !== undefined && by !== "ring"))
     throw new TramError("E_USAGE", `--dirty-tracking: '${text}' is not known`, {
-      expected: "auto, log, ring or ring=ENTRIES",
+      expected: "auto, log, ring or ring=ENTRIES; with --accel none auto, scan or faults",
     });
   return { by, entries: entries === undefined ? null : parseCount(entries, "--dirty-tracking ring", 1, 2 ** 20) };
 }

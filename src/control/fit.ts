@@ -1,6 +1,6 @@
 // Does this guest fit that host? Pure: what the target said against what the guest is.
 import { TramError } from "../errors.ts";
-import type { CpuidEntry, MachineDescription } from "../stream/devices/machine.ts";
+import { type CpuidEntry, isTwin, type MachineDescription } from "../stream/devices/machine.ts";
 import { HELLO_VERSION, type Hello } from "../stream/return-path.ts";
 
 /** The leaves whose bits are features: a guest that has seen one set may use it. */
@@ -61,6 +61,13 @@ export function checkFit(guest: MachineDescription, target: Hello): void {
       `${guest.cpus}`,
       `${target.cpus}`,
       "start the target without --cpus: it takes the guest's",
+    );
+  if (target.cpuid.length === 0 && !isTwin(guest))
+    refuse(
+      "it has no KVM",
+      "a guest that --accel none has booted",
+      "one of KVM's",
+      "start the target without --accel none",
     );
   const missing = missingFeatures(guest.cpuid, target.cpuid);
   if (missing.length)

@@ -8,7 +8,6 @@ import { TramError } from "../errors.ts";
 import { kick } from "../native/kvm.ts";
 import type { RamHandle } from "../native/ram.ts";
 import type { MachineDescription } from "../stream/devices/machine.ts";
-import type { DirtyRingHandles } from "./dirty-ring.ts";
 import type { Tracking } from "./tracking.ts";
 
 export const RUN_STATES = [
@@ -35,7 +34,7 @@ export interface MachineHandles {
   runBytes: number;
   ram: RamHandle;
   description: MachineDescription;
-  tracking: Extract<Tracking, { by: "log" }> | DirtyRingHandles;
+  tracking: Tracking;
 }
 
 const DESIRE = { pause: 0, run: 1, exit: 2 } as const;

@@ -4,6 +4,7 @@ import walkerFile from "../../build/walker.bin" with { type: "file" };
 import { TramError } from "../errors.ts";
 import { HIGH_GPA, LOW_BYTES_MAX, PAGE_BYTES } from "../memory/block.ts";
 import { ioctl, KVM_MP_STATE_RUNNABLE, walkerFill } from "../native/kvm.ts";
+import { isTwin } from "../stream/devices/machine.ts";
 import { regs as regsTable, sregs as sregsTable } from "../stream/devices/vcpu.ts";
 import type { State } from "../stream/vmstate.ts";
 import type { Board, MachineHandles } from "./board.ts";
@@ -48,10 +49,13 @@ export function bootWalker(handles: MachineHandles, board: Board, options: Walke
       found: `${setPages} pages`,
       next: "use a larger --memory or a smaller --working-set",
     });
-  const code = readFileSync(walkerFile);
-  if (code.length > CODE_BYTES) throw new TramError("E_INTERNAL", "the walker has outgrown its code area");
-  ram.write(CODE, code);
-  writePageTables(handles);
+  const needsCode = !isTwin(handles.description);
+  if (needsCode) {
+    const code = readFileSync(walkerFile);
+    if (code.length > CODE_BYTES) throw new TramError("E_INTERNAL", "the walker has outgrown its code area");
+    ram.write(CODE, code);
+    writePageTables(handles);
+  }
 
   const params = new DataView(new ArrayBuffer(64));
   params.setUint32(0, MAGIC, true);
@@ -65,7 +69,7 @@ export function bootWalker(handles: MachineHandles, board: Board, options: Walke
   ram.write(PARAMS, new Uint8Array(params.buffer));
   walkerFill(ram.native, ram.read(PARAMS, 64 + 64 * 16));
   WalkerPorts.reset(deviceWords(board).walker, options.dirtyRate);
-  handles.vcpus.forEach(setFirstRegisters);
+  if (needsCode) handles.vcpus.forEach(setFirstRegisters);
 }
 
 /** Identity-maps all RAM and the hole below 4 GiB with 2 MiB pages. */

@@ -6,7 +6,6 @@ import type { WriteTracker } from "./tracking.ts";
 
 /** A log that is being read, as plain data and shared memory. */
 export interface DirtyLogHandles {
-  by: "log";
   vm: number;
   slots: Slot[];
   /** CLEAR_DIRTY_LOG is there; otherwise getting the log clears it. */
@@ -15,7 +14,7 @@ export interface DirtyLogHandles {
   reported: SharedArrayBuffer[];
 }
 
-export class DirtyLog implements WriteTracker {
+export class DirtyLog {
   readonly handles: DirtyLogHandles;
   readonly #reported: Uint32Array[];
 
@@ -27,17 +26,16 @@ export class DirtyLog implements WriteTracker {
   static of(vm: number, slots: Slot[], manualProtect: boolean): DirtyLog {
     const words = ({ bytes }: Slot) => Math.ceil(bytes / PAGE_BYTES / 64) * 8;
     const reported = slots.map((slot) => new SharedArrayBuffer(words(slot)));
-    return new DirtyLog({ by: "log", vm, slots, manualProtect, reported });
+    return new DirtyLog({ vm, slots, manualProtect, reported });
   }
 
-  sync(dirty: Bitmap): boolean {
+  sync(dirty: Bitmap): void {
     for (const { slot, offset } of this.handles.slots) {
       const reported = this.#reported[slot];
       getDirtyLog(this.handles.vm, slot, reported);
       const at = offset / PAGE_BYTES / 32;
       for (let i = 0; i < reported.length; i++) if (reported[i] !== 0) dirty.words[at + i] |= reported[i];
     }
-    return true;
   }
 
   clear(firstPage: number, pages: number): void {
@@ -52,5 +50,32 @@ export class DirtyLog implements WriteTracker {
       const reported = this.#reported[slot].subarray(word, word + Math.ceil((end - first) / 64) * 2);
       if (reported.some((bits) => bits !== 0)) clearDirtyLog(vm, slot, first - slotFirst, end - first, reported);
     }
+  }
+}
+
+/** The log, switched on for as long as it is read. */
+export class LoggedWrites implements WriteTracker {
+  readonly log: DirtyLogHandles;
+  readonly #log: DirtyLog;
+  readonly #setLogging: (on: boolean) => void;
+
+  constructor(vm: number, slots: Slot[], manualProtect: boolean, setLogging: (on: boolean) => void) {
+    this.#log = DirtyLog.of(vm, slots, manualProtect);
+    this.log = this.#log.handles;
+    this.#setLogging = setLogging;
+    setLogging(true);
+  }
+
+  sync(dirty: Bitmap): boolean {
+    this.#log.sync(dirty);
+    return true;
+  }
+
+  clear(firstPage: number, pages: number): void {
+    this.#log.clear(firstPage, pages);
+  }
+
+  stop(): void {
+    this.#setLogging(false);
   }
 }

@@ -1,5 +1,4 @@
-// KVM's dirty rings as a tracker: what is taken out counts again at once, so there is nothing to take back before a range is
-// read. Any thread may do so.
+// KVM's dirty rings as a tracker: what is taken out counts again at once.
 import type { Bitmap } from "../memory/bitmap.ts";
 import { PAGE_BYTES, type Slot } from "../memory/block.ts";
 import { Rings } from "../native/rings.ts";
@@ -12,22 +11,29 @@ export interface DirtyRingHandles {
   entries: number;
 }
 
+/** Of a machine whose VM was told to have them. */
+export function createRings(
+  vm: number,
+  entries: number,
+  slots: readonly Slot[],
+  vcpus: readonly number[],
+): DirtyRingHandles {
+  const pages = slots.reduce((sum, { bytes }) => sum + bytes / PAGE_BYTES, 0);
+  const rings = Rings.create(vm, entries, pages);
+  for (const { slot, offset, bytes } of slots) rings.addSlot(slot, offset / PAGE_BYTES, bytes / PAGE_BYTES);
+  for (const vcpu of vcpus) rings.addCpu(vcpu);
+  return { by: "ring", rings: rings.handle, entries };
+}
+
 export class DirtyRing implements WriteTracker {
-  readonly handles: DirtyRingHandles;
+  readonly log = null;
   readonly #rings: Rings;
+  readonly #setLogging: (on: boolean) => void;
 
-  constructor(handles: DirtyRingHandles) {
-    this.handles = handles;
-    this.#rings = Rings.attach(handles.rings);
-  }
-
-  /** Of a machine whose VM was told to have them. */
-  static create(vm: number, entries: number, slots: readonly Slot[], vcpus: readonly number[]): DirtyRingHandles {
-    const pages = slots.reduce((sum, { bytes }) => sum + bytes / PAGE_BYTES, 0);
-    const rings = Rings.create(vm, entries, pages);
-    for (const { slot, offset, bytes } of slots) rings.addSlot(slot, offset / PAGE_BYTES, bytes / PAGE_BYTES);
-    for (const vcpu of vcpus) rings.addCpu(vcpu);
-    return { by: "ring", rings: rings.handle, entries };
+  constructor({ rings }: DirtyRingHandles, setLogging: (on: boolean) => void) {
+    this.#rings = Rings.attach(rings);
+    this.#setLogging = setLogging;
+    setLogging(true);
   }
 
   sync(dirty: Bitmap): boolean {
@@ -35,4 +41,8 @@ export class DirtyRing implements WriteTracker {
   }
 
   clear(): void {}
+
+  stop(): void {
+    this.#setLogging(false);
+  }
 }

@@ -2,12 +2,10 @@
 import type { DeviceState, Guest } from "../control/guest.ts";
 import { fromErrorData, TramError } from "../errors.ts";
 import type { Bitmap } from "../memory/bitmap.ts";
-import { layOut, type Slot } from "../memory/block.ts";
-import { KVM_MEM_LOG_DIRTY_PAGES, setMemoryRegion } from "../native/kvm.ts";
 import { net } from "../native/net.ts";
 import { openPagemap, type Ram } from "../native/ram.ts";
 import { badStream } from "../stream/bytes.ts";
-import type { MachineDescription } from "../stream/devices/machine.ts";
+import { isTwin, type MachineDescription } from "../stream/devices/machine.ts";
 import { serial as serialTable, walker as walkerTable } from "../stream/devices/ports.ts";
 import { vcpu as vcpuTable } from "../stream/devices/vcpu.ts";
 import { apic as apicTable, i8259 as i8259Table, ioapic as ioapicTable, kvmclock } from "../stream/devices/x86.ts";
@@ -15,8 +13,6 @@ import type { State } from "../stream/vmstate.ts";
 import type { Board, MachineHandles, RunState } from "./board.ts";
 import { Serial } from "./devices/serial.ts";
 import { WalkerPorts } from "./devices/walker.ts";
-import { DirtyLog } from "./dirty-log.ts";
-import { DirtyRing } from "./dirty-ring.ts";
 import {
   loadClock,
   loadIoapic,
@@ -29,31 +25,25 @@ import {
   saveVcpu,
 } from "./kvm-state.ts";
 import { attachRam, deviceWords } from "./machine.ts";
-import { lostWrites, type WriteTracker } from "./tracking.ts";
+import { lostWrites, type StartFaultWatcher, startTracker, type WriteTracker } from "./tracking.ts";
 
-export class KvmGuest implements Guest {
+export class MachineGuest implements Guest {
   readonly description: MachineDescription;
   readonly ram: Ram;
   readonly #handles: MachineHandles;
   readonly #board: Board;
-  readonly #slots: Slot[];
+  readonly #startWatcher: StartFaultWatcher;
   #tracker: WriteTracker | null = null;
   /** The board's generation, if it stood still when its writes began to be tracked. */
   #stillSince: number | null = null;
   #pagemapFd = -1;
 
-  constructor(handles: MachineHandles, board: Board) {
+  constructor(handles: MachineHandles, board: Board, startWatcher: StartFaultWatcher) {
     this.#handles = handles;
     this.#board = board;
     this.description = handles.description;
     this.ram = attachRam(handles);
-    this.#slots = layOut(handles.ram.bytes);
-  }
-
-  #setLogging(flags: number): void {
-    for (const slot of this.#slots)
-      setMemoryRegion(this.#handles.vm, { ...slot, host: this.ram.host(slot.offset, slot.bytes) }, flags);
-    this.#board.tracked = flags !== 0;
+    this.#startWatcher = startWatcher;
   }
 
   startTracking(): void {
@@ -61,9 +51,8 @@ export class KvmGuest implements Guest {
     const { run, generation } = this.#board.command();
     this.#stillSince = run ? null : generation;
     this.#board.wantLoaded(); // in large pieces, before this thread touches it page by page
-    this.#setLogging(KVM_MEM_LOG_DIRTY_PAGES);
-    this.#tracker =
-      tracking.by === "log" ? DirtyLog.of(vm, this.#slots, tracking.manualProtect) : new DirtyRing(tracking);
+    this.#tracker = startTracker(vm, this.ram, tracking, this.#startWatcher);
+    this.#board.tracked = true;
     this.#pagemapFd = this.#openPagemap();
   }
 
@@ -95,8 +84,9 @@ export class KvmGuest implements Guest {
 
   stopTracking(): void {
     this.#board.throttleCpus(0);
-    this.#setLogging(0);
+    this.#tracker?.stop();
     this.#tracker = null;
+    this.#board.tracked = false;
     if (this.#pagemapFd >= 0) net.close(this.#pagemapFd);
     this.#pagemapFd = -1;
   }
@@ -134,6 +124,11 @@ export class KvmGuest implements Guest {
   saveDevices(): DeviceState[] {
     const { vm, vcpus } = this.#handles;
     const words = deviceWords(this.#board);
+    const ports: DeviceState[] = [
+      { table: serialTable, instance: 0, state: Serial.save(words.serial) },
+      ...(this.description.walker ? [{ table: walkerTable, instance: 0, state: WalkerPorts.save(words.walker) }] : []),
+    ];
+    if (isTwin(this.description)) return ports; // all else that it knows is in its memory
     const cpus = vcpus.map((fd) => saveVcpu(fd));
     return [
       { table: kvmclock, instance: 0, state: saveClock(vm) },
@@ -145,8 +140,7 @@ export class KvmGuest implements Guest {
         return { table: apicTable, instance: cpu, state: saveLapic(vcpus[cpu], apicBase) };
       }),
       ...cpus.map((state, cpu) => ({ table: vcpuTable, instance: cpu, state })),
-      { table: serialTable, instance: 0, state: Serial.save(words.serial) },
-      ...(this.description.walker ? [{ table: walkerTable, instance: 0, state: WalkerPorts.save(words.walker) }] : []),
+      ...ports,
     ];
   }
 
@@ -159,14 +153,15 @@ export class KvmGuest implements Guest {
       return found.state;
     };
     this.#board.settleCpus();
+    Serial.load(words.serial, find("serial"));
+    if (this.description.walker) WalkerPorts.load(words.walker, find("tram/walker"));
+    if (isTwin(this.description)) return;
     loadPic(vm, 0, find("i8259", 0));
     loadPic(vm, 1, find("i8259", 1));
     loadIoapic(vm, find("ioapic"));
     vcpus.forEach((fd, cpu) => {
       loadVcpu(fd, find("tram/vcpu", cpu), find("apic", cpu));
     });
-    Serial.load(words.serial, find("serial"));
-    if (this.description.walker) WalkerPorts.load(words.walker, find("tram/walker"));
     loadClock(vm, find("kvmclock"));
   }
 }

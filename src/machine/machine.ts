@@ -7,13 +7,14 @@ import { describeErrno } from "../native/errno.ts";
 import { ioctlValue, KVM_CAP, mapRun, openKvm, setMemoryRegion, tryIoctlValue } from "../native/kvm.ts";
 import { net } from "../native/net.ts";
 import { Ram } from "../native/ram.ts";
-import type { CpuidEntry, MachineDescription } from "../stream/devices/machine.ts";
+import { createTwin, TWIN_RUN_BYTES } from "../native/twin.ts";
+import { type CpuidEntry, isTwin, type MachineDescription } from "../stream/devices/machine.ts";
 import type { Board, MachineHandles } from "./board.ts";
 import { setCpuid, supportedCpuid } from "./cpuid.ts";
 import { SERIAL_WORDS, Serial } from "./devices/serial.ts";
 import { WALKER_WORDS, WalkerPorts } from "./devices/walker.ts";
-import { DirtyRing } from "./dirty-ring.ts";
-import { AUTO, enableTracking, type Tracking, type TrackingWish } from "./tracking.ts";
+import { createRings } from "./dirty-ring.ts";
+import { AUTO, enableTracking, type TrackingWish, trackingWithoutKvm, type VmTracking } from "./tracking.ts";
 
 const TSS_ADDRESS = 0xfffbd000; // below the BIOS area, in the hole
 
@@ -29,7 +30,7 @@ export interface EmptyVm {
   kvm: number;
   vm: number;
   cpuid: CpuidEntry[];
-  tracking: Tracking;
+  tracking: VmTracking;
 }
 
 /**
@@ -46,11 +47,40 @@ export function createVm(wish: TrackingWish = AUTO): EmptyVm {
   return { kvm, vm, cpuid: supportedCpuid(kvm), tracking: enableTracking(vm, wish) };
 }
 
-/** `description.tscKhz` 0: the host's own. */
+/** What runs a guest: none is the walker's native twin. */
+export const ACCELS = ["kvm", "none"] as const;
+export type Accel = (typeof ACCELS)[number];
+
+/** In a VM; or, of a twin, with what finds its writes. */
 export function createMachine(
   description: MachineDescription,
   memory: Ram,
   board: Board,
+  within: EmptyVm | TrackingWish,
+): MachineHandles {
+  Serial.reset(deviceWords(board).serial);
+  WalkerPorts.reset(deviceWords(board).walker, 0);
+  if (!isTwin(description)) {
+    if ("vm" in within) return createKvmMachine(description, memory, within);
+    throw new TramError("E_INTERNAL", "a machine for KVM was to be made without a VM");
+  }
+  if ("vm" in within) for (const fd of [within.vm, within.kvm]) net.close(fd);
+  const cpus = Array.from({ length: description.cpus });
+  return {
+    vm: -1,
+    vcpus: cpus.map(() => -1),
+    runs: cpus.map(createTwin),
+    runBytes: TWIN_RUN_BYTES,
+    ram: memory.share(),
+    description,
+    tracking: trackingWithoutKvm("vm" in within ? AUTO : within),
+  };
+}
+
+/** `description.tscKhz` 0: the host's own. */
+function createKvmMachine(
+  description: MachineDescription,
+  memory: Ram,
   { kvm, vm, tracking }: EmptyVm,
 ): MachineHandles {
   const runBytes = ioctlValue(kvm, "GET_VCPU_MMAP_SIZE", 0);
@@ -65,8 +95,6 @@ export function createMachine(
     setCpuid(fd, description.cpuid, cpu);
     return fd;
   });
-  Serial.reset(deviceWords(board).serial);
-  WalkerPorts.reset(deviceWords(board).walker, 0);
   net.close(kvm);
   const runs = vcpus.map((fd) => mapRun(fd, runBytes));
   const tscKhz = description.tscKhz || Math.max(0, tryIoctlValue(vcpus[0], "GET_TSC_KHZ", 0));
@@ -77,7 +105,7 @@ export function createMachine(
     runBytes,
     ram: memory.share(),
     description: { ...description, tscKhz },
-    tracking: tracking.by === "log" ? tracking : DirtyRing.create(vm, tracking.entries, slots, vcpus),
+    tracking: tracking.by === "log" ? tracking : createRings(vm, tracking.entries, slots, vcpus),
   };
 }
 

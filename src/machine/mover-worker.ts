@@ -24,8 +24,9 @@ import { Snapshot, SnapshotPages } from "../writer/snapshot.ts";
 import { StreamWriter } from "../writer/stream.ts";
 import { Board, type MachineHandles } from "./board.ts";
 import { ReceiverCrew, ThreadCrew } from "./crew.ts";
-import { KvmGuest } from "./guest.ts";
-import { createMachine, createRam, createVm } from "./machine.ts";
+import type { FaultInit } from "./fault-worker.ts";
+import { MachineGuest } from "./guest.ts";
+import { type Accel, createMachine, createRam, createVm } from "./machine.ts";
 import type { ReceiverInit } from "./receiver-worker.ts";
 import type { SaverInit } from "./saver-worker.ts";
 import type { SenderInit } from "./sender-worker.ts";
@@ -43,6 +44,7 @@ export interface Wanted {
   /** Memory that was made before anything arrived; it has memoryBytes. */
   ram: RamHandle | null;
   prealloc: boolean;
+  accel: Accel;
   tracking: TrackingWish;
   /** Over how many other channels its pages must come. */
   channels: number | null;
@@ -85,6 +87,8 @@ export type MoverMessage =
   | { event: "machine" }
   /** Threads that are to carry pages, too. */
   | { event: "crew"; inits: CrewInit[] }
+  /** A thread that lets a guest without KVM write. */
+  | { event: "watch-faults"; init: FaultInit }
   /** The job's journal is final. */
   | { event: "over"; job: Job["kind"] }
   | { event: "crashed"; error: ReturnType<typeof toErrorData> };
@@ -112,7 +116,7 @@ function runSend(job: Extract<Job, { kind: "send" }>): void {
     const channel = open(job.endpoint, { stop: board.moverStop, silenceMs: job.options.replyMs, iovMax: job.iovMax });
     const transport = job.copying ? new WriteOnly(channel) : channel;
     const handles = board.awaitMachine();
-    const guest = new KvmGuest(handles, board);
+    const guest = guestOf(handles);
     const writer = new StreamWriter(transport, guest.ram);
     const context: SendContext = {
       limits: board.limits,
@@ -125,7 +129,7 @@ function runSend(job: Extract<Job, { kind: "send" }>): void {
         const hashes = writer.hashes?.shared ?? null;
         const work = {
           share,
-          tracker: guest.tracker.handles,
+          log: guest.tracker.log,
           ram: handles.ram,
           hashes,
           zeroCopy,
@@ -146,6 +150,9 @@ function runSend(job: Extract<Job, { kind: "send" }>): void {
     log.setPhase(log.journal.error.code === "E_CANCELLED" ? "cancelled" : "failed");
   }
 }
+
+const guestOf = (handles: MachineHandles): MachineGuest =>
+  new MachineGuest(handles, board, (init) => tell({ event: "watch-faults", init } satisfies MoverMessage));
 
 /** The channels of a move, connected; none, if one cannot be. */
 function connectAll(endpoint: Endpoint, count: number, timeoutMs: number): number[] {
@@ -169,7 +176,7 @@ function runSave(job: Extract<Job, { kind: "save" }>): void {
   let crew: ThreadCrew | null = null;
   try {
     const handles = board.awaitMachine();
-    const guest = new KvmGuest(handles, board);
+    const guest = guestOf(handles);
     const snapshot = new Snapshot(job.fd, job.offset, guest.ram.bytes, job.reserve);
     const context: SaveContext = {
       limits: board.limits,
@@ -178,7 +185,7 @@ function runSave(job: Extract<Job, { kind: "save" }>): void {
       startCrew(share) {
         if (job.channels === 1) return null;
         crew = new ThreadCrew(job.channels - 1, checkCancelled);
-        const shared = { share, tracker: guest.tracker.handles, ram: handles.ram, target: snapshot.target };
+        const shared = { share, log: guest.tracker.log, ram: handles.ram, target: snapshot.target };
         const work = { ...shared, fileFd: job.fd, direct: job.direct };
         tellCrew(crew.places().map((place) => ({ does: "save", ...place, ...work })));
         return crew;
@@ -204,7 +211,7 @@ function runSave(job: Extract<Job, { kind: "save" }>): void {
 
 function runMeasure({ forMs }: Extract<Job, { kind: "measure" }>): void {
   try {
-    const guest = new KvmGuest(board.awaitMachine(), board);
+    const guest = guestOf(board.awaitMachine());
     const context = { checkStop: checkCancelled, sleep: (ms: number) => board.moverSleep(ms), now: clock };
     board.writeJournal({ dirtyRate: measureDirtyRate(guest, forMs, context) } satisfies Measured);
   } catch (error) {
@@ -216,7 +223,8 @@ function runReceive(job: Extract<Job, { kind: "receive" }>): void {
   const log = logFor("incoming", job.listener.endpoint);
   const door = new Door(job.listener, job.replyMs);
   try {
-    const vm = createVm(job.wanted.tracking);
+    const { accel, tracking } = job.wanted;
+    const vm = accel === "kvm" ? createVm(tracking) : null;
     const reader = door.awaitSource();
     let ram: RamHandle | null = null;
     receive(
@@ -227,17 +235,17 @@ function runReceive(job: Extract<Job, { kind: "receive" }>): void {
           name: job.wanted.name,
           memoryBytes: job.wanted.memoryBytes,
           cpus: job.wanted.cpus,
-          cpuid: vm.cpuid,
+          cpuid: vm?.cpuid ?? [],
           verifies: true,
           channels: door.isOpen,
         },
         createGuest(description) {
           const { ram: made, prealloc } = job.wanted;
           const memory = made ? Ram.attach(made) : createRam(description.memoryBytes, prealloc);
-          const handles = createMachine(description, memory, board, vm);
+          const handles = createMachine(description, memory, board, vm ?? tracking);
           ram = handles.ram;
           announce(handles);
-          return new KvmGuest(handles, board);
+          return guestOf(handles);
         },
         channels: job.wanted.channels,
         openChannels(count) {

@@ -1,12 +1,14 @@
 // A guest out of a snapshot: its machine and memory made, its devices loaded, nothing running yet.
 import type { RestoreMode } from "../control/restore.ts";
+import { TramError } from "../errors.ts";
 import { planMapping } from "../memory/mapping.ts";
 import { nextData } from "../native/file.ts";
 import { PAGE_BYTES, Ram } from "../native/ram.ts";
 import type { SnapshotFile } from "../reader/snapshot.ts";
 import type { Board, MachineHandles } from "./board.ts";
-import { KvmGuest } from "./guest.ts";
+import { MachineGuest } from "./guest.ts";
 import { createMachine, createRam, type EmptyVm } from "./machine.ts";
+import type { TrackingWish } from "./tracking.ts";
 
 /** Memory for the guest. lazy: it is the file's, privately; else it is empty, and filled by others. */
 export function restoredRam(snapshot: SnapshotFile, mode: RestoreMode): Ram {
@@ -46,9 +48,13 @@ export function restoreMachine(
   ram: Ram,
   name: string,
   board: Board,
-  vm: EmptyVm,
+  vm: EmptyVm | TrackingWish,
 ): MachineHandles {
   const handles = createMachine({ ...snapshot.description, name }, ram, board, vm);
-  new KvmGuest(handles, board).loadDevices(snapshot.devices);
+  new MachineGuest(handles, board, neverTracked).loadDevices(snapshot.devices);
   return handles;
 }
+
+const neverTracked = (): never => {
+  throw new TramError("E_INTERNAL", "a guest was tracked before it ran");
+};

@@ -9,11 +9,12 @@ import { initOf } from "../thread.ts";
 import type { MappedTarget } from "../writer/mapped.ts";
 import { SnapshotPages } from "../writer/snapshot.ts";
 import type { CrewPlace } from "./crew.ts";
-import { attachTracker, type TrackerHandles } from "./tracking.ts";
+import { DirtyLog, type DirtyLogHandles } from "./dirty-log.ts";
 
 export interface SaverInit extends CrewPlace {
   share: RoundsShare;
-  tracker: TrackerHandles;
+  /** Null: nothing is to be taken back before it is read. */
+  log: DirtyLogHandles | null;
   ram: RamHandle;
   target: MappedTarget;
   /** Neither descriptor is closed here. */
@@ -24,14 +25,14 @@ export interface SaverInit extends CrewPlace {
 const init = initOf<SaverInit>();
 const { channel, share } = init;
 const barrier = new Barrier(init.channels, init.barrier);
-const tracker = attachTracker(init.tracker);
+const log = init.log && new DirtyLog(init.log);
 const file = new PageFile(init.fileFd, init.direct);
 const ram = Ram.attach(init.ram);
 const writer = new SnapshotPages(file, ram, init.target, share.batchPages);
 const carrier: Carrier = new Carrier(share, {
   writer,
   splitUntouched: (index, count) => ram.splitUntouched(share.pagemapFd, index, count),
-  clearDirty: (first, pages) => tracker.clear(first, pages),
+  clearDirty: (first, pages) => log?.clear(first, pages),
   checkStop() {
     if (Atomics.load(barrier.stop, 0) !== 0) throw new TramError("E_CANCELLED", "cancelled");
   },

@@ -10,11 +10,12 @@ import { initOf } from "../thread.ts";
 import { FdTransport } from "../transport/fd.ts";
 import { ChannelWriter } from "../writer/channel.ts";
 import type { CrewPlace } from "./crew.ts";
-import { attachTracker, type TrackerHandles } from "./tracking.ts";
+import { DirtyLog, type DirtyLogHandles } from "./dirty-log.ts";
 
 export interface SenderInit extends CrewPlace {
   share: RoundsShare;
-  tracker: TrackerHandles;
+  /** Null: nothing is to be taken back before it is read. */
+  log: DirtyLogHandles | null;
   ram: RamHandle;
   /** Of what is sent, with --verify; null: not wanted. */
   hashes: SharedArrayBuffer | null;
@@ -31,7 +32,7 @@ export interface SenderInit extends CrewPlace {
 const init = initOf<SenderInit>();
 const { channel, share, compressLevel } = init;
 const barrier = new Barrier(init.channels, init.barrier);
-const tracker = attachTracker(init.tracker);
+const log = init.log && new DirtyLog(init.log);
 const ram = Ram.attach(init.ram);
 let writer: ChannelWriter | null = null;
 try {
@@ -43,7 +44,7 @@ try {
   const carrier: Carrier = new Carrier(share, {
     writer: open,
     splitUntouched: (index, count) => ram.splitUntouched(share.pagemapFd, index, count),
-    clearDirty: (first, pages) => tracker.clear(first, pages),
+    clearDirty: (first, pages) => log?.clear(first, pages),
     checkStop() {
       if (Atomics.load(barrier.stop, 0) !== 0) throw new TramError("E_CANCELLED", "cancelled");
     },

@@ -1,20 +1,28 @@
-// How a machine's writes are found: by KVM's log, a bitmap for each slot, or by its rings, a list for each vCPU. Chosen when
-// the VM is made: with rings there is no log.
+// How a guest's writes are found. With KVM by its log, a bitmap for each slot, or by its rings, a list for each vCPU: chosen when
+// the VM is made, and with rings there is no log. Without KVM by write-protecting its pages.
 import { TramError } from "../errors.ts";
 import type { Bitmap } from "../memory/bitmap.ts";
+import { layOut } from "../memory/block.ts";
 import { describeErrno } from "../native/errno.ts";
 import {
   ioctl,
   KVM_CAP,
   KVM_DIRTY_LOG_INITIALLY_SET,
   KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE,
+  KVM_MEM_LOG_DIRTY_PAGES,
+  setMemoryRegion,
   tryIoctl,
   tryIoctlValue,
 } from "../native/kvm.ts";
-import { DirtyLog, type DirtyLogHandles } from "./dirty-log.ts";
+import type { Ram } from "../native/ram.ts";
+import { notesWrites } from "../native/write-protect.ts";
+import { type DirtyLogHandles, LoggedWrites } from "./dirty-log.ts";
 import { DirtyRing, type DirtyRingHandles } from "./dirty-ring.ts";
+import type { FaultInit } from "./fault-worker.ts";
+import { FaultedWrites, ScannedWrites } from "./write-protect.ts";
 
-export const TRACKING = ["auto", "log", "ring"] as const;
+/** With KVM auto, log and ring; without it auto, scan and faults. */
+export const TRACKING = ["auto", "log", "ring", "scan", "faults"] as const;
 
 /** What a person asks for. `entries`: of each vCPU's ring; null: as many as the kernel gives. */
 export interface TrackingWish {
@@ -24,22 +32,43 @@ export interface TrackingWish {
 
 export const AUTO: TrackingWish = { by: "auto", entries: null };
 
-/** What a VM was made with. `manualProtect`: CLEAR_DIRTY_LOG is there; otherwise getting the log clears it. */
-export type Tracking = { by: "log"; manualProtect: boolean } | { by: "ring"; entries: number };
+/** What a VM was told to have. `manualProtect`: CLEAR_DIRTY_LOG is there; otherwise getting the log clears it. */
+export type VmTracking = { by: "log"; manualProtect: boolean } | { by: "ring"; entries: number };
 
-/** What finds writes, for any thread of the process. */
+/** What a machine has, as plain data. */
+export type Tracking = { by: "log"; manualProtect: boolean } | DirtyRingHandles | { by: "scan" | "faults" };
+
+/** What finds writes, from its making to its stop. */
 export interface WriteTracker {
-  readonly handles: TrackerHandles;
+  /** For other threads, which take pages back before they read them; null: what was reported counts again at once. */
+  readonly log: DirtyLogHandles | null;
   /** Adds all pages written since the last sync, and not yet cleared; false: some were lost, now or before. */
   sync(dirty: Bitmap): boolean;
   /** Just before [firstPage, firstPage + pages) is read: later writes to it count again. */
   clear(firstPage: number, pages: number): void;
+  stop(): void;
 }
 
-export type TrackerHandles = DirtyLogHandles | DirtyRingHandles;
+/** Starts threads, for who may not. */
+export type StartFaultWatcher = (init: FaultInit) => void;
 
-export const attachTracker = (handles: TrackerHandles): WriteTracker =>
-  handles.by === "log" ? new DirtyLog(handles) : new DirtyRing(handles);
+export function startTracker(vm: number, ram: Ram, how: Tracking, startWatcher: StartFaultWatcher): WriteTracker {
+  const slots = layOut(ram.bytes);
+  const setLogging = (on: boolean) => {
+    for (const slot of slots)
+      setMemoryRegion(vm, { ...slot, host: ram.host(slot.offset, slot.bytes) }, on ? KVM_MEM_LOG_DIRTY_PAGES : 0);
+  };
+  switch (how.by) {
+    case "log":
+      return new LoggedWrites(vm, slots, how.manualProtect, setLogging);
+    case "ring":
+      return new DirtyRing(how, setLogging);
+    case "scan":
+      return new ScannedWrites(ram);
+    case "faults":
+      return new FaultedWrites(ram, startWatcher);
+  }
+}
 
 /** What ends a move of a running guest whose ring was found inconsistent; its machine has no log to fall back to. */
 export const lostWrites = (code: "E_TRACKING" | "E_REFUSED"): TramError =>
@@ -51,7 +80,11 @@ export const lostWrites = (code: "E_TRACKING" | "E_REFUSED"): TramError =>
 const ENTRY_BYTES = 16; // struct kvm_dirty_gfn
 
 /** Before there is a vCPU. By itself the log, unless only rings let pages be taken back in pieces. */
-export function enableTracking(vm: number, wish: TrackingWish): Tracking {
+export function enableTracking(vm: number, wish: TrackingWish): VmTracking {
+  if (wish.by === "scan" || wish.by === "faults")
+    throw new TramError("E_USAGE", `--dirty-tracking ${wish.by} is for --accel none: KVM tracks its guests itself`, {
+      expected: "auto, log or ring",
+    });
   const offered = (capability: number) => Math.max(0, tryIoctlValue(vm, "CHECK_EXTENSION", capability));
   const manual = offered(KVM_CAP.MANUAL_DIRTY_LOG_PROTECT2);
   const entriesMax = offered(KVM_CAP.DIRTY_LOG_RING) / ENTRY_BYTES;
@@ -63,7 +96,23 @@ export function enableTracking(vm: number, wish: TrackingWish): Tracking {
   return { by: "log", manualProtect: hasManual };
 }
 
-function enableRing(vm: number, entries: number, entriesMax: number): Tracking {
+/** Of a machine without a VM. */
+export function trackingWithoutKvm({ by }: TrackingWish): Tracking {
+  if (by === "auto") return { by: notesWrites() ? "scan" : "faults" };
+  if (by === "faults") return { by };
+  if (by === "scan") {
+    if (notesWrites()) return { by };
+    throw new TramError("E_TRACKING", "this kernel does not note by itself which pages are written to", {
+      expected: "PAGEMAP_SCAN and UFFD_FEATURE_WP_ASYNC, in Linux 6.7 and later",
+      next: "use --dirty-tracking faults",
+    });
+  }
+  throw new TramError("E_USAGE", `--dirty-tracking ${by} is KVM's, and with --accel none there is none`, {
+    expected: "auto, scan or faults",
+  });
+}
+
+function enableRing(vm: number, entries: number, entriesMax: number): VmTracking {
   if (entriesMax === 0)
     throw new TramError("E_KVM", "this kernel's KVM has no dirty ring", {
       next: "use --dirty-tracking log, or a kernel of version 5.11 or later",

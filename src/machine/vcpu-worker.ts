@@ -7,6 +7,8 @@ import { layOut } from "../memory/block.ts";
 import { EXIT_REASON, KickTimer, RUN, runVcpu, threadId, viewRun } from "../native/kvm.ts";
 import { net, POLL } from "../native/net.ts";
 import { Rings } from "../native/rings.ts";
+import { runTwin } from "../native/twin.ts";
+import { isTwin } from "../stream/devices/machine.ts";
 import { initOf, tell } from "../thread.ts";
 import { Board } from "./board.ts";
 import { SERIAL_PORT, SERIAL_PORTS, Serial } from "./devices/serial.ts";
@@ -35,6 +37,9 @@ const serial = new Serial(words.serial, (byte) => {
 });
 const rings = handles.tracking.by === "ring" ? Rings.attach(handles.tracking.rings) : null;
 const walker = handles.description.walker ? new WalkerPorts(words.walker, cpu, handles.vcpus.length) : null;
+
+/** It runs here, and in no VM. */
+const twin = isTwin(handles.description) ? walker : null;
 
 function putSerial(byte: number): void {
   try {
@@ -169,8 +174,30 @@ function handleExit(): boolean {
   }
 }
 
+/** What the walker's twin may still write before it asks again. */
+let granted = 0;
+
+function walkTwin(ports: WalkerPorts): void {
+  if (granted === 0) {
+    const { pages, waitMs } = ports.grant(performance.now());
+    granted = pages;
+    waitInRead(ports, "pio", waitMs);
+  }
+  granted -= runTwin(handles.ram.handle, handles.runs[cpu], cpu, granted);
+}
+
+/** Goes on with the guest for a while; false: it cannot. */
+function enter(): boolean {
+  if (twin) {
+    walkTwin(twin);
+    return true;
+  }
+  return !runVcpu(handles.vcpus[cpu]) || handleExit();
+}
+
 /** With immediate_exit set, entering only finishes the I/O instruction the vCPU is in the middle of. */
 function completePendingIo(): boolean {
+  if (twin) return true;
   run.setUint8(RUN.immediateExit, 1);
   while (runVcpu(handles.vcpus[cpu])) if (!handleExit()) return false;
   return true;
@@ -234,7 +261,7 @@ function live(): void {
     }
     if (!board.hasAnswered(cpu, generation)) board.answer(cpu, generation);
     throttle.rest(generation);
-    able = attempt(() => !runVcpu(handles.vcpus[cpu]) || handleExit());
+    able = attempt(enter);
   }
 }
 

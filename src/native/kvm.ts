@@ -104,7 +104,9 @@ export function openKvm(path = "/dev/kvm"): number {
       EPERM: "this user may not open it",
     };
     const why = what[code as keyof typeof what] ?? (error instanceof Error ? error.message : String(error));
-    throw new TramError("E_KVM", `no guest can run here: cannot open ${path}: ${why}`, { next });
+    throw new TramError("E_KVM", `no guest can run here: cannot open ${path}: ${why}`, {
+      next: `${next}; or do without: --accel none runs tram's own walker`,
+    });
   }
   const version = symbols.tram_ioctl_value(fd, KVM.GET_API_VERSION, 0);
   if (version !== KVM_API_VERSION) {

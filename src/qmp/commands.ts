@@ -4,6 +4,7 @@ import type { Limits } from "../control/limits.ts";
 import type { Measured } from "../control/measure.ts";
 import type { RestoreJournal } from "../control/restore.ts";
 import { TramError, toErrorData } from "../errors.ts";
+import type { Tracking } from "../machine/tracking.ts";
 import type { RingsState } from "../native/rings.ts";
 import type { QmpError, QmpMessage } from "./protocol.ts";
 
@@ -49,7 +50,7 @@ export interface TrackingFacts {
   /** The share of time that its CPUs rest, in percent. */
   throttlePercent: number;
   /** Null: there is no machine yet. */
-  dirtyTracking: { by: "log" } | ({ by: "ring"; entries: number } & RingsState) | null;
+  dirtyTracking: { by: Tracking["by"] } | ({ by: "ring"; entries: number } & RingsState) | null;
 }
 
 type Handler = (control: GuestControl, args: Record<string, unknown>) => unknown;

@@ -240,8 +240,11 @@ class Control implements GuestControl {
       const dirtyTracking = { by, entries, ...Rings.attach(how.rings).state };
       return { tracking: board.tracked, throttlePercent, dirtyTracking };
     }
-    // Asking the kernel could take bits from the mover.
-    const tracking = board.moving || layOut(ram.bytes).some(({ slot, bytes }) => isTracked(vm, slot, bytes));
+    // Of a log the kernel says so itself; but asking could take bits from the mover.
+    const tracking =
+      how.by !== "log" || board.moving
+        ? board.tracked
+        : layOut(ram.bytes).some(({ slot, bytes }) => isTracked(vm, slot, bytes));
     return { tracking, throttlePercent, dirtyTracking: { by: how.by } };
   }
 

@@ -94,6 +94,9 @@ export interface MachineDescription {
   cpuid: CpuidEntry[];
 }
 
+/** The walker's native twin, which needs no KVM, and no CPU of any kind: no guest of KVM's has seen no CPUID at all. */
+export const isTwin = ({ cpuid }: Pick<MachineDescription, "cpuid">): boolean => cpuid.length === 0;
+
 export function machineToState(description: MachineDescription): State {
   const name = new TextEncoder().encode(description.name);
   return {

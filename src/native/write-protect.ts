@@ -1,0 +1,84 @@
+// Which pages of guest memory this process writes to, by a userfaultfd's write protection (c/wp.c).
+import { TramError } from "../errors.ts";
+import { check, describeErrno, errnoName, u32 } from "./errno.ts";
+import { net } from "./net.ts";
+import { addPages, type PageSet } from "./page-list.ts";
+import { openPagemap, type Ram } from "./ram.ts";
+import { symbols } from "./symbols.ts";
+
+const PAGES_AT_ONCE = 256;
+
+/** Whether this kernel notes by itself which pages are written to. */
+export function notesWrites(): boolean {
+  const fd = symbols.tram_wp_open(1);
+  if (fd >= 0) net.close(fd);
+  return fd >= 0;
+}
+
+/** A userfaultfd over all of the memory; `scans`: the kernel notes writes by itself. */
+export function watchWrites(ram: Ram, scans: boolean): number {
+  const fd = symbols.tram_wp_open(scans ? 1 : 0);
+  if (fd < 0)
+    throw new TramError(
+      "E_TRACKING",
+      `this process may not have its writes tracked: userfaultfd: ${describeErrno(fd)}`,
+      {
+        expected: "CONFIG_USERFAULTFD, and a sandbox (seccomp) that lets userfaultfd through",
+        next: "run where /dev/kvm is, or in a container with --security-opt seccomp=unconfined",
+      },
+    );
+  const result = symbols.tram_wp_begin(fd, ram.native);
+  if (result >= 0) return fd;
+  net.close(fd);
+  throw new TramError("E_TRACKING", `writes to guest memory cannot be tracked: ${describeErrno(result)}`, {
+    expected: "anonymous memory, and a kernel of version 5.19 or later",
+  });
+}
+
+/** Who waits goes on. The descriptor stays open. */
+export function unwatchWrites(fd: number, ram: Ram): void {
+  symbols.tram_uffd_end(fd, ram.native);
+}
+
+/** Adds all pages written since the last time; later writes to them count again. */
+export class WriteScan {
+  readonly #ram: Ram;
+  readonly #pagemapFd = openPagemap();
+
+  constructor(ram: Ram) {
+    this.#ram = ram;
+  }
+
+  takeInto({ words, pages }: PageSet): void {
+    check(
+      symbols.tram_wp_scan(this.#pagemapFd, this.#ram.native, words, pages),
+      "E_TRACKING",
+      "scan for written pages",
+    );
+  }
+
+  close(): void {
+    net.close(this.#pagemapFd);
+  }
+}
+
+/** All writes to [first, first + pages) wait until they are noted. */
+export function protectPages(fd: number, ram: Ram, first: number, pages: number): void {
+  const result = symbols.tram_wp_protect(fd, ram.native, u32(first, "page"), u32(pages, "pages"), 1);
+  check(result, "E_TRACKING", "protect guest memory");
+}
+
+/** Notes pages that somebody wants to write to, after at most `timeoutMs`, and lets them. */
+export function noteWriters(fd: number, ram: Ram, written: PageSet, timeoutMs: number): void {
+  const index = new Uint32Array(PAGES_AT_ONCE);
+  const count = symbols.tram_uffd_wait(fd, ram.native, index, index.length, timeoutMs);
+  check(count, "E_TRACKING", "wait for writers");
+  for (const page of index.subarray(0, count)) {
+    // In this order: who protects it again in between makes the writer come again, and a page that is noted too often is sent twice.
+    const result = symbols.tram_wp_protect(fd, ram.native, page, 1, 0);
+    if (errnoName(result) === "ENOENT") return; // nothing is protected any more, which has let everybody write
+    check(result, "E_TRACKING", "let a writer write");
+    addPages(written, Uint32Array.of(page));
+    check(symbols.tram_uffd_wake(fd, ram.native, page), "E_TRACKING", "wake a writer");
+  }
+}
