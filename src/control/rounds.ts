@@ -6,7 +6,7 @@ import { type ChannelCounts, noCounts, sumCounts } from "./barrier.ts";
 import type { PagesSent, PageWriter } from "./channel.ts";
 import { expectedDowntimeMs, PAGE_RECORD_BYTES, stall, verdict } from "./convergence.ts";
 import type { Guest } from "./guest.ts";
-import type { MoveLog } from "./journal.ts";
+import type { Journal, MoveLog } from "./journal.ts";
 import { type LimitsPlace, LiveLimits } from "./limits.ts";
 import { TokenBucket } from "./rate.ts";
 import { nextThrottle } from "./throttle.ts";
@@ -186,7 +186,15 @@ export interface RoundsContext extends Pick<CarrierContext, "checkStop" | "sleep
   stopGuest(): void;
   /** Everything sent so far, headers included; else what the channels have sent. */
   bytes?(): number;
+  /** The time counts since then; null: not now. */
+  time?(sinceMs: number | null): void;
 }
+
+export const timedOut = (timeoutMs: number, { remainingPages, roundsDone }: Journal): TramError =>
+  new TramError("E_TIMED_OUT", `it took longer than --timeout ${timeoutMs} ms`, {
+    found: `${remainingPages} pages still to send after ${roundsDone} rounds`,
+    next: "allow more time, more --max-downtime, or --on-timeout pause or throttle",
+  });
 
 /** The whole move's rounds, in the thread that decides about them, which carries pages itself. */
 export class Rounds {
@@ -286,6 +294,7 @@ export class Rounds {
     if (journal.phase !== "held") this.#log.setPhase("held");
     const startedMs = this.#log.now();
     let again = false;
+    this.#context.time?.(null);
     while (limits.hold && !again) {
       sleep(WAIT_SLICE_MS);
       checkStop();
@@ -295,6 +304,7 @@ export class Rounds {
       again = verdict(left, limits) === "continue" || this.#log.now() - startedMs >= HELD_ROUND_MS;
     }
     this.#heldMs += this.#log.now() - startedMs;
+    this.#context.time?.(this.#log.startedMs + this.#heldMs);
     return limits.hold || this.mustContinue();
   }
 
@@ -360,11 +370,7 @@ export class Rounds {
     const { timeoutMs, onTimeout } = this.#context.limits;
     const elapsedMs = this.#log.now() - this.#log.startedMs - this.#heldMs;
     if (timeoutMs === 0 || elapsedMs <= timeoutMs || this.#overdue === onTimeout || this.#overdue === "pause") return;
-    if (onTimeout === "cancel")
-      throw new TramError("E_TIMED_OUT", `it took longer than --timeout ${timeoutMs} ms`, {
-        found: `${this.#log.journal.remainingPages} pages still to send after ${this.#round} rounds`,
-        next: "allow more time, more --max-downtime, or --on-timeout pause or throttle",
-      });
+    if (onTimeout === "cancel") throw timedOut(timeoutMs, this.#log.journal);
     this.#overdue = onTimeout;
     if (onTimeout === "throttle") this.#throttle(nextThrottle(0, 0, 0));
     else {

@@ -8,7 +8,7 @@ import { checkFit } from "./fit.ts";
 import type { Guest } from "./guest.ts";
 import { Ledger, type MoveLog } from "./journal.ts";
 import type { LiveLimits } from "./limits.ts";
-import { type Crew, Rounds, type RoundsShare, shareRounds } from "./rounds.ts";
+import { type Crew, Rounds, type RoundsShare, shareRounds, timedOut } from "./rounds.ts";
 
 export interface SendOptions {
   /** How long the target may take to answer. */
@@ -31,6 +31,10 @@ export interface SendContext {
   limits: LiveLimits;
   /** Throws E_CANCELLED once the move was cancelled. */
   checkCancelled(): void;
+  /** The move's time counts since then; null: not now. For who ends it if it is blocked when that is over. */
+  time(sinceMs: number | null): void;
+  /** It was cancelled because its time was over. */
+  readonly isOverdue: boolean;
   sleep(ms: number): void;
   /** Connects the other channels and starts who sends over them; they begin with the first round. */
   openChannels(count: number, share: RoundsShare): Crew;
@@ -51,6 +55,7 @@ export function send(guest: Guest, writer: MoveWriter, options: SendOptions, con
   let undo: (() => void)[] = [];
   try {
     log.setPhase("setup");
+    context.time(log.startedMs);
     writer.begin();
     const hello = writer.twoWay ? greet(guest, writer, options) : null;
     if (options.verify) checkVerifies(writer, hello);
@@ -69,7 +74,8 @@ export function send(guest: Guest, writer: MoveWriter, options: SendOptions, con
     const stop = new Stop(guest, log);
     undo.push(() => stop.undo());
     const bytes = () => writer.bytes + sumCounts(crew?.counts() ?? []).bytes;
-    const carrying = { writer: crew ? null : writer, crew, limits, checkStop, sleep, bytes };
+    const time = (sinceMs: number | null) => context.time(sinceMs);
+    const carrying = { writer: crew ? null : writer, crew, limits, checkStop, sleep, bytes, time };
     const rounds = new Rounds(guest, share, { ...carrying, stopGuest: () => stop.now() }, log);
     const sendRound = (stopped: boolean, last = stopped) => {
       writer.beginRound(last);
@@ -125,15 +131,18 @@ export function send(guest: Guest, writer: MoveWriter, options: SendOptions, con
     guest.stopTracking();
     log.setPhase("completed");
   } catch (error) {
-    const cause = log.journal.owner === "source" ? writer.explain(error) : error;
+    const isLate = context.isOverdue && isCancelled(error);
+    const found = isLate ? timedOut(context.limits.timeoutMs, log.journal) : error;
+    const cause = log.journal.owner === "source" ? writer.explain(found) : found;
     log.journal.error = toErrorData(cause);
     for (const step of undo.reverse()) attempt(step); // each, whatever became of the others
-    const cancelled = cause instanceof TramError && cause.code === "E_CANCELLED";
-    log.setPhase(cancelled ? "cancelled" : "failed");
+    log.setPhase(isCancelled(cause) ? "cancelled" : "failed");
   } finally {
     writer.close();
   }
 }
+
+const isCancelled = (error: unknown): boolean => error instanceof TramError && error.code === "E_CANCELLED";
 
 /** When the guest was stopped, and how it can go on. */
 export class Stop {

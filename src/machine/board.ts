@@ -60,6 +60,7 @@ const WORD = {
   restoreBytes: 16, // loader
   throttle: 17, // mover: the share of time that vCPUs rest, in percent
   tracked: 18, // whoever tracks: 1 while the guest's writes are tracked
+  overdue: 19, // QMP: 1 when the job is cancelled because its time is over; cleared before a job
   cpu: 20, // from here CPU_WORDS for each vCPU
 } as const;
 const CPU_WORDS = 4;
@@ -75,7 +76,12 @@ const RESTORE_BYTES_MAX = 16 << 10;
 const DEVICES_AT = RESTORE_AT + RESTORE_BYTES_MAX;
 const DEVICES_BYTES = 512;
 const LIMITS_AT = DEVICES_AT + DEVICES_BYTES;
+const STARTED_AT = LIMITS_AT + LIMITS_BYTES;
 const KICK_AGAIN_MS = 5;
+/** The mover finds out by itself that its time is over, and says more of it, unless it is blocked. */
+const OVERDUE_MS = 20;
+/** While its time does not count, nobody knows when it will. */
+const NOT_TIMED_MS = 100;
 const COMMIT_SLICE_MS = 5;
 const LOAD_SLICE_MS = 50;
 const LOAD_PHASES: readonly RestoreJournal["phase"][] = ["waiting", "loading", "done", "failed"];
@@ -86,12 +92,14 @@ export class Board {
   readonly #runs: Float64Array;
   readonly #journal: Slot;
   readonly #restore: Slot;
+  /** Since when the current move's time counts, by the clock that all threads have in common; 0: it does not. */
+  readonly #startedMs: Float64Array;
   /** The mover's stop word, for the calls that take one. */
   readonly moverStop: Int32Array;
   /** Of the current move; set before it begins, changed by whoever steers it. */
   readonly limits: LiveLimits;
 
-  constructor(shared = new SharedArrayBuffer(LIMITS_AT + LIMITS_BYTES)) {
+  constructor(shared = new SharedArrayBuffer(STARTED_AT + 8)) {
     this.shared = shared;
     this.#words = new Int32Array(shared, 0, RUN_POINTERS_AT / 4);
     this.#runs = new Float64Array(shared, RUN_POINTERS_AT, BOARD_CPUS_MAX);
@@ -101,6 +109,7 @@ export class Board {
     this.#restore = new Slot(this.#words, WORD.restoreVersion, WORD.restoreBytes, restore);
     this.moverStop = this.#words.subarray(WORD.moverStop, WORD.moverStop + 1);
     this.limits = new LiveLimits({ shared, at: LIMITS_AT });
+    this.#startedMs = new Float64Array(shared, STARTED_AT, 1);
   }
 
   get runState(): RunState {
@@ -286,6 +295,8 @@ export class Board {
     Atomics.store(this.#words, WORD.moverStop, 0);
     Atomics.store(this.#words, WORD.pastHandover, 0);
     Atomics.store(this.#words, WORD.committed, 0);
+    Atomics.store(this.#words, WORD.overdue, 0);
+    this.#startedMs[0] = 0;
     return true;
   }
 
@@ -316,6 +327,29 @@ export class Board {
       this.kickMover();
       return true;
     });
+  }
+
+  /** Its time counts since then; null: not now. */
+  timeMove(sinceMs: number | null): void {
+    this.#startedMs[0] = sinceMs ?? 0;
+  }
+
+  /** Milliseconds until cancelOverdue is to be asked; negative: nothing has to end in time. */
+  moveTimeLeft(nowMs: number): number {
+    const { timeoutMs, onTimeout } = this.limits;
+    const mayEnd = this.moving && !this.cancelling && Atomics.load(this.#words, WORD.pastHandover) === 0;
+    if (!mayEnd || timeoutMs === 0 || onTimeout !== "cancel") return -1;
+    const [startedMs] = this.#startedMs;
+    return startedMs === 0 ? NOT_TIMED_MS : Math.max(0, Math.ceil(startedMs + timeoutMs + OVERDUE_MS - nowMs));
+  }
+
+  cancelOverdue(): void {
+    Atomics.store(this.#words, WORD.overdue, 1);
+    if (!this.cancelMove()) Atomics.store(this.#words, WORD.overdue, 0);
+  }
+
+  get isOverdue(): boolean {
+    return Atomics.load(this.#words, WORD.overdue) !== 0;
   }
 
   /** Waits, at most `limitMs`, until no job is under way: its journal is final a little before its channel is closed. */

@@ -121,6 +121,10 @@ function runSend(job: Extract<Job, { kind: "send" }>): void {
     const context: SendContext = {
       limits: board.limits,
       checkCancelled,
+      time: (sinceMs) => board.timeMove(sinceMs),
+      get isOverdue() {
+        return board.isOverdue;
+      },
       sleep: (ms) => (job.copying ? board.moverSleep(ms) : channel.packets.sleep(ms)),
       openChannels(count, share) {
         const crew = new ThreadCrew(count, checkCancelled);

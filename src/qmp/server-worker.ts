@@ -478,7 +478,9 @@ for (;;) {
     { fd: init.listenFd, events: POLL.in },
     ...clients.map((client) => ({ fd: client.fd, events: client.unsent.length ? POLL.in | POLL.out : POLL.in })),
   ];
-  const ready = net.poll(entries, cancelling ? KICK_AGAIN_MS : -1);
+  const leftMs = board.moveTimeLeft(performance.timeOrigin + performance.now());
+  if (leftMs === 0) board.cancelOverdue(); // the mover may be blocked where it cannot look at the time
+  const ready = net.poll(entries, cancelling || leftMs === 0 ? KICK_AGAIN_MS : leftMs);
   if (cancelling) board.kickMover(); // its signal may have come just before it blocked
   if (!ready) continue;
   clients.forEach((client, i) => {

@@ -157,6 +157,8 @@ function run(
   const whole: Parameters<typeof send>[3] = {
     limits: LiveLimits.of({}),
     checkCancelled: () => {},
+    time: () => {},
+    isOverdue: false,
     sleep: () => {},
     openChannels: () => {
       throw new Error("no channels here");
