@@ -15,8 +15,11 @@ interface Knob {
 }
 
 const NONE = "none";
+/** As long as it takes: 0 would be no downtime at all. QEMU takes no more than this, and no move stands still for longer. */
+const ANY_DOWNTIME_MS = 2_000_000;
 const rate = (text: string): number => (text === NONE ? 0 : parseRate(text, "max-bandwidth"));
-const duration = (name: string, text: string): number => (text === NONE ? 0 : parseDuration(text, name));
+const time = (text: string): number => (text === NONE ? 0 : parseDuration(text, "timeout"));
+const downtime = (text: string): number => (text === NONE ? ANY_DOWNTIME_MS : parseDuration(text, "max-downtime"));
 
 const KNOBS: Record<string, Knob> = {
   "max-bandwidth": {
@@ -24,10 +27,10 @@ const KNOBS: Record<string, Knob> = {
     qemu: (text) => ({ "max-bandwidth": rate(text) }), // 0 is no limit there, too
   },
   "max-downtime": {
-    tram: (text) => ({ maxDowntimeMs: duration("max-downtime", text) }),
-    qemu: (text) => ({ "downtime-limit": duration("max-downtime", text) }),
+    tram: (text) => ({ maxDowntimeMs: downtime(text) }),
+    qemu: (text) => ({ "downtime-limit": downtime(text) }),
   },
-  timeout: { tram: (text) => ({ timeoutMs: duration("timeout", text) }), qemu: null },
+  timeout: { tram: (text) => ({ timeoutMs: time(text) }), qemu: null },
   hold: { tram: (text) => ({ hold: parseHold(text) }), qemu: null },
   "on-timeout": { tram: (text) => ({ onTimeout: parseOnTimeout(text) }), qemu: null },
 };

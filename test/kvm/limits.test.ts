@@ -69,6 +69,7 @@ kvm(title("a move of a guest that writes faster than it is carried"), () => {
   test.each<[string, string[]]>([
     ["more bandwidth", ["max-bandwidth=none"]],
     ["a longer downtime", ["max-downtime=5s"]],
+    ["any downtime", ["max-downtime=none"]],
     ["standing still", ["timeout=1ms", "on-timeout=pause"]],
     ["being slowed down", ["timeout=1ms", "on-timeout=throttle"]],
   ])(
