@@ -84,7 +84,8 @@ export class MachineGuest implements Guest {
 
   stopTracking(): void {
     this.#board.throttleCpus(0);
-    this.#tracker?.stop();
+    // A vCPU that goes on writing meanwhile keeps the kernel from it: for up to a second, where a stop takes milliseconds.
+    this.#board.whileStopped(() => this.#tracker?.stop());
     this.#tracker = null;
     this.#board.tracked = false;
     if (this.#pagemapFd >= 0) net.close(this.#pagemapFd);
