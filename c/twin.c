@@ -15,7 +15,7 @@ int64_t tram_twin_create(void) {
   return run ? (int64_t)(uintptr_t)run : -ENOMEM;
 }
 
-static int walk(struct tram_ram *ram, const volatile uint8_t *run, uint32_t index, uint32_t granted) {
+__attribute__((noinline)) static int walk(struct tram_ram *ram, const volatile uint8_t *run, uint32_t index, uint32_t granted) {
   struct walker_params *params = (void *)checked(ram, WALKER_PARAMS, sizeof *params);
   if (!params || params->magic != WALKER_MAGIC || params->cpus > WALKER_CPUS_MAX || index >= params->cpus) return -EBADMSG;
   struct walker_cpu *cpu = &params->cpu[index];

@@ -201,7 +201,7 @@ function enableVirtualisation(cpu: CpuFacts): string {
 
 // --- KVM ---
 
-const WITHOUT_KVM = "guests cannot run; receive, send and inspect work without it";
+const WITHOUT_KVM = "only --accel none runs a guest; receive, send and inspect work without it";
 
 export function checkKvm(kvm: KvmFacts, cpu: CpuFacts, user: UserFacts): Check {
   const name = "kvm";

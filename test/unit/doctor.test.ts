@@ -264,7 +264,7 @@ describe("/dev/kvm", () => {
     const check = checkKvm(kvm, facts, user);
     expect(check).toMatchObject({ name: "kvm", state: "missing", remedy });
     expect(check.found).toContain("/dev/kvm");
-    expect(check.found).toEndWith(": guests cannot run; receive, send and inspect work without it");
+    expect(check.found).toEndWith(": only --accel none runs a guest; receive, send and inspect work without it");
   });
 
   test("that works says which KVM it is", () => {

@@ -118,9 +118,15 @@ describe("whether a guest fits", () => {
     },
     {
       what: "CPU lacks features",
-      target: { cpuid: [] },
+      target: { cpuid: [leaf(2, 0)] },
       expected: "leaf 0x1.0 edx bit 0, leaf 0x1.0 edx bit 1",
       found: "not there",
+    },
+    {
+      what: "no KVM",
+      target: { cpuid: [] },
+      expected: "a guest that --accel none has booted",
+      found: "one of KVM's",
     },
   ])("is no, with a reason, because of $what: $found", ({ what, target, expected, found }) => {
     let error: unknown;
@@ -137,10 +143,15 @@ describe("whether a guest fits", () => {
     });
   });
 
+  test("is yes for a guest that has seen no CPU, wherever", () => {
+    for (const cpuid of [[], hello.cpuid])
+      expect(() => checkFit({ ...guest, cpuid: [] }, { ...hello, cpuid })).not.toThrow();
+  });
+
   test("names eight missing features at most, and counts the others", () => {
     const many = { ...guest, cpuid: [leaf(1, 0, { edx: 0xfff })] };
     try {
-      checkFit(many, { ...hello, cpuid: [] });
+      checkFit(many, { ...hello, cpuid: [leaf(2, 0)] });
       expect.unreachable();
     } catch (error) {
       const { expected } = (error as TramError).details;
