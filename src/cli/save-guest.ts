@@ -108,6 +108,7 @@ export async function saveGuest(
       after: wanted.after,
       channels: wanted.channels,
       reserve: wanted.reserve,
+      blocking: process.env.TRAM_BLOCK_GUEST === "1", // for the benchmark
       ...wanted.limits,
     });
     const journal = await follow(client, view, signal, () => {

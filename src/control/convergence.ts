@@ -5,7 +5,9 @@ import type { Limits } from "./limits.ts";
 export interface RoundStats {
   /** Pages written since their last copy was sent. */
   remainingPages: number;
-  /** What was really sent lately, headers included. */
+  /** Sent, and not arrived yet: it comes before them. */
+  unsentBytes: number;
+  /** What has really arrived lately, headers included. */
   bandwidthBytesPerSec: number;
   /** Rounds finished. */
   rounds: number;
@@ -14,12 +16,15 @@ export interface RoundStats {
 /** A page and its word in the plain stream. */
 export const PAGE_RECORD_BYTES = 4096 + 8;
 
-/** How long the last round would take if the guest stopped now. */
-export function expectedDowntimeMs(stats: RoundStats): number {
-  if (stats.remainingPages === 0) return 0;
-  if (stats.bandwidthBytesPerSec <= 0) return Number.POSITIVE_INFINITY;
-  return (stats.remainingPages * PAGE_RECORD_BYTES * 1000) / stats.bandwidthBytesPerSec;
+/** How long it would take until the last page has arrived if the guest stopped now. */
+export function expectedDowntimeMs({ remainingPages, unsentBytes, bandwidthBytesPerSec }: RoundStats): number {
+  const bytes = remainingPages * PAGE_RECORD_BYTES + unsentBytes;
+  if (bytes === 0) return 0;
+  return bandwidthBytesPerSec > 0 ? (bytes * 1000) / bandwidthBytesPerSec : Number.POSITIVE_INFINITY;
 }
+
+/** The part of a downtime that pages may take: stopping, device state and the hand-over have theirs. */
+const PAGES_SHARE = 0.9;
 
 /**
  * "continue": send another round beside the running guest. "switch-over": stop it and send the rest, because
@@ -28,7 +33,7 @@ export function expectedDowntimeMs(stats: RoundStats): number {
  */
 export function verdict(stats: RoundStats, limits: Pick<Limits, "maxDowntimeMs">): "continue" | "switch-over" {
   if (stats.rounds < 1) return "continue";
-  return expectedDowntimeMs(stats) <= limits.maxDowntimeMs ? "switch-over" : "continue";
+  return expectedDowntimeMs(stats) <= limits.maxDowntimeMs * PAGES_SHARE ? "switch-over" : "continue";
 }
 
 /** The move does not come nearer to its end. */
@@ -69,14 +74,17 @@ export function stall(rounds: readonly Round[], limits: Limits): Stall | null {
   if (recent.some(({ dirtyPages }) => dirtyPages < before.dirtyPages * LESS)) return null;
   const bandwidthBytesPerSec = perSecond(last.bytes, last.durationMs);
   const dirtyBytesPerSec = perSecond(last.dirtyPages * PAGE_RECORD_BYTES, last.durationMs);
-  const stats = { remainingPages: last.dirtyPages, bandwidthBytesPerSec, rounds: last.round };
-  const neededMs = Math.ceil(expectedDowntimeMs(stats) * MARGIN);
+  const stats = { remainingPages: last.dirtyPages, bandwidthBytesPerSec, rounds: last.round, unsentBytes: 0 };
+  const neededMs = Math.ceil((expectedDowntimeMs(stats) * MARGIN) / PAGES_SHARE);
   if (neededMs <= limits.maxDowntimeMs) return null;
   const limit = limits.maxBandwidthBytesPerSec;
   const leftBytes = last.dirtyPages * PAGE_RECORD_BYTES;
   const remedy: Stall["remedy"] =
     limit > 0 && bandwidthBytesPerSec >= limit * AT_LIMIT && limits.maxDowntimeMs > 0
-      ? { knob: "max-bandwidth", bytesPerSec: Math.ceil((leftBytes * 1000 * MARGIN) / limits.maxDowntimeMs) }
+      ? {
+          knob: "max-bandwidth",
+          bytesPerSec: Math.ceil((leftBytes * 1000 * MARGIN) / (limits.maxDowntimeMs * PAGES_SHARE)),
+        }
       : neededMs <= DOWNTIME_OFFER_MAX_MS
         ? { knob: "max-downtime", ms: neededMs }
         : { knob: "on-timeout", value: "throttle" };

@@ -122,7 +122,7 @@ export function forecast(rate: DirtyRate, bulkPages: number, bandwidthBytesPerSe
     elapsedMs += durationMs;
     longestRoundMs = Math.max(longestRoundMs, durationMs);
     pages = dirtyPages;
-    const stats = { remainingPages: pages, bandwidthBytesPerSec: bytesPerSec, rounds: round };
+    const stats = { remainingPages: pages, unsentBytes: 0, bandwidthBytesPerSec: bytesPerSec, rounds: round };
     if (verdict(stats, limits) === "switch-over") {
       const downtimeMs = expectedDowntimeMs(stats);
       const whole = { bytes: bytes + pages * PAGE_RECORD_BYTES, elapsedMs: elapsedMs + downtimeMs };

@@ -4,7 +4,7 @@ import { TramError } from "../errors.ts";
 import { Bitmap, type PageRange } from "../memory/bitmap.ts";
 import { type ChannelCounts, noCounts, sumCounts } from "./barrier.ts";
 import type { PagesSent, PageWriter } from "./channel.ts";
-import { expectedDowntimeMs, PAGE_RECORD_BYTES, stall, verdict } from "./convergence.ts";
+import { expectedDowntimeMs, PAGE_RECORD_BYTES, type RoundStats, stall, verdict } from "./convergence.ts";
 import type { Guest } from "./guest.ts";
 import type { Journal, MoveLog } from "./journal.ts";
 import { type LimitsPlace, LiveLimits } from "./limits.ts";
@@ -17,6 +17,10 @@ const PIECE_PAGES = 4096;
 const BATCH_SHARE = 0.25;
 /** A new limit is taken note of within this time, and so is a cancel. */
 const WAIT_SLICE_MS = 50;
+/** What is on its way arrives at the pace of the channel: nothing is won by looking more often. */
+const ARRIVE_SLICE_MS = 5;
+/** The guest writes meanwhile: then that goes, too. */
+const ARRIVE_MS = 200;
 /** While it is held, a round comes after this time at the latest: the target must not think that the source is gone. */
 const HELD_ROUND_MS = 1000;
 
@@ -186,6 +190,8 @@ export interface RoundsContext extends Pick<CarrierContext, "checkStop" | "sleep
   stopGuest(): void;
   /** Everything sent so far, headers included; else what the channels have sent. */
   bytes?(): number;
+  /** Of these, what has not arrived; else all has. */
+  unsentBytes?(): number;
   /** The time counts since then; null: not now. */
   time?(sinceMs: number | null): void;
 }
@@ -209,6 +215,7 @@ export class Rounds {
   readonly #words: Int32Array;
   /** Everything sent so far, headers included. */
   readonly #bytes: () => number;
+  readonly #unsent: () => number;
   #round = 0;
   /** The time was over when this began. */
   #overdue: "pause" | "throttle" | null = null;
@@ -222,6 +229,7 @@ export class Rounds {
     this.#context = context;
     this.#crew = context.crew;
     this.#bytes = context.bytes ?? (() => sumCounts(this.counts()).bytes);
+    this.#unsent = context.unsentBytes ?? (() => 0);
     this.#dirty = new Bitmap(share.pages, share.dirty);
     this.#dirty.fill(); // the bulk pass: everything
     this.#sent = new Bitmap(share.pages, share.sent);
@@ -270,21 +278,38 @@ export class Rounds {
   }
 
   mustContinue(): boolean {
-    this.sync();
     const { journal } = this.#log;
-    const { remainingPages, bandwidthBytesPerSec } = journal;
-    const stats = { remainingPages, bandwidthBytesPerSec, rounds: this.#round };
-    if (this.#round > 0) journal.expectedDowntimeMs = Math.round(expectedDowntimeMs(stats));
+    const { limits, checkStop, sleep } = this.#context;
+    const startedMs = this.#log.now();
+    let stats = this.#look();
     this.#checkTime();
+    // What is sent already comes first: it is let arrive, as long as that is all that is in the way.
+    while (verdict(stats, limits) === "continue" && verdict({ ...stats, unsentBytes: 0 }, limits) === "switch-over") {
+      if (this.#overdue === "pause" || this.#log.now() - startedMs >= ARRIVE_MS) break;
+      sleep(ARRIVE_SLICE_MS);
+      checkStop();
+      this.#checkTime();
+      stats = this.#look();
+    }
     if (this.#overdue === "pause") return false;
-    const { limits } = this.#context;
     if (verdict(stats, limits) === "switch-over") return limits.hold && this.#hold();
-    if (this.#log.journal.phase === "held" && !limits.hold) this.#log.setPhase("active");
+    if (journal.phase === "held" && !limits.hold) this.#log.setPhase("active");
+    const { remainingPages } = stats;
     if (this.#overdue === "throttle")
       this.#throttle(nextThrottle(journal.throttlePercent, remainingPages, this.#remainingBefore));
     this.#remainingBefore = remainingPages;
     journal.stall = stall(journal.rounds, limits.now());
     return true;
+  }
+
+  /** What is left now, and what that would take. */
+  #look(): RoundStats {
+    this.sync();
+    const { journal } = this.#log;
+    const { remainingPages, bandwidthBytesPerSec } = journal;
+    const stats = { remainingPages, unsentBytes: this.#unsent(), bandwidthBytesPerSec, rounds: this.#round };
+    if (this.#round > 0) journal.expectedDowntimeMs = Math.round(expectedDowntimeMs(stats));
+    return stats;
   }
 
   /** Waits until it may switch over (false), or what is left has grown, or the target is to hear something again (true). */
@@ -298,9 +323,7 @@ export class Rounds {
     while (limits.hold && !again) {
       sleep(WAIT_SLICE_MS);
       checkStop();
-      this.sync();
-      const { remainingPages, bandwidthBytesPerSec } = journal;
-      const left = { remainingPages, bandwidthBytesPerSec, rounds: this.#round };
+      const left = this.#look();
       again = verdict(left, limits) === "continue" || this.#log.now() - startedMs >= HELD_ROUND_MS;
     }
     this.#heldMs += this.#log.now() - startedMs;
@@ -319,6 +342,7 @@ export class Rounds {
     const startedMs = this.#log.now();
     const before = sumCounts(this.counts());
     const bytesBefore = this.#bytes();
+    const arrivedBefore = bytesBefore - this.#unsent();
     this.#round++;
     this.#toSend = journal.remainingPages + before.pages + before.zeroPages + before.untouchedPages;
     Atomics.store(this.#words, WORD.next, 0);
@@ -337,8 +361,9 @@ export class Rounds {
     const bytes = this.#bytes() - bytesBefore;
     // A short round says little of the channel: the better of it and the whole move so far.
     const elapsedMs = Math.max(1, this.#log.now() - this.#log.startedMs);
-    const overall = (this.#bytes() * 1000) / elapsedMs;
-    journal.bandwidthBytesPerSec = Math.round(Math.max(overall, (bytes * 1000) / Math.max(1, durationMs)));
+    const arrived = this.#bytes() - this.#unsent();
+    const lately = ((arrived - arrivedBefore) * 1000) / Math.max(1, durationMs);
+    journal.bandwidthBytesPerSec = Math.round(Math.max(lately, (arrived * 1000) / elapsedMs));
     this.#log.finishRound({
       round: this.#round,
       pages: after.pages - before.pages,

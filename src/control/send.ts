@@ -36,6 +36,8 @@ export interface SendContext {
   /** It was cancelled because its time was over. */
   readonly isOverdue: boolean;
   sleep(ms: number): void;
+  /** Over all channels: sent, and not arrived at the other side's kernel. */
+  unsentBytes(): number;
   /** Connects the other channels and starts who sends over them; they begin with the first round. */
   openChannels(count: number, share: RoundsShare): Crew;
   /** Draws the line after which no cancel counts; false if one came before. */
@@ -75,7 +77,8 @@ export function send(guest: Guest, writer: MoveWriter, options: SendOptions, con
     undo.push(() => stop.undo());
     const bytes = () => writer.bytes + sumCounts(crew?.counts() ?? []).bytes;
     const time = (sinceMs: number | null) => context.time(sinceMs);
-    const carrying = { writer: crew ? null : writer, crew, limits, checkStop, sleep, bytes, time };
+    const unsentBytes = () => context.unsentBytes();
+    const carrying = { writer: crew ? null : writer, crew, limits, checkStop, sleep, bytes, unsentBytes, time };
     const rounds = new Rounds(guest, share, { ...carrying, stopGuest: () => stop.now() }, log);
     const sendRound = (stopped: boolean, last = stopped) => {
       writer.beginRound(last);

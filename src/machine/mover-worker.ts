@@ -73,6 +73,8 @@ export type Job =
       options: SaveOptions;
       channels: number;
       reserve: boolean;
+      /** For the benchmark: the guest stands still while anything is written. */
+      blocking: boolean;
     }
   | { kind: "measure"; forMs: number }
   | { kind: "receive"; listener: Listener; wanted: Wanted; replyMs: number };
@@ -118,6 +120,7 @@ function runSend(job: Extract<Job, { kind: "send" }>): void {
     const handles = board.awaitMachine();
     const guest = guestOf(handles);
     const writer = new StreamWriter(transport, guest.ram);
+    let fds: number[] = [];
     const context: SendContext = {
       limits: board.limits,
       checkCancelled,
@@ -126,10 +129,11 @@ function runSend(job: Extract<Job, { kind: "send" }>): void {
         return board.isOverdue;
       },
       sleep: (ms) => (job.copying ? board.moverSleep(ms) : channel.packets.sleep(ms)),
+      unsentBytes: () => fds.reduce((sum, fd) => sum + Math.max(0, net.unsent(fd)), transport.unsent?.() ?? 0),
       openChannels(count, share) {
         const crew = new ThreadCrew(count, checkCancelled);
         const { endpoint, zeroCopy, compressLevel, iovMax, options } = job;
-        const fds = connectAll(endpoint, count, options.replyMs);
+        fds = connectAll(endpoint, count, options.replyMs);
         const hashes = writer.hashes?.shared ?? null;
         const work = {
           share,
@@ -194,7 +198,11 @@ function runSave(job: Extract<Job, { kind: "save" }>): void {
         tellCrew(crew.places().map((place) => ({ does: "save", ...place, ...work })));
         return crew;
       },
-      pages: () => new SnapshotPages(file, guest.ram, snapshot.target, SAVE_BATCH_PAGES),
+      pages() {
+        const pages = new SnapshotPages(file, guest.ram, snapshot.target, SAVE_BATCH_PAGES);
+        if (!job.blocking) return pages;
+        return { write: (index, count) => board.whileStopped(() => pages.write(index, count)) };
+      },
       awaitCommit() {
         if (!board.awaitCommit()) throw new TramError("E_CANCELLED", "cancelled");
       },

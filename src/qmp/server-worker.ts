@@ -310,7 +310,16 @@ class Control implements GuestControl {
     board.limits.set(limits);
     ask({
       request: "save",
-      job: { fd, direct, offset, name, options: { after }, channels, reserve: given.reserve === true },
+      job: {
+        fd,
+        direct,
+        offset,
+        name,
+        options: { after },
+        channels,
+        reserve: given.reserve === true,
+        blocking: given.blocking === true,
+      },
     });
   }
 

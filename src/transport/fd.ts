@@ -71,10 +71,13 @@ export class FdTransport implements Transport {
     if (this.twoWay) net.shutdown(this.fd, "writing");
   }
 
+  unsent(): number {
+    return this.twoWay ? Math.max(0, net.unsent(this.fd)) : 0;
+  }
+
   drain(timeoutMs: number): boolean {
-    if (!this.twoWay) return true;
     const end = performance.now() + timeoutMs;
-    while (net.unsent(this.fd) > 0) {
+    while (this.unsent() > 0) {
       if (performance.now() > end) return false;
       Bun.sleepSync(1);
     }

@@ -46,6 +46,8 @@ export interface Transport {
   seek?(offset: number): void;
   /** Sockets only: no more bytes from us, while the other side may still answer. */
   endWriting?(): void;
+  /** Sockets only: bytes that were written and have not reached the other side's kernel. */
+  unsent?(): number;
   /** Waits until what was written has reached the other side's kernel; false if that did not happen in time. */
   drain(timeoutMs: number): boolean;
   /** No more bytes, neither way. */

@@ -21,6 +21,10 @@ export class WriteOnly implements Transport {
   read(out: Uint8Array, timeoutMs?: number): number {
     return this.#inner.read(out, timeoutMs);
   }
+  unsent(): number {
+    return this.#inner.unsent?.() ?? 0;
+  }
+
   drain(timeoutMs: number): boolean {
     return this.#inner.drain(timeoutMs);
   }

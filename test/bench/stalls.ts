@@ -5,7 +5,8 @@ import { mkdirSync, readFileSync } from "node:fs";
 import { join, resolve } from "node:path";
 import type { FinalReport } from "../../src/cli/report.ts";
 import { type Bed, freePort, inBed } from "../support/bed.ts";
-import { contest, type Extent, environment, monotonicMs as nowMs } from "./contest.ts";
+import { FaultFs, whyNoFaultFs } from "../support/faultfs.ts";
+import { contest, type Extent, environment, monotonicMs } from "./contest.ts";
 import { spread, table } from "./stats.ts";
 
 const QUICK = process.env.BENCH_QUICK === "1";
@@ -74,9 +75,9 @@ function tracked(how: string, mib: number): Promise<Tracked> {
     await bed.walker("a", "--memory", `${mib}M`, ...WALKER, "--dirty-tracking", how);
     const watch = new Watch(bed, "a", 3 * ALONE_MS);
     await Bun.sleep(ALONE_MS);
-    const fromMs = nowMs();
+    const fromMs = monotonicMs();
     await bed.expectDone("dirty-rate", "a", "--for", "1s");
-    const toMs = nowMs();
+    const toMs = monotonicMs();
     const looks = await watch.looks();
     const alone = within(looks, looks[0].ms, fromMs);
     const during = within(looks, fromMs, toMs);
@@ -111,7 +112,7 @@ function moved(how: string, ...options: string[]): Promise<Moved> {
     await bed.target("b", uri, "--memory", "512M", "--prealloc", "--dirty-tracking", how);
     const source = new Watch(bed, "a", 60_000);
     await Bun.sleep(ALONE_MS);
-    const fromMs = nowMs();
+    const fromMs = monotonicMs();
     const moving = bed.tram("migrate", "a", uri, "--json", ...options);
     await bed.until(async () => (await bed.tram("pace", "b", "--for", "1ms")).code === 0, "its machine is there");
     const target = new Watch(bed, "b", 60_000);
@@ -141,11 +142,67 @@ function moved(how: string, ...options: string[]): Promise<Moved> {
   });
 }
 
-async function once<T>(action: (bed: Bed) => Promise<T>): Promise<T> {
+interface Saved {
+  elapsedMs: number;
+  /** While it is saved; its downtime has a part in it. */
+  stallMs: number;
+  downtimeMs: number;
+  aloneStallMs: number;
+  lostSeconds: number;
+}
+
+const SAVED = ["--memory", "128M", "--working-set", "16M", "--fill", "random", "--prealloc"];
+const DISK_BYTES_PER_SEC = 100 * 2 ** 20;
+
+/** Into a file on a slow disk. `blocking`: while anything is written, the guest stands still. */
+function saved(rate: string, blocking: boolean): Promise<Saved> {
+  const env: Record<string, string> = blocking ? { TRAM_BLOCK_GUEST: "1" } : {};
+  return once(async (bed) => {
+    const disk = await FaultFs.mount();
+    try {
+      await disk.slow(DISK_BYTES_PER_SEC);
+      await bed.walker("a", ...SAVED, "--dirty-rate", rate);
+      const watch = new Watch(bed, "a", 60_000);
+      await Bun.sleep(ALONE_MS);
+      const fromMs = monotonicMs();
+      const options = [
+        "--after",
+        "resume",
+        "--channels",
+        "1",
+        "--direct-io",
+        "off",
+        "--max-downtime",
+        "500ms",
+        "--json",
+      ];
+      const { stdout, stderr } = await bed.tram("save", "a", disk.path("a.tram"), ...options);
+      const toMs = monotonicMs();
+      const report = JSON.parse(stdout.trim().split("\n").at(-1) ?? "{}");
+      if (report.outcome !== "completed") throw new Error(`the save: ${stdout}${stderr}`);
+      await bed.expectDone("quit", "a");
+      const looks = await watch.looks();
+      const alone = within(looks, looks[0].ms, fromMs);
+      const during = within(looks, fromMs, toMs);
+      const made = (during.at(-1) as Look).steps - during[0].steps;
+      return {
+        elapsedMs: report.elapsedMs,
+        stallMs: longestStall(during),
+        downtimeMs: report.downtimeMs,
+        aloneStallMs: longestStall(alone),
+        lostSeconds: (toMs - fromMs - made / perMs(alone)) / 1000,
+      };
+    } finally {
+      await disk.stop();
+    }
+  }, env);
+}
+
+async function once<T>(action: (bed: Bed) => Promise<T>, env: Record<string, string> = {}): Promise<T> {
   let result: T | undefined;
   await inBed(async (bed) => {
     result = await action(bed);
-  });
+  }, env);
   return result as T;
 }
 
@@ -173,6 +230,37 @@ const moves = await contest<Moved>(
   EXTENT,
 );
 
+const whyNoDisk = whyNoFaultFs();
+const saves = whyNoDisk
+  ? {}
+  : await contest<Saved>(
+      "saved",
+      {
+        "idle, beside the guest": () => saved("100", false),
+        "idle, blocking it": () => saved("100", true),
+        "busy, beside the guest": () => saved("max", false),
+        "busy, blocking it": () => saved("max", true),
+      },
+      EXTENT,
+    );
+
+const savedRows = Object.entries(saves).map(([name, samples]) => [
+  name,
+  spread(samples.map(({ elapsedMs }) => elapsedMs / 1000)),
+  spread(
+    samples.map(({ stallMs }) => stallMs),
+    0,
+  ),
+  spread(
+    samples.map(({ downtimeMs }) => downtimeMs),
+    0,
+  ),
+  spread(
+    samples.map(({ aloneStallMs }) => aloneStallMs),
+    0,
+  ),
+  spread(samples.map(({ lostSeconds }) => lostSeconds)),
+]);
 const trackedRows = Object.entries(tracks).map(([name, samples]) => [
   name,
   spread(
@@ -264,5 +352,13 @@ ${table(["", "move, s", "downtime reported, ms", "seen, ms", "less reported, ms"
 The parts of the downtime, ms; in each report they sum to the whole.
 
 ${table(["", ...partNames], partRows)}
+
+## Saved to a slow disk
+
+128 MiB, of which the guest writes 16, by \`tram save --after resume\` to a file system (FUSE) that takes ${DISK_BYTES_PER_SEC >> 20} MiB/s.
+**beside the guest**: as it is. **blocking it**: the same, but the guest stands still while anything is written, as where a migration
+holds the lock that the guest needs. An idle walker takes 20 ms between two groups of pages of its own accord.
+
+${whyNoDisk ?? table(["", "save, s", "longest stall, ms", "downtime of it, ms", "stall alone, ms", "lost, s"], savedRows)}
 `,
 );

@@ -14,6 +14,7 @@
  *   enospc-off              no longer
  *   fail OPERATION          create, write, allocate, fsync, fsyncdir, link, rename or unlink fail with EIO
  *   fail-off                no longer
+ *   slow BYTES              writes take their time: so many bytes a second; 0: none of their own
  *   drop NAME               what the kernel has cached of this file is read again when it is wanted
  *   record PATH             from now on every change is written to PATH, which must not lie in this file system
  *   record-off              no longer, and PATH is complete
@@ -83,6 +84,7 @@ static struct fault {
 static unsigned fault_count;
 static bool space_is_limited, space_is_reserved;
 static uint64_t space_left;
+static uint64_t bytes_per_second;
 static char failing[16];
 
 static FILE *recording;
@@ -325,6 +327,7 @@ static void do_write(fuse_req_t req, fuse_ino_t ino, const char *bytes, size_t s
   if (fails("write")) return (void)fuse_reply_err(req, EIO);
   if (space_is_limited && size > space_left) size = space_left;
   if (size == 0) return (void)fuse_reply_err(req, ENOSPC);
+  if (bytes_per_second) usleep((useconds_t)(size * 1000000 / bytes_per_second));
   ssize_t count = pwrite((int)info->fh, bytes, size, offset);
   if (count < 0) return (void)fuse_reply_err(req, errno);
   if (space_is_limited) space_left -= (uint64_t)count;
@@ -558,6 +561,8 @@ static bool obey(const char *line) {
     space_is_limited = false;
   } else if (!strcmp(line, "fail-off")) {
     failing[0] = '\0';
+  } else if (sscanf(line, "slow %" SCNu64, &bytes) == 1) {
+    bytes_per_second = bytes;
   } else if (!strcmp(line, "record-off")) {
     error = end_recording();
   } else if (sscanf(line, "eio %4095s %" SCNd64 " %" SCNd64, name, &from, &to) == 3) {

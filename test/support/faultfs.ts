@@ -149,6 +149,10 @@ export class FaultFs {
   async eioOff(): Promise<void> {
     await this.#say("eio-off");
   }
+  /** The disk writes so many bytes a second; 0: as fast as it can. */
+  async slow(bytesPerSec: number): Promise<void> {
+    await this.#say(`slow ${bytesPerSec}`);
+  }
   /** The disk is full after so many more bytes. `reserve`: fallocate knows it, too. */
   async enospc(bytes: number, { reserve = false } = {}): Promise<void> {
     await this.#say(`enospc ${bytes}${reserve ? " reserve" : ""}`);

@@ -16,8 +16,16 @@ describe("the expected downtime", () => {
     { remainingPages: 1, bandwidthBytesPerSec: PAGE_A_MS, ms: 1, why: "one page takes one millisecond" },
     { remainingPages: 300, bandwidthBytesPerSec: PAGE_A_MS, ms: 300, why: "and 300 take 300" },
     { remainingPages: 300, bandwidthBytesPerSec: 2 * PAGE_A_MS, ms: 150, why: "at twice the rate half as long" },
+    {
+      remainingPages: 3,
+      unsentBytes: PAGE_RECORD_BYTES,
+      bandwidthBytesPerSec: PAGE_A_MS,
+      ms: 4,
+      why: "behind what is sent",
+    },
+    { remainingPages: 0, unsentBytes: 1, bandwidthBytesPerSec: 1000, ms: 1, why: "which has to arrive, too" },
   ])("of $remainingPages pages at $bandwidthBytesPerSec bytes/s is $ms ms: $why", ({ ms, why: _, ...measured }) => {
-    expect(expectedDowntimeMs({ ...measured, rounds: 1 })).toBeCloseTo(ms, 9);
+    expect(expectedDowntimeMs({ unsentBytes: 0, ...measured, rounds: 1 })).toBeCloseTo(ms, 9);
   });
 });
 
@@ -27,20 +35,25 @@ describe("the verdict", () => {
     { rounds: 0, remainingPages: 1, maxDowntimeMs: 1e9, verdict: "continue", why: "whatever the limit" },
     { rounds: 1, remainingPages: 0, maxDowntimeMs: 0, verdict: "switch-over", why: "nothing fits into no time" },
     { rounds: 1, remainingPages: 1, maxDowntimeMs: 0, verdict: "continue", why: "a page does not" },
-    { rounds: 1, remainingPages: 299, maxDowntimeMs: 300, verdict: "switch-over", why: "below the limit" },
-    { rounds: 1, remainingPages: 300, maxDowntimeMs: 300, verdict: "switch-over", why: "at the limit" },
-    { rounds: 1, remainingPages: 301, maxDowntimeMs: 300, verdict: "continue", why: "above the limit" },
-    { rounds: 50, remainingPages: 301, maxDowntimeMs: 300, verdict: "continue", why: "patience changes nothing" },
+    { rounds: 1, remainingPages: 269, maxDowntimeMs: 300, verdict: "switch-over", why: "below the limit" },
+    { rounds: 1, remainingPages: 270, maxDowntimeMs: 300, verdict: "switch-over", why: "a tenth is for all else" },
+    { rounds: 1, remainingPages: 271, maxDowntimeMs: 300, verdict: "continue", why: "above that" },
+    { rounds: 50, remainingPages: 271, maxDowntimeMs: 300, verdict: "continue", why: "patience changes nothing" },
   ])(
     "after $rounds rounds with $remainingPages pages at one a ms, limit $maxDowntimeMs ms, is to $verdict: $why",
     (row) => {
-      const stats = { remainingPages: row.remainingPages, bandwidthBytesPerSec: PAGE_A_MS, rounds: row.rounds };
+      const stats = {
+        remainingPages: row.remainingPages,
+        bandwidthBytesPerSec: PAGE_A_MS,
+        rounds: row.rounds,
+        unsentBytes: 0,
+      };
       expect<string>(verdict(stats, { maxDowntimeMs: row.maxDowntimeMs })).toBe(row.verdict);
     },
   );
 
   test("is to go on while no bandwidth was measured", () => {
-    const stats = { remainingPages: 1, bandwidthBytesPerSec: 0, rounds: 3 };
+    const stats = { remainingPages: 1, bandwidthBytesPerSec: 0, rounds: 3, unsentBytes: 0 };
     expect(verdict(stats, { maxDowntimeMs: 1e12 })).toBe("continue");
   });
 });
@@ -81,7 +94,7 @@ describe("a move that does not converge", () => {
     const rounds = roundsLeaving(50_000, 50_000, 50_000, 50_000);
     const found = stall(rounds, { ...DEFAULT_LIMITS, maxBandwidthBytesPerSec: PAGE_A_MS });
     if (found?.remedy.knob !== "max-bandwidth") throw new Error("another remedy");
-    const stats = { remainingPages: 50_000, bandwidthBytesPerSec: found.remedy.bytesPerSec, rounds: 4 };
+    const stats = { remainingPages: 50_000, bandwidthBytesPerSec: found.remedy.bytesPerSec, rounds: 4, unsentBytes: 0 };
     expect(verdict(stats, DEFAULT_LIMITS)).toBe("switch-over");
   });
 
@@ -89,7 +102,7 @@ describe("a move that does not converge", () => {
     const rounds = roundsLeaving(1500, 1500, 1500, 1500);
     const found = stall(rounds, DEFAULT_LIMITS);
     if (found?.remedy.knob !== "max-downtime") throw new Error("another remedy");
-    const stats = { remainingPages: 1500, bandwidthBytesPerSec: found.bandwidthBytesPerSec, rounds: 4 };
+    const stats = { remainingPages: 1500, bandwidthBytesPerSec: found.bandwidthBytesPerSec, rounds: 4, unsentBytes: 0 };
     expect(verdict(stats, { maxDowntimeMs: found.remedy.ms })).toBe("switch-over");
     expect(stall(rounds, { ...DEFAULT_LIMITS, maxDowntimeMs: found.remedy.ms })).toBeNull();
   });

@@ -159,6 +159,7 @@ function run(
     checkCancelled: () => {},
     time: () => {},
     isOverdue: false,
+    unsentBytes: () => 0,
     sleep: () => {},
     openChannels: () => {
       throw new Error("no channels here");
@@ -190,6 +191,31 @@ describe("the source's story", () => {
     expect(writer.calls).toContain("write");
     expect(writer.calls).not.toContain("devices");
     expect(writer.calls.at(-1)).toBe("close");
+  });
+
+  test("stops the guest only when what is sent has arrived, or nearly, and sends what it writes meanwhile", () => {
+    const guest = new ScriptedGuest();
+    let unsent = 1_000_000;
+    let unsentAtStop = -1;
+    let slept = 0;
+    const sleep = (ms: number) => {
+      slept += ms;
+      unsent = Math.max(0, unsent - 50_000);
+    };
+    const pause = guest.pause.bind(guest);
+    guest.pause = () => {
+      unsentAtStop = unsent;
+      return pause();
+    };
+    guest.syncDirty = (dirty) => {
+      if (unsent === 500_000) dirty.add(9);
+    };
+    const limits = LiveLimits.of({ maxDowntimeMs: 2 });
+    const journal = run(guest, scriptedWriter(null), { limits, sleep, unsentBytes: () => unsent });
+    expect(journal).toMatchObject({ phase: "completed", owner: "target" });
+    expect(journal.resentPages).toBeGreaterThan(0);
+    expect(slept).toBeGreaterThan(0);
+    expect(unsentAtStop).toBeLessThan(100_000);
   });
 
   describe("held", () => {
