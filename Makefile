@@ -127,12 +127,13 @@ demo: build/tram ## moves a busy guest twice and verifies every page
 	$(Q)./build/tram demo
 
 .PHONY: bench
-bench: build/tram build/bench/bare build/bench/bare-file build/bench/bare-snapshot build/bench/bare-channels ## measures against the bare limit and QEMU; writes test/bench/*.md
+bench: build/tram build/bench/bare build/bench/bare-file build/bench/bare-snapshot build/bench/bare-channels build/bench/guest-writer.cpio build/test/initramfs.cpio ## measures against the bare limit and QEMU; writes test/bench/*.md
 	$(Q)$(BUN) test/bench/run.ts
 	$(Q)$(BUN) test/bench/files.ts
 	$(Q)$(BUN) test/bench/snapshots.ts
 	$(Q)$(BUN) test/bench/channels.ts
 	$(Q)$(BUN) test/bench/hosts.ts
+	$(Q)$(BUN) test/bench/converge.ts
 	$(Q)$(BUN) test/bench/stalls.ts
 
 .PHONY: bench-files
@@ -154,6 +155,17 @@ bench-hosts: build/tram ## the part of bench that moves between two emulated hos
 .PHONY: bench-stalls
 bench-stalls: build/tram ## the part of bench that looks at what a guest sees of a move, STALLS.md; BENCH_QUICK=1: a small one
 	$(Q)$(BUN) test/bench/stalls.ts
+
+.PHONY: bench-converge
+bench-converge: build/tram build/bench/guest-writer.cpio build/test/initramfs.cpio ## the part of bench that moves guests which write fast, CONVERGE.md; BENCH_QUICK=1: a small one
+	$(Q)$(BUN) test/bench/converge.ts
+
+build/bench/guest-writer: test/bench/guest-writer.c | build/.host
+	@mkdir -p $(@D)
+	$(Q)$(CC) -std=gnu11 -O2 -Wall -Wextra -Werror -static -s -o $@ $<
+
+build/bench/guest-writer.cpio: build/bench/guest-writer test/support/guest/initramfs.ts node_modules/.installed
+	$(Q)$(BUN) test/support/guest/initramfs.ts $< $@
 
 build/bench/%: test/bench/%.c | build/.host
 	@mkdir -p $(@D)

@@ -5,12 +5,21 @@ import { dirname, join, resolve } from "node:path";
 const SOURCE = join(import.meta.dir, "xdp-pass.c");
 const PROGRAM = resolve(import.meta.dir, "../../build/test/xdp-pass");
 const ANSWER_MS = 10_000;
+/** What a slow cable lets pass at once: a few of the largest packets; and how long one may wait for it. */
+const BURST_BYTES = 256 << 10;
+const QUEUE_MS = 50;
 
 /** Why there can be no such hosts here; null if there can. */
 export async function whyNoNetwork(): Promise<string | null> {
   if (process.getuid?.() !== 0) return "network namespaces need root";
   if (!Bun.which("ip")) return "no ip: package iproute2";
   return unlessDone(async () => (await Network.create()).dispose());
+}
+
+/** Why the cable between them cannot be slow; null if it can. */
+export async function whyNoSlowCable(): Promise<string | null> {
+  if (!Bun.which("tc")) return "no tc: package iproute2";
+  return (await whyNoNetwork()) ?? unlessDone(async () => (await Network.create({ bytesPerSec: 1e6 })).dispose());
 }
 
 /** Why pages cannot travel between them uncopied; null if they can. */
@@ -77,11 +86,15 @@ export class Network {
     this.far = new Host(this.#namespaces[1], "192.0.2.2");
   }
 
-  /** `uncopied`: what the near host sends to the far one without a copy is not copied on its way. */
-  static async create({ uncopied = false } = {}): Promise<Network> {
+  /**
+   * `uncopied`: what the near host sends to the far one without a copy is not copied on its way. `bytesPerSec`: what the cable
+   * carries from the near host to the far one, headers of Ethernet included; 0: no limit.
+   */
+  static async create({ uncopied = false, bytesPerSec = 0 } = {}): Promise<Network> {
     const network = new Network();
     try {
       await network.#make(uncopied);
+      if (bytesPerSec > 0) network.#slowDown(bytesPerSec);
       return network;
     } catch (error) {
       await network.dispose();
@@ -108,11 +121,20 @@ export class Network {
     if (done) throw new Error(`XDP: ${(await new Response(this.#uncopied.stderr).text()).trim()}`);
   }
 
+  #slowDown(bytesPerSec: number): void {
+    const limits = ["rate", `${bytesPerSec * 8}bit`, "burst", `${BURST_BYTES}`, "latency", `${QUEUE_MS}ms`];
+    run("tc", "-n", this.#namespaces[0], "qdisc", "add", "dev", "cable", "root", "tbf", ...limits);
+  }
+
   async dispose(): Promise<void> {
-    this.#uncopied?.stdin.end();
-    const late = setTimeout(() => this.#uncopied?.kill("SIGKILL"), ANSWER_MS);
-    await this.#uncopied?.exited;
-    clearTimeout(late);
+    if (this.#uncopied) await this.#endUncopied(this.#uncopied); // else all is done before this returns
     for (const name of this.#namespaces) Bun.spawnSync(["ip", "netns", "delete", name], { stdio: ["ignore", "ignore", "ignore"] }); // biome-ignore format: one line
+  }
+
+  async #endUncopied(program: Bun.Subprocess<"pipe", "pipe", "pipe">): Promise<void> {
+    program.stdin.end();
+    const late = setTimeout(() => program.kill("SIGKILL"), ANSWER_MS);
+    await program.exited;
+    clearTimeout(late);
   }
 }
