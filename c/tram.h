@@ -154,8 +154,12 @@ TRAM_API int tram_walker_watch(const struct tram_ram *ram, double *samples, uint
 
 /* twin.c: the walker without KVM. */
 TRAM_API int64_t tram_twin_create(void); /* what stands for a vCPU's kvm_run: tram_kick takes it */
-/* Writes up to `granted` pages, until a kick; how many. -EBADMSG: it has found an error, and is at its end. */
-TRAM_API int tram_twin_run(struct tram_ram *ram, const void *run, uint32_t cpu, uint32_t granted);
+/* Writes up to `granted` pages, until a kick; how many. -EBADMSG: it has found an error, and is at its end. `marks`: where
+ * it notes what it writes to, or NULL. */
+struct tram_marks;
+TRAM_API int tram_twin_run(struct tram_ram *ram, const void *run, uint32_t cpu, uint32_t granted, struct tram_marks *marks);
+TRAM_API int64_t tram_marks_create(uint32_t pages);
+TRAM_API int tram_marks_take(struct tram_marks *marks, uint32_t *words, uint32_t pages); /* adds them to a set, and forgets them */
 
 /* kvm.c */
 TRAM_API int tram_ioctl(int fd, uint32_t request, void *argument);

@@ -142,12 +142,13 @@ class Stage {
     const after = await this.#verified("three");
     if (before === after) throw new TramError("E_GUEST", "the guest does not go on after its moves", { found: after });
     say(`it goes on: ${after}`);
+    const how = JSON.parse(await this.#tram("status", "three", "--json")).dirtyTracking.by;
     await this.#tram("quit", "three");
     print(table(moves));
     say(
       accel === "kvm"
         ? "the guest ran on KVM"
-        : "without KVM: what ran was the guest's native twin, its writes tracked by userfaultfd",
+        : `without KVM: what ran was the guest's native twin, its writes found by --dirty-tracking ${how}`,
     );
   }
 

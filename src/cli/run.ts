@@ -36,7 +36,7 @@ export const ACCEL_ARGS = {
   dirtyTracking: {
     type: "string",
     description:
-      "how writes are found during a move: log, ring[=ENTRIES of each vCPU's], without KVM scan or faults, or auto (default auto)",
+      "how writes are found during a move: log, ring[=ENTRIES of each vCPU's], without KVM scan, faults or marks, or auto (default auto)",
     valueHint: "HOW",
   },
   accel: {
@@ -292,7 +292,7 @@ function parseTracking(text = "auto"): TrackingWish {
   const by = TRACKING.find((one) => one === name);
   if (!by || (entries !== undefined && by !== "ring"))
     throw new TramError("E_USAGE", `--dirty-tracking: '${text}' is not known`, {
-      expected: "auto, log, ring or ring=ENTRIES; with --accel none auto, scan or faults",
+      expected: "auto, log, ring or ring=ENTRIES; with --accel none auto, scan, faults or marks",
     });
   return { by, entries: entries === undefined ? null : parseCount(entries, "--dirty-tracking ring", 1, 2 ** 20) };
 }

@@ -54,6 +54,8 @@ export interface Stall {
 
 /** So many rounds without less to send are no accident. */
 const STALL_ROUNDS = 3;
+/** Than any of so many before; what was long ago says nothing of what the guest does now. */
+const STALL_BEFORE = 5;
 /** What counts as less. */
 const LESS = 0.9;
 /** A downtime that a person may want to grant; beyond it slowing the guest down is the better offer. */
@@ -70,8 +72,10 @@ export function stall(rounds: readonly Round[], limits: Limits): Stall | null {
   const repeated = rounds.filter(({ round }) => round > 1);
   const recent = repeated.slice(-STALL_ROUNDS);
   if (!last || recent.length < STALL_ROUNDS) return null;
-  const before = repeated.at(-STALL_ROUNDS - 1) ?? rounds[0];
-  if (recent.some(({ dirtyPages }) => dirtyPages < before.dirtyPages * LESS)) return null;
+  // What rounds leave goes up and down where the writer and the sender meet: only a new least is nearer.
+  const before = [rounds[0], ...repeated].slice(-STALL_ROUNDS - STALL_BEFORE, -STALL_ROUNDS);
+  const least = Math.min(...before.map(({ dirtyPages }) => dirtyPages));
+  if (recent.some(({ dirtyPages }) => dirtyPages < least * LESS)) return null;
   const bandwidthBytesPerSec = perSecond(last.bytes, last.durationMs);
   const dirtyBytesPerSec = perSecond(last.dirtyPages * PAGE_RECORD_BYTES, last.durationMs);
   const stats = { remainingPages: last.dirtyPages, bandwidthBytesPerSec, rounds: last.round, unsentBytes: 0 };

@@ -73,7 +73,7 @@ export function createMachine(
     runBytes: TWIN_RUN_BYTES,
     ram: memory.share(),
     description,
-    tracking: trackingWithoutKvm("vm" in within ? AUTO : within),
+    tracking: trackingWithoutKvm("vm" in within ? AUTO : within, memory.pages),
   };
 }
 

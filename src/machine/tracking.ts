@@ -15,14 +15,16 @@ import {
   tryIoctlValue,
 } from "../native/kvm.ts";
 import type { Ram } from "../native/ram.ts";
-import { notesWrites } from "../native/write-protect.ts";
+import { createMarks } from "../native/twin.ts";
+import { canWatchWrites } from "../native/write-protect.ts";
 import { type DirtyLogHandles, LoggedWrites } from "./dirty-log.ts";
 import { DirtyRing, type DirtyRingHandles } from "./dirty-ring.ts";
 import type { FaultInit } from "./fault-worker.ts";
+import { MarkedWrites, type MarksHandles } from "./marks.ts";
 import { FaultedWrites, ScannedWrites } from "./write-protect.ts";
 
-/** With KVM auto, log and ring; without it auto, scan and faults. */
-export const TRACKING = ["auto", "log", "ring", "scan", "faults"] as const;
+/** With KVM auto, log and ring; without it auto, scan, faults and marks. */
+export const TRACKING = ["auto", "log", "ring", "scan", "faults", "marks"] as const;
 
 /** What a person asks for. `entries`: of each vCPU's ring; null: as many as the kernel gives. */
 export interface TrackingWish {
@@ -36,7 +38,11 @@ export const AUTO: TrackingWish = { by: "auto", entries: null };
 export type VmTracking = { by: "log"; manualProtect: boolean } | { by: "ring"; entries: number };
 
 /** What a machine has, as plain data. */
-export type Tracking = { by: "log"; manualProtect: boolean } | DirtyRingHandles | { by: "scan" | "faults" };
+export type Tracking =
+  | { by: "log"; manualProtect: boolean }
+  | DirtyRingHandles
+  | { by: "scan" | "faults" }
+  | MarksHandles;
 
 /** What finds writes, from its making to its stop. */
 export interface WriteTracker {
@@ -67,6 +73,8 @@ export function startTracker(vm: number, ram: Ram, how: Tracking, startWatcher: 
       return new ScannedWrites(ram);
     case "faults":
       return new FaultedWrites(ram, startWatcher);
+    case "marks":
+      return new MarkedWrites(how);
   }
 }
 
@@ -81,7 +89,7 @@ const ENTRY_BYTES = 16; // struct kvm_dirty_gfn
 
 /** Before there is a vCPU. By itself the log, unless only rings let pages be taken back in pieces. */
 export function enableTracking(vm: number, wish: TrackingWish): VmTracking {
-  if (wish.by === "scan" || wish.by === "faults")
+  if (wish.by === "scan" || wish.by === "faults" || wish.by === "marks")
     throw new TramError("E_USAGE", `--dirty-tracking ${wish.by} is for --accel none: KVM tracks its guests itself`, {
       expected: "auto, log or ring",
     });
@@ -97,18 +105,25 @@ export function enableTracking(vm: number, wish: TrackingWish): VmTracking {
 }
 
 /** Of a machine without a VM. */
-export function trackingWithoutKvm({ by }: TrackingWish): Tracking {
-  if (by === "auto") return { by: notesWrites() ? "scan" : "faults" };
-  if (by === "faults") return { by };
-  if (by === "scan") {
-    if (notesWrites()) return { by };
-    throw new TramError("E_TRACKING", "this kernel does not note by itself which pages are written to", {
-      expected: "PAGEMAP_SCAN and UFFD_FEATURE_WP_ASYNC, in Linux 6.7 and later",
-      next: "use --dirty-tracking faults",
-    });
+export function trackingWithoutKvm({ by }: TrackingWish, pages: number): Tracking {
+  switch (by) {
+    case "auto":
+      if (canWatchWrites(true)) return { by: "scan" };
+      return canWatchWrites(false) ? { by: "faults" } : { by: "marks", marks: createMarks(pages) };
+    case "scan":
+      if (canWatchWrites(true)) return { by };
+      throw new TramError("E_TRACKING", "this kernel does not note by itself which pages are written to", {
+        expected:
+          "PAGEMAP_SCAN and UFFD_FEATURE_WP_ASYNC, in Linux 6.7 and later, and a sandbox that lets userfaultfd through",
+        next: "use --dirty-tracking faults or marks",
+      });
+    case "faults":
+      return { by };
+    case "marks":
+      return { by, marks: createMarks(pages) };
   }
   throw new TramError("E_USAGE", `--dirty-tracking ${by} is KVM's, and with --accel none there is none`, {
-    expected: "auto, scan or faults",
+    expected: "auto, scan, faults or marks",
   });
 }
 

@@ -174,6 +174,7 @@ function handleExit(): boolean {
   }
 }
 
+const marks = handles.tracking.by === "marks" ? handles.tracking.marks : 0;
 /** What the walker's twin may still write before it asks again. */
 let granted = 0;
 
@@ -183,7 +184,7 @@ function walkTwin(ports: WalkerPorts): void {
     granted = pages;
     waitInRead(ports, "pio", waitMs);
   }
-  granted -= runTwin(handles.ram.handle, handles.runs[cpu], cpu, granted);
+  granted -= runTwin(handles.ram.handle, handles.runs[cpu], cpu, granted, marks);
 }
 
 /** Goes on with the guest for a while; false: it cannot. */

@@ -8,9 +8,9 @@ import { symbols } from "./symbols.ts";
 
 const PAGES_AT_ONCE = 256;
 
-/** Whether this kernel notes by itself which pages are written to. */
-export function notesWrites(): boolean {
-  const fd = symbols.tram_wp_open(1);
+/** Whether this process may watch its writes; `scans`: and this kernel notes them by itself. */
+export function canWatchWrites(scans: boolean): boolean {
+  const fd = symbols.tram_wp_open(scans ? 1 : 0);
   if (fd >= 0) net.close(fd);
   return fd >= 0;
 }
@@ -24,7 +24,7 @@ export function watchWrites(ram: Ram, scans: boolean): number {
       `this process may not have its writes tracked: userfaultfd: ${describeErrno(fd)}`,
       {
         expected: "CONFIG_USERFAULTFD, and a sandbox (seccomp) that lets userfaultfd through",
-        next: "run where /dev/kvm is, or in a container with --security-opt seccomp=unconfined",
+        next: "use --dirty-tracking marks",
       },
     );
   const result = symbols.tram_wp_begin(fd, ram.native);

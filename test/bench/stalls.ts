@@ -4,22 +4,50 @@
 import { mkdirSync, readFileSync } from "node:fs";
 import { join, resolve } from "node:path";
 import type { FinalReport } from "../../src/cli/report.ts";
+import { type Pace, paceOf } from "../../src/control/pace.ts";
 import { type Bed, freePort, inBed } from "../support/bed.ts";
 import { FaultFs, whyNoFaultFs } from "../support/faultfs.ts";
 import { contest, type Extent, environment, monotonicMs } from "./contest.ts";
 import { spread, table } from "./stats.ts";
 
 const QUICK = process.env.BENCH_QUICK === "1";
-const EXTENT: Extent = { rounds: QUICK ? 2 : 10, seconds: Number.POSITIVE_INFINITY };
+const EXTENT: Extent = { rounds: QUICK ? 2 : 5, seconds: Number.POSITIVE_INFINITY };
 const RESULTS = QUICK
   ? resolve(import.meta.dir, "../../build/bench/STALLS.quick.md")
   : join(import.meta.dir, "STALLS.md");
 const WALKER = ["--working-set", "64M", "--dirty-rate", "max", "--fill", "random", "--prealloc"];
 const ALONE_MS = 2000;
+const AFTER_MS = 500;
 
-interface Look {
-  ms: number;
-  steps: number;
+/** Looks at a guest, by CLOCK_MONOTONIC. */
+class Looks {
+  readonly #samples: Float64Array;
+
+  constructor(samples: Float64Array) {
+    this.#samples = samples;
+  }
+
+  get startMs(): number {
+    return this.#samples[0];
+  }
+  get steps(): number {
+    return this.#samples[this.#samples.length - 1];
+  }
+
+  /** When it had made so many steps, first. */
+  when(steps: number): number {
+    for (let i = 0; i < this.#samples.length; i += 2) if (this.#samples[i + 1] >= steps) return this.#samples[i];
+    throw new Error(`it has not made ${steps} steps`);
+  }
+
+  between(fromMs: number, toMs: number): Pace {
+    const at = (ms: number) => {
+      let i = 0;
+      while (i < this.#samples.length && this.#samples[i] < ms) i += 2;
+      return i;
+    };
+    return paceOf(this.#samples.subarray(at(fromMs), at(toMs)));
+  }
 }
 
 /** Looks at a guest until it leaves, or the time is over. */
@@ -34,42 +62,22 @@ class Watch {
     this.#done = bed.tram("pace", name, "--for", `${forMs}ms`, "--samples", this.#file);
   }
 
-  async looks(): Promise<Look[]> {
+  async looks(): Promise<Looks> {
     await this.#done;
-    const lines = readFileSync(this.#bed.path(this.#file), "utf8").trim().split("\n");
-    return lines.map((line) => {
-      const [ms, steps] = line.split(" ").map(Number);
-      return { ms, steps };
-    });
+    return new Looks(Float64Array.from(readFileSync(this.#bed.path(this.#file), "utf8").trim().split(/\s/), Number));
   }
 }
 
-const within = (looks: Look[], fromMs: number, toMs: number): Look[] =>
-  looks.filter(({ ms }) => ms >= fromMs && ms <= toMs);
-
-/** The longest time between two steps. */
-function longestStall(looks: Look[]): number {
-  let [longest, since] = [0, looks[0].ms];
-  for (let i = 1; i < looks.length; i++) {
-    longest = Math.max(longest, looks[i].ms - since);
-    if (looks[i].steps > looks[i - 1].steps) since = looks[i].ms;
-  }
-  return longest;
-}
-
-const perMs = (looks: Look[]): number =>
-  ((looks.at(-1) as Look).steps - looks[0].steps) / ((looks.at(-1) as Look).ms - looks[0].ms);
+const perMs = ({ steps, forMs }: Pace): number => steps / forMs;
 
 interface Tracked {
-  aloneStallMs: number;
+  alone: Pace;
   /** In the 100 ms from when tracking was asked for: it is switched on there. */
-  onStallMs: number;
-  trackedStallMs: number;
-  alonePerMs: number;
-  trackedPerMs: number;
+  on: Pace;
+  tracked: Pace;
 }
 
-/** A second without, a second with, a second without. */
+/** A while without, a second with, a while without. */
 function tracked(how: string, mib: number): Promise<Tracked> {
   return once(async (bed) => {
     await bed.walker("a", "--memory", `${mib}M`, ...WALKER, "--dirty-tracking", how);
@@ -79,14 +87,10 @@ function tracked(how: string, mib: number): Promise<Tracked> {
     await bed.expectDone("dirty-rate", "a", "--for", "1s");
     const toMs = monotonicMs();
     const looks = await watch.looks();
-    const alone = within(looks, looks[0].ms, fromMs);
-    const during = within(looks, fromMs, toMs);
     return {
-      aloneStallMs: longestStall(alone),
-      onStallMs: longestStall(within(looks, fromMs, fromMs + 100)),
-      trackedStallMs: longestStall(during),
-      alonePerMs: perMs(alone),
-      trackedPerMs: perMs(during),
+      alone: looks.between(looks.startMs, fromMs),
+      on: looks.between(fromMs, fromMs + 100),
+      tracked: looks.between(fromMs, toMs),
     };
   });
 }
@@ -96,13 +100,12 @@ interface Moved {
   seenMs: number;
   downtimeMs: number;
   partsMs: Record<string, number>;
-  /** Outside the downtime, while it moves. */
-  stallMs: number;
-  aloneStallMs: number;
+  alone: Pace;
+  /** From the command's start to the guest's last step at the source. */
+  moving: Pace;
   elapsedMs: number;
   /** What it would have written in the time of the move, less what it has: in seconds of its own pace. */
   lostSeconds: number;
-  throttlePercent: number;
 }
 
 function moved(how: string, ...options: string[]): Promise<Moved> {
@@ -113,41 +116,36 @@ function moved(how: string, ...options: string[]): Promise<Moved> {
     const source = new Watch(bed, "a", 60_000);
     await Bun.sleep(ALONE_MS);
     const fromMs = monotonicMs();
-    const moving = bed.tram("migrate", "a", uri, "--json", ...options);
+    const command = bed.tram("migrate", "a", uri, "--json", ...options);
     await bed.until(async () => (await bed.tram("pace", "b", "--for", "1ms")).code === 0, "its machine is there");
     const target = new Watch(bed, "b", 60_000);
-    const { stdout } = await moving;
+    const { stdout } = await command;
     const report: FinalReport = JSON.parse(stdout.trim().split("\n").at(-1) as string);
     if (report.outcome !== "completed") throw new Error(`the move: ${JSON.stringify(report.error)}`);
-    await Bun.sleep(500);
+    await Bun.sleep(AFTER_MS);
     await bed.expectDone("quit", "b");
     const [before, after] = [await source.looks(), await target.looks()];
-    const last = (before.at(-1) as Look).steps;
-    const lastAt = (before.find(({ steps }) => steps === last) as Look).ms;
-    const firstAt = (after.find(({ steps }) => steps > last) as Look).ms;
-    const alone = within(before, before[0].ms, fromMs);
-    const during = within(before, fromMs, lastAt);
-    const pace = perMs(alone);
-    const made = last - during[0].steps;
+    const lastAt = before.when(before.steps);
+    const firstAt = after.when(before.steps + 1);
+    const alone = before.between(before.startMs, fromMs);
+    const moving = before.between(fromMs, lastAt);
     return {
       seenMs: firstAt - lastAt,
       downtimeMs: report.downtimeMs as number,
       partsMs: report.downtimePartsMs,
-      stallMs: longestStall(during),
-      aloneStallMs: longestStall(alone),
+      alone,
+      moving,
       elapsedMs: report.elapsedMs,
-      lostSeconds: (firstAt - during[0].ms - made / pace) / 1000,
-      throttlePercent: report.throttlePercent,
+      lostSeconds: (firstAt - fromMs - moving.steps / perMs(alone)) / 1000,
     };
   });
 }
 
 interface Saved {
   elapsedMs: number;
-  /** While it is saved; its downtime has a part in it. */
-  stallMs: number;
   downtimeMs: number;
-  aloneStallMs: number;
+  alone: Pace;
+  saving: Pace;
   lostSeconds: number;
 }
 
@@ -165,33 +163,17 @@ function saved(rate: string, blocking: boolean): Promise<Saved> {
       const watch = new Watch(bed, "a", 60_000);
       await Bun.sleep(ALONE_MS);
       const fromMs = monotonicMs();
-      const options = [
-        "--after",
-        "resume",
-        "--channels",
-        "1",
-        "--direct-io",
-        "off",
-        "--max-downtime",
-        "500ms",
-        "--json",
-      ];
-      const { stdout, stderr } = await bed.tram("save", "a", disk.path("a.tram"), ...options);
+      const options = ["--after", "resume", "--channels", "1", "--direct-io", "off", "--max-downtime", "500ms"];
+      const { stdout, stderr } = await bed.tram("save", "a", disk.path("a.tram"), ...options, "--json");
       const toMs = monotonicMs();
       const report = JSON.parse(stdout.trim().split("\n").at(-1) ?? "{}");
       if (report.outcome !== "completed") throw new Error(`the save: ${stdout}${stderr}`);
       await bed.expectDone("quit", "a");
       const looks = await watch.looks();
-      const alone = within(looks, looks[0].ms, fromMs);
-      const during = within(looks, fromMs, toMs);
-      const made = (during.at(-1) as Look).steps - during[0].steps;
-      return {
-        elapsedMs: report.elapsedMs,
-        stallMs: longestStall(during),
-        downtimeMs: report.downtimeMs,
-        aloneStallMs: longestStall(alone),
-        lostSeconds: (toMs - fromMs - made / perMs(alone)) / 1000,
-      };
+      const alone = looks.between(looks.startMs, fromMs);
+      const saving = looks.between(fromMs, toMs);
+      const lostSeconds = (toMs - fromMs - saving.steps / perMs(alone)) / 1000;
+      return { elapsedMs: report.elapsedMs, downtimeMs: report.downtimeMs, alone, saving, lostSeconds };
     } finally {
       await disk.stop();
     }
@@ -244,71 +226,41 @@ const saves = whyNoDisk
       EXTENT,
     );
 
+const figures = <T>(samples: T[], digits: number, pick: (one: T) => number): string =>
+  spread(samples.map(pick), digits);
 const savedRows = Object.entries(saves).map(([name, samples]) => [
   name,
-  spread(samples.map(({ elapsedMs }) => elapsedMs / 1000)),
-  spread(
-    samples.map(({ stallMs }) => stallMs),
-    0,
-  ),
-  spread(
-    samples.map(({ downtimeMs }) => downtimeMs),
-    0,
-  ),
-  spread(
-    samples.map(({ aloneStallMs }) => aloneStallMs),
-    0,
-  ),
-  spread(samples.map(({ lostSeconds }) => lostSeconds)),
+  figures(samples, 2, ({ elapsedMs }) => elapsedMs / 1000),
+  figures(samples, 0, ({ saving }) => saving.stallMs),
+  figures(samples, 0, ({ downtimeMs }) => downtimeMs),
+  figures(samples, 0, ({ alone }) => alone.stallMs),
+  figures(samples, 2, ({ lostSeconds }) => lostSeconds),
 ]);
 const trackedRows = Object.entries(tracks).map(([name, samples]) => [
   name,
-  spread(
-    samples.map(({ aloneStallMs }) => aloneStallMs),
-    1,
-  ),
-  spread(
-    samples.map(({ onStallMs }) => onStallMs),
-    1,
-  ),
-  spread(
-    samples.map(({ trackedStallMs }) => trackedStallMs),
-    1,
-  ),
-  spread(
-    samples.map(({ alonePerMs }) => alonePerMs),
-    1,
-  ),
-  spread(
-    samples.map(({ trackedPerMs }) => trackedPerMs),
-    1,
-  ),
+  figures(samples, 1, ({ alone }) => alone.stallMs),
+  figures(samples, 1, ({ on }) => on.stallMs),
+  figures(samples, 1, ({ tracked }) => tracked.stallMs),
+  figures(samples, 1, ({ alone }) => perMs(alone)),
+  figures(samples, 1, ({ tracked }) => perMs(tracked)),
 ]);
 const movedRows = Object.entries(moves).map(([name, samples]) => [
   name,
-  spread(samples.map(({ elapsedMs }) => elapsedMs / 1000)),
-  spread(
-    samples.map(({ downtimeMs }) => downtimeMs),
-    0,
-  ),
-  spread(
-    samples.map(({ seenMs }) => seenMs),
-    1,
-  ),
-  spread(
-    samples.map(({ seenMs, downtimeMs }) => seenMs - downtimeMs),
-    1,
-  ),
-  spread(
-    samples.map(({ stallMs }) => stallMs),
-    1,
-  ),
-  spread(
-    samples.map(({ aloneStallMs }) => aloneStallMs),
-    1,
-  ),
-  spread(samples.map(({ lostSeconds }) => lostSeconds)),
+  figures(samples, 2, ({ elapsedMs }) => elapsedMs / 1000),
+  figures(samples, 0, ({ downtimeMs }) => downtimeMs),
+  figures(samples, 1, ({ seenMs }) => seenMs),
+  figures(samples, 1, ({ seenMs, downtimeMs }) => seenMs - downtimeMs),
+  figures(samples, 1, ({ moving }) => moving.stallMs),
+  figures(samples, 1, ({ alone }) => alone.stallMs),
+  figures(samples, 2, ({ lostSeconds }) => lostSeconds),
 ]);
+const QUANTILES = ["p1", "p50", "p99", "max"] as const;
+const paceRows = Object.entries(moves).flatMap(([name, samples]) =>
+  (["alone", "moving"] as const).map((when) => [
+    `${name}, ${when}`,
+    ...QUANTILES.map((quantile) => figures(samples, 1, (one) => one[when].stepsPerMs[quantile])),
+  ]),
+);
 const partNames = [
   ...new Set(Object.values(moves).flatMap((samples) => samples.flatMap(({ partsMs }) => Object.keys(partsMs)))),
 ];
@@ -348,6 +300,10 @@ longest outside the downtime, from the command's start on. **lost**: what the gu
 pace before, less what it has written, in seconds.
 
 ${table(["", "move, s", "downtime reported, ms", "seen, ms", "less reported, ms", "stall, ms", "stall alone, ms", "lost, s"], movedRows)}
+
+Steps in each millisecond, until the guest stops:
+
+${table(["", ...QUANTILES], paceRows)}
 
 The parts of the downtime, ms; in each report they sum to the whole.
 

@@ -1,6 +1,7 @@
 // Without KVM: the walker's native twin, whose writes are tracked by a userfaultfd. It is moved, saved and checked like the guest.
 import { describe, expect, test } from "bun:test";
 import { chmodSync } from "node:fs";
+import { join } from "node:path";
 import type { FinalReport } from "../../src/cli/report.ts";
 import { freePort, inBed, type Result, TRAM, whyNoKvm } from "../support/bed.ts";
 import { asNobody, whyNotLimited } from "../support/limited.ts";
@@ -13,7 +14,7 @@ const MEMLOCK_BYTES = 8 << 20;
 const NONE = ["--accel", "none"];
 const WALKER = [...NONE, "--memory", "64M", "--working-set", "24M", "--dirty-rate", "20000", "--fill", "mixed"];
 
-describe.each(["scan", "faults", "auto"])("a guest without KVM, tracked by %s", (how) => {
+describe.each(["scan", "faults", "marks", "auto"])("a guest without KVM, tracked by %s", (how) => {
   const tracking = ["--dirty-tracking", how];
 
   test.each<[string, string[], string[]]>([
@@ -105,6 +106,26 @@ describe("without KVM", () => {
     60_000,
   );
 
+  test.skipIf(!Bun.which("cc"))(
+    `in a sandbox that forbids userfaultfd it notes its writes itself${Bun.which("cc") ? "" : " (skipped: no cc)"}`,
+    () =>
+      inBed(async (bed) => {
+        const sandbox = bed.path("no-userfaultfd");
+        const source = join(import.meta.dir, "../support/no-userfaultfd.c");
+        expect((await bed.exec(["cc", "-o", sandbox, source])).stderr).toBe("");
+        const demo = await bed.exec([sandbox, TRAM, "demo", "--memory", "64M", "--accel", "none"]);
+        expect({ code: demo.code, stderr: demo.stderr }).toMatchObject({ code: 0 });
+        expect(demo.stderr).toContain("--dirty-tracking marks");
+        // The premise: the sandbox does forbid it.
+        const run = [TRAM, "run", "--guest", "walker", "--name", "g", ...WALKER, "--dirty-tracking", "faults"];
+        await bed.appeared("g", bed.spawn([sandbox, ...run]));
+        const { code, stderr } = await bed.tram("dirty-rate", "g");
+        expect({ code, says: stderr.includes("--dirty-tracking marks") ? "" : stderr }).toEqual({ code: 1, says: "" });
+        await bed.goesOn("g");
+      }),
+    60_000,
+  );
+
   test.skipIf(noKvm !== null)(`a target refuses a guest of KVM's${noKvm ? ` (skipped: ${noKvm})` : ""}`, () =>
     inBed(async (bed) => {
       await bed.walker("g", "--memory", "16M");
@@ -130,8 +151,8 @@ describe("without KVM", () => {
   );
 
   test.each<[string[], string]>([
-    [["--accel", "none", "--dirty-tracking", "log"], "auto, scan or faults"],
-    [["--accel", "none", "--dirty-tracking", "ring=4096"], "auto, scan or faults"],
+    [["--accel", "none", "--dirty-tracking", "log"], "auto, scan, faults or marks"],
+    [["--accel", "none", "--dirty-tracking", "ring=4096"], "auto, scan, faults or marks"],
     [["--accel", "hvf"], "kvm or none"],
   ])("%p is refused", (options, text) =>
     inBed(async (bed) => {

@@ -1,0 +1,26 @@
+// What the walker's twin notes itself, as a tracker: where a sandbox lets nobody else see what it writes. Always on.
+import type { Bitmap } from "../memory/bitmap.ts";
+import { takeMarks } from "../native/twin.ts";
+import type { WriteTracker } from "./tracking.ts";
+
+export interface MarksHandles {
+  by: "marks";
+  marks: number;
+}
+
+export class MarkedWrites implements WriteTracker {
+  readonly log = null;
+  readonly #marks: number;
+
+  constructor({ marks }: MarksHandles) {
+    this.#marks = marks;
+  }
+
+  sync(dirty: Bitmap): boolean {
+    takeMarks(this.#marks, dirty);
+    return true;
+  }
+
+  clear(): void {}
+  stop(): void {}
+}
