@@ -97,7 +97,7 @@ kvm(title("a move over several connections"), () => {
     ["zstd", ["--compress", "zstd", "--channels", "2"]],
     ["zstd at level 3", ["--compress", "zstd:3", "--channels", "2"]],
     ["hashes compared", ["--verify", "--channels", "2"]],
-    ["a bandwidth limit", ["--max-bandwidth", "80M", "--channels", "2"]],
+    ["a bandwidth limit", ["--max-bandwidth", "80M", "--max-downtime", "1s", "--channels", "2"]],
   ])("with %s", (what, options) =>
     inBed(async (bed) => {
       const { channels } = await moved(bed, tcp(), ...options);

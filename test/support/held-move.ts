@@ -47,13 +47,14 @@ export class Source {
     return { status, ...(await this.ask<{ tracking: boolean; throttlePercent: number }>("tram-query-tracking")) };
   }
 
-  /** How long it takes from now until the guest is as if there had been no move. */
+  /** How long it takes from now until the move is over, and the guest as if there had been none. */
   async back(): Promise<number> {
     const startedMs = performance.now();
     for (;;) {
+      const isOver = ["cancelled", "failed"].includes((await this.move()).phase ?? "");
       const state = await this.state();
       const ms = performance.now() - startedMs;
-      if (state.status === "running" && !state.tracking && state.throttlePercent === 0) return ms;
+      if (isOver && state.status === "running" && !state.tracking && state.throttlePercent === 0) return ms;
       if (ms > HANG_MS) throw new Error(`it does not come back: ${JSON.stringify([state, await this.move()])}`);
       await Bun.sleep(1);
     }
