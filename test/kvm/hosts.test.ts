@@ -48,22 +48,25 @@ describe.skipIf(reason !== null)(title("two emulated hosts"), () => {
     "what a guest writes is found by its %s",
     async (_, how, fills) => {
       const [host] = all.hosts;
+      const name = how.replace("=", "");
+      const target = `${name}-target`;
+      const uri = `unix:/tmp/${name}.sock`;
       const walker = "--guest walker --memory 64M --working-set 48M --dirty-rate max --fill random";
-      await host.run(`tram run ${walker} --name a --dirty-tracking ${how} >/tmp/a.log 2>&1 &`);
-      await host.guestIs("a", "running");
-      await host.run(`tram run --incoming unix:/tmp/b.sock --name b --dirty-tracking ${how} >/tmp/b.log 2>&1 &`);
-      await host.guestIs("b", "inmigrate");
-      // Rehearsed first: a guest that has left no longer says how often its rings were full.
-      await host.run("tram rehearse a --bandwidth 100MiB/s --timeout 10s --json");
-      const { dirtyTracking, status } = JSON.parse(await host.run("tram status a --json"));
+      await host.run(`tram run ${walker} --name ${name} --dirty-tracking ${how} >/tmp/${name}.log 2>&1 &`);
+      await host.guestIs(name, "running");
+      await host.run(`tram run --incoming ${uri} --name ${target} --dirty-tracking ${how} >/tmp/${target}.log 2>&1 &`);
+      await host.guestIs(target, "inmigrate");
+      // Before it leaves: it looks less and less often, so that a ring fills in between.
+      await host.run(`tram dirty-rate ${name} --for 10s`);
+      const { dirtyTracking, status } = JSON.parse(await host.run(`tram status ${name} --json`));
       expect(status).toBe("running");
       if (how !== "log") expect(dirtyTracking).toMatchObject({ by: "ring", lost: false });
       expect((dirtyTracking.fullExits ?? 0) > 0).toBe(fills);
-      const output = await host.run("tram migrate a unix:/tmp/b.sock --max-downtime 5s --json");
+      const output = await host.run(`tram migrate ${name} ${uri} --max-downtime 5s --json`);
       const report: FinalReport = JSON.parse(output.trim().split("\n").at(-1) as string);
       expect(report).toMatchObject({ outcome: "completed", owner: "target", error: null });
       expect(report.resentPages).toBeGreaterThan(0);
-      await host.run("tram pause b && tram check-guest b && tram quit b");
+      await host.run(`tram pause ${target} && tram check-guest ${target} && tram quit ${target}`);
     },
     180_000,
   );
