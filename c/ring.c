@@ -13,6 +13,7 @@
 #include <errno.h>
 #include <linux/kvm.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -77,7 +78,21 @@ static void set_flags(struct kvm_dirty_gfn *entry, uint32_t flags) {
   __atomic_store_n(&entry->flags, flags, __ATOMIC_RELEASE);
 }
 
-/* How many entries the kernel has taken back. A signal may keep it from some, or all. */
+/* A signal that is pending ends the reset early, and pages that are counted already would not be protected again (Linux 6.16). A
+ * kick is not lost: it comes when this is over. */
+static void lock(struct tram_rings *rings, sigset_t *before) {
+  sigset_t all;
+  sigfillset(&all);
+  pthread_sigmask(SIG_SETMASK, &all, before);
+  pthread_mutex_lock(&rings->lock);
+}
+
+static void unlock(struct tram_rings *rings, const sigset_t *before) {
+  pthread_mutex_unlock(&rings->lock);
+  pthread_sigmask(SIG_SETMASK, before, NULL);
+}
+
+/* How many entries the kernel has taken back. */
 static uint32_t give_back(const struct tram_rings *rings, uint32_t wanted) {
   uint32_t given = 0;
   for (int tries = 0; given < wanted && tries < TRIES;) {
@@ -138,7 +153,8 @@ static void make_room(struct tram_rings *rings, uint32_t cpu) {
 
 int tram_rings_full(struct tram_rings *rings, uint32_t cpu) {
   if (cpu >= rings->cpus) return -ERANGE;
-  pthread_mutex_lock(&rings->lock);
+  sigset_t before;
+  lock(rings, &before);
   rings->full_exits++;
   if (!rings->lost) {
     drain(rings);
@@ -150,19 +166,20 @@ int tram_rings_full(struct tram_rings *rings, uint32_t cpu) {
   } else { /* it may have been emptied in between: only if it is still full for the kernel it comes again */
     rings->full_since_lost[cpu] = 1;
   }
-  pthread_mutex_unlock(&rings->lock);
+  unlock(rings, &before);
   return 0;
 }
 
 int tram_rings_take(struct tram_rings *rings, uint32_t *words, uint32_t pages) {
   if (pages != rings->pages) return -ERANGE;
-  pthread_mutex_lock(&rings->lock);
+  sigset_t before;
+  lock(rings, &before);
   if (!rings->lost) drain(rings);
   int result = rings->lost ? -EOVERFLOW : 0;
   uint32_t count = (pages + WORD_BITS - 1) / WORD_BITS;
   for (uint32_t i = 0; i < count; i++) words[i] |= rings->words[i];
   memset(rings->words, 0, count * sizeof *words);
-  pthread_mutex_unlock(&rings->lock);
+  unlock(rings, &before);
   return result;
 }
 

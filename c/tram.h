@@ -249,6 +249,7 @@ TRAM_API int tram_sync(int fd);
 TRAM_API int tram_link(int fd, const char *path); /* gives a file opened with O_TMPFILE its name */
 
 /* host.c: what this host can do. */
+TRAM_API double tram_host_clock_ms(void); /* CLOCK_MONOTONIC: the same for all threads and processes */
 TRAM_API int tram_host_userfaultfd(void); /* one that also sees the kernel's accesses, as a guest's memory needs */
 /* alignment[0] of the memory, [1] of the offset; zeros: no direct I/O. -ENODATA: kernel or filesystem do not say. */
 TRAM_API int tram_host_direct_alignment(int fd, uint32_t *alignment);

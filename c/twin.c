@@ -31,11 +31,11 @@ int64_t tram_marks_create(uint32_t pages) {
   return (int64_t)(uintptr_t)marks;
 }
 
-/* After the bytes: what is taken between these two comes again, and has them. */
+/* After the bytes: what is taken between these two comes again, and has them. Always as one locked step: a look whether it is set
+ * already could come before the bytes are seen by others. */
 static void mark(struct tram_marks *marks, uint32_t page) {
   if (!marks || page >= marks->pages) return;
-  uint32_t *word = &marks->words[page / WORD_BITS], bit = UINT32_C(1) << (page % WORD_BITS);
-  if (!(__atomic_load_n(word, __ATOMIC_SEQ_CST) & bit)) __atomic_fetch_or(word, bit, __ATOMIC_SEQ_CST);
+  __atomic_fetch_or(&marks->words[page / WORD_BITS], UINT32_C(1) << (page % WORD_BITS), __ATOMIC_SEQ_CST);
 }
 
 int tram_marks_take(struct tram_marks *marks, uint32_t *words, uint32_t pages) {

@@ -148,6 +148,7 @@ static int watch(const struct tram_ram *ram, double *samples, uint32_t count, ui
     clock_gettime(CLOCK_MONOTONIC, &at);
     samples[2 * i] = (double)at.tv_sec * 1e3 + (double)at.tv_nsec / 1e6;
     samples[2 * i + 1] = (double)steps;
+    if (due.tv_sec < at.tv_sec || (due.tv_sec == at.tv_sec && due.tv_nsec < at.tv_nsec)) due = at; /* late: none is made up for */
     due.tv_nsec += interval_us * 1000L;
     due.tv_sec += due.tv_nsec / 1000000000L;
     due.tv_nsec %= 1000000000L;

@@ -4,7 +4,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { Subprocess } from "bun";
 import { EXIT, TramError } from "../errors.ts";
-import type { Accel } from "../machine/machine.ts";
+import type { Accel } from "../machine/tracking.ts";
 import { openKvm } from "../native/kvm.ts";
 import { net } from "../native/net.ts";
 import { command } from "./command.ts";

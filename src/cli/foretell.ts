@@ -182,7 +182,9 @@ export const rehearse = command({
       const journal = await untilItIsKnown(client, interrupt);
       const signal = interrupt.signal();
       if (signal) throw new TramError("E_INTERRUPTED", `interrupted by ${signal}: the guest is as it was`);
-      if (journal.error && !journal.stall) throw fromErrorData(journal.error);
+      const { error } = journal;
+      // A rehearsal that stalls is cancelled here.
+      if (error && !(journal.stall && ["E_CANCELLED", "E_TIMED_OUT"].includes(error.code))) throw fromErrorData(error);
       const { roundsDone, expectedDowntimeMs, remainingPages, stall, forecast } = journal;
       // As if the guest had been stopped then, and the rest sent.
       const last = stall

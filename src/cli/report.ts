@@ -221,17 +221,19 @@ export function formatReport(report: FinalReport): string {
   if (report.throttlePercent > 0)
     rows.push(["throttled", `the guest's CPUs rested up to ${report.throttlePercent}% of the time`]);
   if (report.downtimeMs !== null) rows.push(["downtime", `${report.downtimeMs} ms (${parts.join(", ")})`]);
-  if (report.forecast && report.rounds > 0) rows.push(["forecast", forecastRow(report.forecast, report)]);
+  if (report.forecast?.converges && report.outcome === "completed")
+    rows.push(["forecast", forecastRow(report.forecast, report)]);
   return rows.map(([name, text]) => `  ${name.padEnd(9)} ${text}`).join("\n");
 }
 
 /** What was foretold, beside what came of it. */
 export function forecastRow(foretold: ForecastNote, found: { elapsedMs: number; bytes: number }): string {
-  const { converges, rounds, elapsedMs, bytes, downtimeMs } = foretold;
+  const { converges, rounds, elapsedMs, bytes, downtimeMs, atMs } = foretold;
   const verdict = converges ? `downtime ${formatMs(downtimeMs ?? 0)}` : "no end";
   const times = (of: number, to: number) => `${(of / Math.max(1, to)).toFixed(2)} times`;
   const compared = `it took ${times(found.elapsedMs, elapsedMs)} as long and ${times(found.bytes, bytes)} the bytes`;
-  return `was ${rounds} rounds, ${formatBytes(bytes)} in ${formatMs(elapsedMs)}, ${verdict}: ${compared}`;
+  const ago = formatMs(Math.max(0, Date.now() - atMs));
+  return `${ago} ago: ${rounds} rounds, ${formatBytes(bytes)} in ${formatMs(elapsedMs)}, ${verdict}; ${compared}`;
 }
 
 /** One line for each channel. */

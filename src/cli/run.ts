@@ -4,8 +4,8 @@ import { resolve } from "node:path";
 import { DEFAULT_REPLY_MS, MOVE_CHANNELS_MAX } from "../control/send.ts";
 import { EXIT, TramError } from "../errors.ts";
 import { bootWalker, FILLS, type Fill, WALKER_MEMORY_MIN } from "../machine/boot.ts";
-import { ACCELS, type Accel, createMachine, createRam, createVm } from "../machine/machine.ts";
-import { TRACKING, type TrackingWish } from "../machine/tracking.ts";
+import { createMachine, createRam, createVm } from "../machine/machine.ts";
+import { ACCELS, type Accel, TRACKING, type TrackingWish } from "../machine/tracking.ts";
 import { openKvm } from "../native/kvm.ts";
 import { net } from "../native/net.ts";
 import { CPUS_MAX } from "../stream/devices/machine.ts";
@@ -193,8 +193,8 @@ export async function runGuest(args: RunArgs, spec: FileSpec | null): Promise<nu
   const restoring = restoreOptions(spec ? args : {});
   const guest = new GuestProcess({ version: VERSION, serialFd: serial, replyMs, say });
   // Takes longer than all else that comes before the first instruction, and goes on beside it; every guest has one.
-  const tracking = parseTracking(args.dirtyTracking);
   const accel = parseAccel(args.accel);
+  const tracking = parseTracking(accel, args.dirtyTracking);
   const vm = accel === "kvm" && (spec || walker) ? createVm(tracking) : null;
   const within = vm ?? tracking;
   if (spec || walker) guest.startCpus(1);
@@ -287,12 +287,13 @@ export function parseAccel(text = "kvm"): Accel {
 }
 
 /** ring=ENTRIES: of each vCPU's ring. */
-function parseTracking(text = "auto"): TrackingWish {
+function parseTracking(accel: Accel, text = "auto"): TrackingWish {
   const [name, entries] = text.split("=", 2);
-  const by = TRACKING.find((one) => one === name);
+  const known: readonly TrackingWish["by"][] = TRACKING[accel];
+  const by = known.find((one) => one === name);
   if (!by || (entries !== undefined && by !== "ring"))
-    throw new TramError("E_USAGE", `--dirty-tracking: '${text}' is not known`, {
-      expected: "auto, log, ring or ring=ENTRIES; with --accel none auto, scan, faults or marks",
+    throw new TramError("E_USAGE", `--dirty-tracking: '${text}' is not known, or not with --accel ${accel}`, {
+      expected: `${known.join(", ")}${accel === "kvm" ? ", ring=ENTRIES" : ""}`,
     });
   return { by, entries: entries === undefined ? null : parseCount(entries, "--dirty-tracking ring", 1, 2 ** 20) };
 }

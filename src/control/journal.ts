@@ -10,7 +10,7 @@ const PHASES = {
   waiting: ["setup", "cancelled", "failed"],
   setup: ["active", "device", "cancelled", "failed", "completed"],
   active: ["held", "device", "completed", "cancelled", "failed"], // completed: a rehearsal, or one of a file
-  held: ["active", "device", "cancelled", "failed"], // it could switch over, and is not to yet
+  held: ["active", "device", "completed", "cancelled", "failed"], // it could switch over, and is not to yet
   device: ["handover", "cancelled", "failed"],
   handover: ["completed", "cancelled", "failed"],
   completed: [],

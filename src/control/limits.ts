@@ -11,7 +11,7 @@ export interface Limits {
   /** Of the whole move; 0: no limit. */
   timeoutMs: number;
   onTimeout: OnTimeout;
-  /** It does not switch over yet: it keeps what is left small until this is no longer so. */
+  /** It does not switch over yet, and no time counts: it keeps what is left small until this is no longer so. */
   hold: boolean;
 }
 

@@ -39,8 +39,8 @@ const HALVINGS = 6;
 export function measureDirtyRate(guest: Guest, forMs: number, { checkStop, sleep, now }: MeasureContext): DirtyRate {
   const totalPages = guest.ram.pages;
   const written: Written[] = [];
-  guest.startTracking();
   try {
+    guest.startTracking();
     const dirty = new Bitmap(totalPages);
     guest.syncDirty(dirty); // what is in the log before anything was written
     guest.clearDirty(0, totalPages);

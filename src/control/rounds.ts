@@ -23,6 +23,8 @@ const ARRIVE_SLICE_MS = 5;
 const ARRIVE_MS = 200;
 /** While it is held, a round comes after this time at the latest: the target must not think that the source is gone. */
 const HELD_ROUND_MS = 1000;
+/** To look costs the guest a little. */
+const HELD_LOOK_MS = 250;
 
 /** What the threads of one move share: plain data, and memory of all. */
 export interface RoundsShare {
@@ -220,8 +222,9 @@ export class Rounds {
   /** The time was over when this began. */
   #overdue: "pause" | "throttle" | null = null;
   #remainingBefore = Number.POSITIVE_INFINITY;
-  /** Time that nobody waited for the end: no limit of time counts it. */
-  #heldMs = 0;
+  /** Its time counts since then; null: since it began. */
+  #timedSinceMs: number | null = null;
+  #wasHeld = false;
 
   constructor(guest: Guest, share: RoundsShare, context: RoundsContext, log: MoveLog) {
     this.#guest = guest;
@@ -279,20 +282,14 @@ export class Rounds {
 
   mustContinue(): boolean {
     const { journal } = this.#log;
-    const { limits, checkStop, sleep } = this.#context;
-    const startedMs = this.#log.now();
-    let stats = this.#look();
+    const { limits } = this.#context;
     this.#checkTime();
-    // What is sent already comes first: it is let arrive, as long as that is all that is in the way.
-    while (verdict(stats, limits) === "continue" && verdict({ ...stats, unsentBytes: 0 }, limits) === "switch-over") {
-      if (this.#overdue === "pause" || this.#log.now() - startedMs >= ARRIVE_MS) break;
-      sleep(ARRIVE_SLICE_MS);
-      checkStop();
-      this.#checkTime();
-      stats = this.#look();
-    }
+    const stats = this.#arrived(this.#look());
     if (this.#overdue === "pause") return false;
-    if (verdict(stats, limits) === "switch-over") return limits.hold && this.#hold();
+    if (verdict(stats, limits) === "switch-over") {
+      journal.stall = null;
+      return limits.hold && this.#hold();
+    }
     if (journal.phase === "held" && !limits.hold) this.#log.setPhase("active");
     const { remainingPages } = stats;
     if (this.#overdue === "throttle")
@@ -300,6 +297,19 @@ export class Rounds {
     this.#remainingBefore = remainingPages;
     journal.stall = stall(journal.rounds, limits.now());
     return true;
+  }
+
+  /** What is sent already comes first: it is let arrive, as long as that is all that is in the way. */
+  #arrived(stats: RoundStats): RoundStats {
+    const { limits, checkStop, sleep } = this.#context;
+    const fits = (unsentBytes: number) => verdict({ ...stats, unsentBytes }, limits) === "switch-over";
+    if (fits(stats.unsentBytes) || !fits(0) || this.#overdue === "pause") return stats;
+    for (const endMs = this.#log.now() + ARRIVE_MS; !fits(this.#unsent()) && this.#log.now() < endMs; ) {
+      sleep(ARRIVE_SLICE_MS);
+      checkStop();
+      this.#checkTime();
+    }
+    return this.#look(); // the guest has written meanwhile
   }
 
   /** What is left now, and what that would take. */
@@ -315,19 +325,16 @@ export class Rounds {
   /** Waits until it may switch over (false), or what is left has grown, or the target is to hear something again (true). */
   #hold(): boolean {
     const { checkStop, limits, sleep } = this.#context;
-    const { journal } = this.#log;
-    if (journal.phase !== "held") this.#log.setPhase("held");
-    const startedMs = this.#log.now();
-    let again = false;
-    this.#context.time?.(null);
-    while (limits.hold && !again) {
+    if (this.#log.journal.phase !== "held") this.#log.setPhase("held");
+    const endMs = this.#log.now() + HELD_ROUND_MS;
+    for (let lookMs = this.#log.now() + HELD_LOOK_MS; limits.hold && this.#log.now() < endMs; ) {
       sleep(WAIT_SLICE_MS);
       checkStop();
-      const left = this.#look();
-      again = verdict(left, limits) === "continue" || this.#log.now() - startedMs >= HELD_ROUND_MS;
+      this.#checkTime();
+      if (this.#log.now() < lookMs) continue;
+      lookMs += HELD_LOOK_MS;
+      if (verdict(this.#look(), limits) === "continue") return true;
     }
-    this.#heldMs += this.#log.now() - startedMs;
-    this.#context.time?.(this.#log.startedMs + this.#heldMs);
     return limits.hold || this.mustContinue();
   }
 
@@ -392,9 +399,16 @@ export class Rounds {
   }
 
   #checkTime(): void {
-    const { timeoutMs, onTimeout } = this.#context.limits;
-    const elapsedMs = this.#log.now() - this.#log.startedMs - this.#heldMs;
-    if (timeoutMs === 0 || elapsedMs <= timeoutMs || this.#overdue === onTimeout || this.#overdue === "pause") return;
+    const { timeoutMs, onTimeout, hold } = this.#context.limits;
+    const nowMs = this.#log.now();
+    if (hold !== this.#wasHeld) this.#context.time?.(hold ? null : nowMs);
+    this.#wasHeld = hold;
+    if (hold) this.#timedSinceMs = nowMs; // nobody waits for the end
+    const isOver = timeoutMs > 0 && nowMs - (this.#timedSinceMs ?? this.#log.startedMs) > timeoutMs;
+    if (this.#overdue === "pause" || (isOver && this.#overdue === onTimeout)) return;
+    if (this.#overdue === "throttle") this.#throttle(0);
+    this.#overdue = null;
+    if (!isOver) return;
     if (onTimeout === "cancel") throw timedOut(timeoutMs, this.#log.journal);
     this.#overdue = onTimeout;
     if (onTimeout === "throttle") this.#throttle(nextThrottle(0, 0, 0));

@@ -340,7 +340,9 @@ export class Board {
     const mayEnd = this.moving && !this.cancelling && Atomics.load(this.#words, WORD.pastHandover) === 0;
     if (!mayEnd || timeoutMs === 0 || onTimeout !== "cancel") return -1;
     const [startedMs] = this.#startedMs;
-    return startedMs === 0 ? NOT_TIMED_MS : Math.max(0, Math.ceil(startedMs + timeoutMs + OVERDUE_MS - nowMs));
+    return startedMs === 0 || this.limits.hold
+      ? NOT_TIMED_MS
+      : Math.max(0, Math.ceil(startedMs + timeoutMs + OVERDUE_MS - nowMs));
   }
 
   cancelOverdue(): void {

@@ -2,8 +2,9 @@
 import { Bitmap } from "../memory/bitmap.ts";
 import { net } from "../native/net.ts";
 import { Ram, type RamHandle } from "../native/ram.ts";
-import { noteWriters } from "../native/write-protect.ts";
+import { awaitWriters, letWrite, wakeWriters } from "../native/write-protect.ts";
 import { initOf } from "../thread.ts";
+import { Gate } from "./gate.ts";
 
 export interface FaultInit {
   /** The memory's userfaultfd; taken over. */
@@ -11,15 +12,22 @@ export interface FaultInit {
   ram: RamHandle;
   /** A set of pages, for any number of threads at once. */
   written: SharedArrayBuffer;
-  /** One word; not zero: it is over. */
-  stop: SharedArrayBuffer;
+  /** One at a time lets pages be written to, or takes what was noted. Shut: it is over. */
+  gate: SharedArrayBuffer;
 }
 
 const WAIT_MS = 20;
+const PAGES_AT_ONCE = 256;
 
 const init = initOf<FaultInit>();
+const { fd } = init;
 const ram = Ram.attach(init.ram);
 const written = new Bitmap(ram.pages, init.written);
-const stop = new Int32Array(init.stop);
-while (Atomics.load(stop, 0) === 0) noteWriters(init.fd, ram, written, WAIT_MS);
-net.close(init.fd);
+const gate = new Gate(init.gate);
+const index = new Uint32Array(PAGES_AT_ONCE);
+for (let isOver = false; !isOver; ) {
+  const waiting = index.subarray(0, awaitWriters(fd, ram, index, WAIT_MS));
+  isOver = !gate.pass(() => letWrite(fd, ram, waiting, written));
+  if (!isOver) wakeWriters(fd, ram, waiting);
+}
+net.close(fd);

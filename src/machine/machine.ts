@@ -47,10 +47,6 @@ export function createVm(wish: TrackingWish = AUTO): EmptyVm {
   return { kvm, vm, cpuid: supportedCpuid(kvm), tracking: enableTracking(vm, wish) };
 }
 
-/** What runs a guest: none is the walker's native twin. */
-export const ACCELS = ["kvm", "none"] as const;
-export type Accel = (typeof ACCELS)[number];
-
 /** In a VM; or, of a twin, with what finds its writes. */
 export function createMachine(
   description: MachineDescription,

@@ -9,6 +9,7 @@ import { SAVE_BATCH_PAGES, type SaveContext, type SaveOptions, save } from "../c
 import { type SendContext, type SendOptions, send } from "../control/send.ts";
 import { TramError, toErrorData } from "../errors.ts";
 import { type DirectAccess, PageFile } from "../native/file.ts";
+import { host } from "../native/host.ts";
 import { threadId } from "../native/kvm.ts";
 import { net } from "../native/net.ts";
 import { Ram, type RamHandle } from "../native/ram.ts";
@@ -26,11 +27,11 @@ import { Board, type MachineHandles } from "./board.ts";
 import { ReceiverCrew, ThreadCrew } from "./crew.ts";
 import type { FaultInit } from "./fault-worker.ts";
 import { MachineGuest } from "./guest.ts";
-import { type Accel, createMachine, createRam, createVm } from "./machine.ts";
+import { createMachine, createRam, createVm } from "./machine.ts";
 import type { ReceiverInit } from "./receiver-worker.ts";
 import type { SaverInit } from "./saver-worker.ts";
 import type { SenderInit } from "./sender-worker.ts";
-import type { TrackingWish } from "./tracking.ts";
+import type { Accel, TrackingWish } from "./tracking.ts";
 
 export interface MoverInit {
   board: SharedArrayBuffer;
@@ -98,8 +99,7 @@ export type MoverMessage =
 const init = initOf<MoverInit>();
 const board = new Board(init.board);
 board.moverStarted(threadId());
-/** The same in all threads. */
-const clock = () => performance.timeOrigin + performance.now();
+const clock = host.clockMs;
 
 function checkCancelled(): void {
   if (board.cancelling) throw new TramError("E_CANCELLED", "cancelled");

@@ -4,6 +4,7 @@ import { Barrier } from "../control/barrier.ts";
 import { Carrier, type RoundsShare } from "../control/rounds.ts";
 import { TramError } from "../errors.ts";
 import { type DirectAccess, PageFile } from "../native/file.ts";
+import { host } from "../native/host.ts";
 import { Ram, type RamHandle } from "../native/ram.ts";
 import { initOf } from "../thread.ts";
 import type { MappedTarget } from "../writer/mapped.ts";
@@ -37,7 +38,7 @@ const carrier: Carrier = new Carrier(share, {
     if (Atomics.load(barrier.stop, 0) !== 0) throw new TramError("E_CANCELLED", "cancelled");
   },
   sleep: (ms) => void Atomics.wait(barrier.stop, 0, 0, ms),
-  now: () => performance.timeOrigin + performance.now(),
+  now: host.clockMs,
   progress: () => barrier.count(channel, carrier.counts),
 });
 try {

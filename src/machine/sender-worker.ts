@@ -4,6 +4,7 @@ import type { ZeroCopyMode } from "../control/copying.ts";
 import { Carrier, type RoundsShare } from "../control/rounds.ts";
 import { TramError } from "../errors.ts";
 import { HashTable } from "../native/hash.ts";
+import { host } from "../native/host.ts";
 import { Ram, type RamHandle } from "../native/ram.ts";
 import { RAM_BLOCK_NAME } from "../stream/devices/machine.ts";
 import { initOf } from "../thread.ts";
@@ -34,10 +35,10 @@ const { channel, share, compressLevel } = init;
 const barrier = new Barrier(init.channels, init.barrier);
 const log = init.log && new DirtyLog(init.log);
 const ram = Ram.attach(init.ram);
+const { name, silenceMs, iovMax, zeroCopy } = init;
+const transport = new FdTransport(init.fd, { name, stop: barrier.stop, silenceMs, iovMax });
 let writer: ChannelWriter | null = null;
 try {
-  const { name, silenceMs, iovMax, zeroCopy } = init;
-  const transport = new FdTransport(init.fd, { name, stop: barrier.stop, silenceMs, iovMax });
   const hashes = init.hashes && new HashTable(ram.pages, init.hashes);
   const open = new ChannelWriter(transport, { name: RAM_BLOCK_NAME, ram, hashes }, { zeroCopy, compressLevel });
   writer = open;
@@ -49,7 +50,7 @@ try {
       if (Atomics.load(barrier.stop, 0) !== 0) throw new TramError("E_CANCELLED", "cancelled");
     },
     sleep: (ms) => open.sleep(ms),
-    now: () => performance.timeOrigin + performance.now(),
+    now: host.clockMs,
     progress: () => barrier.count(channel, { ...carrier.counts, ...open.counts() }),
   });
   open.begin({ uuid: new Uint8Array(16), channel });
@@ -64,5 +65,6 @@ try {
 } catch (error) {
   barrier.fail(channel, error);
 } finally {
-  writer?.close();
+  if (writer) writer.close();
+  else transport.close();
 }

@@ -23,12 +23,16 @@ import type { FaultInit } from "./fault-worker.ts";
 import { MarkedWrites, type MarksHandles } from "./marks.ts";
 import { FaultedWrites, ScannedWrites } from "./write-protect.ts";
 
-/** With KVM auto, log and ring; without it auto, scan, faults and marks. */
-export const TRACKING = ["auto", "log", "ring", "scan", "faults", "marks"] as const;
+/** What runs a guest: none is the walker's native twin. */
+export const ACCELS = ["kvm", "none"] as const;
+export type Accel = (typeof ACCELS)[number];
+
+/** How its writes may be found. */
+export const TRACKING = { kvm: ["auto", "log", "ring"], none: ["auto", "scan", "faults", "marks"] } as const;
 
 /** What a person asks for. `entries`: of each vCPU's ring; null: as many as the kernel gives. */
 export interface TrackingWish {
-  by: (typeof TRACKING)[number];
+  by: (typeof TRACKING)[Accel][number];
   entries: number | null;
 }
 
@@ -60,9 +64,17 @@ export type StartFaultWatcher = (init: FaultInit) => void;
 
 export function startTracker(vm: number, ram: Ram, how: Tracking, startWatcher: StartFaultWatcher): WriteTracker {
   const slots = layOut(ram.bytes);
+  const setFlags = (flags: number) => {
+    for (const slot of slots) setMemoryRegion(vm, { ...slot, host: ram.host(slot.offset, slot.bytes) }, flags);
+  };
   const setLogging = (on: boolean) => {
-    for (const slot of slots)
-      setMemoryRegion(vm, { ...slot, host: ram.host(slot.offset, slot.bytes) }, on ? KVM_MEM_LOG_DIRTY_PAGES : 0);
+    if (!on) return setFlags(0);
+    try {
+      setFlags(KVM_MEM_LOG_DIRTY_PAGES);
+    } catch (error) {
+      setFlags(0); // one of the slots may have been told already
+      throw error;
+    }
   };
   switch (how.by) {
     case "log":
@@ -89,10 +101,6 @@ const ENTRY_BYTES = 16; // struct kvm_dirty_gfn
 
 /** Before there is a vCPU. By itself the log, unless only rings let pages be taken back in pieces. */
 export function enableTracking(vm: number, wish: TrackingWish): VmTracking {
-  if (wish.by === "scan" || wish.by === "faults" || wish.by === "marks")
-    throw new TramError("E_USAGE", `--dirty-tracking ${wish.by} is for --accel none: KVM tracks its guests itself`, {
-      expected: "auto, log or ring",
-    });
   const offered = (capability: number) => Math.max(0, tryIoctlValue(vm, "CHECK_EXTENSION", capability));
   const manual = offered(KVM_CAP.MANUAL_DIRTY_LOG_PROTECT2);
   const entriesMax = offered(KVM_CAP.DIRTY_LOG_RING) / ENTRY_BYTES;
@@ -106,25 +114,16 @@ export function enableTracking(vm: number, wish: TrackingWish): VmTracking {
 
 /** Of a machine without a VM. */
 export function trackingWithoutKvm({ by }: TrackingWish, pages: number): Tracking {
-  switch (by) {
-    case "auto":
-      if (canWatchWrites(true)) return { by: "scan" };
-      return canWatchWrites(false) ? { by: "faults" } : { by: "marks", marks: createMarks(pages) };
-    case "scan":
-      if (canWatchWrites(true)) return { by };
-      throw new TramError("E_TRACKING", "this kernel does not note by itself which pages are written to", {
-        expected:
-          "PAGEMAP_SCAN and UFFD_FEATURE_WP_ASYNC, in Linux 6.7 and later, and a sandbox that lets userfaultfd through",
-        next: "use --dirty-tracking faults or marks",
-      });
-    case "faults":
-      return { by };
-    case "marks":
-      return { by, marks: createMarks(pages) };
-  }
-  throw new TramError("E_USAGE", `--dirty-tracking ${by} is KVM's, and with --accel none there is none`, {
-    expected: "auto, scan, faults or marks",
-  });
+  if (by === "faults") return { by };
+  if (by === "marks") return { by, marks: createMarks(pages) };
+  if (canWatchWrites(true)) return { by: "scan" };
+  if (by === "scan")
+    throw new TramError("E_TRACKING", "this kernel does not note by itself which pages are written to", {
+      expected:
+        "PAGEMAP_SCAN and UFFD_FEATURE_WP_ASYNC, in Linux 6.7 and later, and a sandbox that lets userfaultfd through",
+      next: "use --dirty-tracking faults or marks",
+    });
+  return canWatchWrites(false) ? { by: "faults" } : { by: "marks", marks: createMarks(pages) };
 }
 
 function enableRing(vm: number, entries: number, entriesMax: number): VmTracking {

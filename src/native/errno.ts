@@ -4,13 +4,17 @@ import { type ErrorCode, type ErrorDetails, TramError } from "../errors.ts";
 /** Loading it takes each thread a millisecond, and most never need it. */
 const util = (): typeof import("node:util") => require("node:util");
 
+/** Names that node does not know. */
+const OTHERS: Record<number, string> = { [-74]: "EBADMSG", [-133]: "EHWPOISON" };
+
 /** "ECONNREFUSED: connection refused" for -111. */
 export function describeErrno(result: number): string {
-  return `${util().getSystemErrorName(result)}: ${util().getSystemErrorMessage(result)}`;
+  const other = OTHERS[result];
+  return other ?? `${util().getSystemErrorName(result)}: ${util().getSystemErrorMessage(result)}`;
 }
 
 export function errnoName(result: number): string {
-  return result < 0 ? util().getSystemErrorName(result) : "";
+  return result < 0 ? (OTHERS[result] ?? util().getSystemErrorName(result)) : "";
 }
 
 /** The result, or a coded error that says what was tried. */

@@ -14,6 +14,8 @@ const USERFAULTFD_IOC_NEW = 0xaa00; // <linux/userfaultfd.h>
 const O_CLOEXEC_NONBLOCK = 0o2000000 | 0o4000;
 
 export const host = {
+  /** Milliseconds of the host's monotonic clock, the same for all threads: performance.now() is each one's own. */
+  clockMs: (): number => symbols.tram_host_clock_ms(),
   /** A userfaultfd by the system call. */
   userfaultfd: (): number => symbols.tram_host_userfaultfd(),
 

@@ -1,8 +1,6 @@
 // One compressed stream for a whole channel, a piece at a time.
-import { check, u32 } from "./errno.ts";
+import { check, errnoName, u32 } from "./errno.ts";
 import { symbols } from "./symbols.ts";
-
-const EBADMSG = -74; // node does not know its name
 
 export class Inflater {
   #handle: number | null;
@@ -15,7 +13,7 @@ export class Inflater {
   next(piece: Uint8Array, pieceBytes: number, out: Uint8Array, outBytes: number): boolean {
     if (this.#handle === null || pieceBytes > piece.length || outBytes > out.length) return false;
     const result = symbols.tram_inflate(this.#handle, piece, u32(pieceBytes, "piece"), out, u32(outBytes, "pages"));
-    if (result === EBADMSG) return false;
+    if (errnoName(result) === "EBADMSG") return false;
     check(result, "E_INTERNAL", "decompress");
     return true;
   }

@@ -137,6 +137,7 @@ const SIGNATURES = {
   tram_lock_folder: { args: ["ptr"], returns: "i32" },
   tram_sync: { args: ["i32"], returns: "i32" },
   tram_link: { args: ["i32", "ptr"], returns: "i32" },
+  tram_host_clock_ms: { args: [], returns: "f64" },
   tram_host_userfaultfd: { args: [], returns: "i32" },
   tram_host_direct_alignment: { args: ["i32", "ptr"], returns: "i32" },
   tram_host_direct_write: { args: ["i32", "u32"], returns: "i64_fast" },

@@ -1,12 +1,10 @@
 // Which pages of guest memory this process writes to, by a userfaultfd's write protection (c/wp.c).
 import { TramError } from "../errors.ts";
-import { check, describeErrno, errnoName, u32 } from "./errno.ts";
+import { check, describeErrno, u32 } from "./errno.ts";
 import { net } from "./net.ts";
 import { addPages, type PageSet } from "./page-list.ts";
 import { openPagemap, type Ram } from "./ram.ts";
 import { symbols } from "./symbols.ts";
-
-const PAGES_AT_ONCE = 256;
 
 /** Whether this process may watch its writes; `scans`: and this kernel notes them by itself. */
 export function canWatchWrites(scans: boolean): boolean {
@@ -68,17 +66,26 @@ export function protectPages(fd: number, ram: Ram, first: number, pages: number)
   check(result, "E_TRACKING", "protect guest memory");
 }
 
-/** Notes pages that somebody wants to write to, after at most `timeoutMs`, and lets them. */
-export function noteWriters(fd: number, ram: Ram, written: PageSet, timeoutMs: number): void {
-  const index = new Uint32Array(PAGES_AT_ONCE);
-  const count = symbols.tram_uffd_wait(fd, ram.native, index, index.length, timeoutMs);
-  check(count, "E_TRACKING", "wait for writers");
-  for (const page of index.subarray(0, count)) {
-    // In this order: who protects it again in between makes the writer come again, and a page that is noted too often is sent twice.
-    const result = symbols.tram_wp_protect(fd, ram.native, page, 1, 0);
-    if (errnoName(result) === "ENOENT") return; // nothing is protected any more, which has let everybody write
-    check(result, "E_TRACKING", "let a writer write");
-    addPages(written, Uint32Array.of(page));
-    check(symbols.tram_uffd_wake(fd, ram.native, page), "E_TRACKING", "wake a writer");
-  }
+/** Pages that somebody waits to write to, after at most `timeoutMs`, into `index`; how many. */
+export function awaitWriters(fd: number, ram: Ram, index: Uint32Array, timeoutMs: number): number {
+  return check(
+    symbols.tram_uffd_wait(fd, ram.native, index, index.length, timeoutMs),
+    "E_TRACKING",
+    "wait for writers",
+  );
+}
+
+/**
+ * Notes them, and lets them be written to. Nobody may take what is noted in between: a writer whose wait a signal has ended writes
+ * as soon as its page may be written to, and is not noted a second time.
+ */
+export function letWrite(fd: number, ram: Ram, index: Uint32Array, written: PageSet): void {
+  for (const page of index)
+    check(symbols.tram_wp_protect(fd, ram.native, page, 1, 0), "E_TRACKING", "let a writer write");
+  addPages(written, index);
+}
+
+/** Who waits for them looks again. */
+export function wakeWriters(fd: number, ram: Ram, index: Uint32Array): void {
+  for (const page of index) check(symbols.tram_uffd_wake(fd, ram.native, page), "E_TRACKING", "wake a writer");
 }

@@ -16,6 +16,7 @@ import type { Job } from "../machine/mover-worker.ts";
 import { lostWrites } from "../machine/tracking.ts";
 import { layOut } from "../memory/block.ts";
 import { BUFFERED } from "../native/file.ts";
+import { host } from "../native/host.ts";
 import { isTracked, walkerCheck } from "../native/kvm.ts";
 import { net, POLL } from "../native/net.ts";
 import { Rings } from "../native/rings.ts";
@@ -205,6 +206,8 @@ function requireHere(what: string): void {
 /** The client whose job is under way, and whether that ends with it: it has passed the channel, or alone waits for the answer. */
 let mover: Client | null = null;
 let endsWithClient = false;
+/** It is a move or a save. */
+let hasLimits = false;
 /** What a client has foretold of this guest, last. */
 let foretold: ForecastNote | null = null;
 
@@ -286,6 +289,7 @@ class Control implements GuestControl {
     }
     board.limits.set(limits);
     ask({ ...request, endpoint, forecast: foretold });
+    if (!request.options.rehearse) foretold = null; // it was of this move
   }
 
   save(fdname: string, given: Record<string, unknown>): void {
@@ -326,7 +330,7 @@ class Control implements GuestControl {
   measure(forMs: unknown): void {
     requireHere("measured");
     const ms = numbersOf({ forMs })("forMs", 1000, 1, MEASURE_MS_MAX);
-    if (!this.#takeMover(true)) throw busy();
+    if (!this.#takeMover(true, false)) throw busy();
     ask({ request: "measure", forMs: ms });
   }
 
@@ -352,11 +356,12 @@ class Control implements GuestControl {
   }
 
   /** For a job of this client; false: it is busy. */
-  #takeMover(endsWithIt: boolean): boolean {
+  #takeMover(endsWithIt: boolean, limited = true): boolean {
     awaitFinishedMove();
     if (!board.beginMove()) return false;
     mover = this.#client;
     endsWithClient = endsWithIt;
+    hasLimits = limited;
     board.writeJournal({}); // the one before is no longer the answer; the mover is idle and does not write
     return true;
   }
@@ -365,7 +370,7 @@ class Control implements GuestControl {
     const unknown = Object.keys(given).find((name) => !(name in DEFAULT_LIMITS));
     if (unknown)
       throw new TramError("E_QMP", `'${unknown}' cannot be set`, { expected: Object.keys(DEFAULT_LIMITS).join(", ") });
-    if (!board.moving || board.runState === "inmigrate")
+    if (!board.moving || !hasLimits || board.runState === "inmigrate")
       throw new TramError("E_STATE", "no move of this guest is under way", {
         next: "give the limits to tram migrate or tram save",
       });
@@ -487,7 +492,7 @@ for (;;) {
     { fd: init.listenFd, events: POLL.in },
     ...clients.map((client) => ({ fd: client.fd, events: client.unsent.length ? POLL.in | POLL.out : POLL.in })),
   ];
-  const leftMs = board.moveTimeLeft(performance.timeOrigin + performance.now());
+  const leftMs = board.moveTimeLeft(host.clockMs());
   if (leftMs === 0) board.cancelOverdue(); // the mover may be blocked where it cannot look at the time
   const ready = net.poll(entries, cancelling || leftMs === 0 ? KICK_AGAIN_MS : leftMs);
   if (cancelling) board.kickMover(); // its signal may have come just before it blocked

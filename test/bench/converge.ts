@@ -585,6 +585,8 @@ ${stepTable(frontier)}
 The same guest is measured for 2 s (\`tram forecast\`), goes through the rounds beside itself (\`tram rehearse\`), and moves (\`--max-bandwidth\`).
 Where it does not end, time and bytes are those until that is said, and it is cancelled then. Of the downtime only the last pages are
 foretold; the guest stands still then, and no \`--max-bandwidth\` holds them up. A bulk pass that sent less than was said is this host's.
+A forecast takes each page that is written during a round to be sent again. But the log is cleared piece by piece, just before each is
+sent: what is written ahead of the sender goes with it. A guest whose writes are ahead for long, as a walker's can be, takes less.
 
 ${forecastTable(told)}
 

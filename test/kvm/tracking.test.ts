@@ -135,8 +135,8 @@ kvm(title("a guest whose writes are found"), () => {
     }));
 
   test.each<[string, number, string]>([
-    ["never", 2, "auto, log, ring or ring=ENTRIES"],
-    ["log=5", 2, "auto, log, ring or ring=ENTRIES"],
+    ["never", 2, "auto, log, ring, ring=ENTRIES"],
+    ["log=5", 2, "auto, log, ring, ring=ENTRIES"],
     ["ring=0", 2, "--dirty-tracking ring"],
     ["ring=1000", 1, "a power of two"],
     ["ring=131072", 1, "a power of two"],

@@ -40,6 +40,23 @@ describe.each(["scan", "faults", "marks", "auto"])("a guest without KVM, tracked
     }),
   );
 
+  test(
+    "moves a dozen times in a row, each page right after each",
+    () =>
+      inBed(async (bed) => {
+        await bed.walker("g0", ...WALKER, ...tracking, "--dirty-rate", "50000");
+        for (let i = 1; i <= 12; i++) {
+          const uri = `unix:${bed.path(`s${i}`)}`;
+          await bed.target(`g${i}`, uri, ...NONE, ...tracking);
+          const options = ["--timeout", "2s", "--on-timeout", "pause"];
+          const report = reportOf(await bed.tram("migrate", `g${i - 1}`, uri, "--json", ...options));
+          expect(report).toMatchObject({ outcome: "completed", owner: "target" });
+          await bed.verify(`g${i}`);
+        }
+      }),
+    60_000,
+  );
+
   test("is saved while it runs, and restored", () =>
     inBed(async (bed) => {
       await bed.walker("g", ...WALKER, ...tracking);
@@ -151,8 +168,9 @@ describe("without KVM", () => {
   );
 
   test.each<[string[], string]>([
-    [["--accel", "none", "--dirty-tracking", "log"], "auto, scan, faults or marks"],
-    [["--accel", "none", "--dirty-tracking", "ring=4096"], "auto, scan, faults or marks"],
+    [["--accel", "none", "--dirty-tracking", "log"], "auto, scan, faults, marks"],
+    [["--accel", "none", "--dirty-tracking", "ring=4096"], "auto, scan, faults, marks"],
+    [["--dirty-tracking", "marks"], "auto, log, ring, ring=ENTRIES"],
     [["--accel", "hvf"], "kvm or none"],
   ])("%p is refused", (options, text) =>
     inBed(async (bed) => {

@@ -7,7 +7,7 @@ const WAYS: Record<Phase, Phase[]> = {
   waiting: ["setup", "cancelled", "failed"],
   setup: ["active", "device", "cancelled", "failed", "completed"],
   active: ["held", "device", "completed", "cancelled", "failed"],
-  held: ["active", "device", "cancelled", "failed"],
+  held: ["active", "device", "completed", "cancelled", "failed"],
   device: ["handover", "cancelled", "failed"],
   handover: ["completed", "cancelled", "failed"],
   completed: [],

@@ -21,7 +21,7 @@ function prototypesIn(header: string): Prototype[] {
   }));
 }
 
-const C_TYPES: Record<string, string> = { int: "i32", uint32_t: "u32", int64_t: "i64", uint64_t: "u64" };
+const C_TYPES: Record<string, string> = { int: "i32", uint32_t: "u32", int64_t: "i64", uint64_t: "u64", double: "f64" };
 
 function cType(declaration: string): string {
   if (declaration.includes("*")) return "pointer";

@@ -208,7 +208,7 @@ describe("the source's story", () => {
       return pause();
     };
     guest.syncDirty = (dirty) => {
-      if (unsent === 500_000) dirty.add(9);
+      if (unsent < 500_000) dirty.add(9);
     };
     const limits = LiveLimits.of({ maxDowntimeMs: 2 });
     const journal = run(guest, scriptedWriter(null), { limits, sleep, unsentBytes: () => unsent });
@@ -216,6 +216,23 @@ describe("the source's story", () => {
     expect(journal.resentPages).toBeGreaterThan(0);
     expect(slept).toBeGreaterThan(0);
     expect(unsentAtStop).toBeLessThan(100_000);
+  });
+
+  test("slowed down, and then given more time: runs at its full speed again, and says why it does not end", () => {
+    const guest = new ScriptedGuest();
+    const limits = LiveLimits.of({ timeoutMs: 1, onTimeout: "throttle", maxDowntimeMs: 0 });
+    const percents: number[] = [];
+    guest.throttle = (percent) => void percents.push(percent);
+    let syncs = 0;
+    guest.syncDirty = (dirty) => {
+      for (let page = 0; page < 30; page++) dirty.add(page);
+      if (++syncs === 6) limits.set({ timeoutMs: 0 });
+      if (syncs === 12) limits.set({ maxDowntimeMs: 1_000_000 });
+    };
+    const journal = run(guest, scriptedWriter(null), { limits });
+    expect(journal).toMatchObject({ phase: "completed", throttlePercent: 0, stall: null });
+    expect(percents[0]).toBe(20);
+    expect(percents.at(-1)).toBe(0);
   });
 
   describe("held", () => {
@@ -226,7 +243,7 @@ describe("the source's story", () => {
       let sleeps = 0;
       let left = 60;
       guest.syncDirty = (dirty) => {
-        if (sleeps === atSleep) for (; left > 0; left--) dirty.add(left);
+        if (sleeps >= atSleep) for (; left > 0; left--) dirty.add(left);
       };
       const sleep = () => {
         if (++sleeps === offAtSleep) limits.set({ hold: false });
@@ -236,7 +253,7 @@ describe("the source's story", () => {
     }
 
     test("keeps what is left small without stopping the guest, and switches over when it may", () => {
-      const { journal, guest, sleeps, phases } = held(30, 60);
+      const { journal, guest, sleeps, phases } = held(30, 400);
       expect(journal).toMatchObject({
         phase: "completed",
         owner: "target",
@@ -246,7 +263,21 @@ describe("the source's story", () => {
       });
       expect(phases).toEqual(["setup", "active", "held", "device", "handover", "completed"]);
       expect(guest.calls).toEqual(["startTracking", "pause", "stopTracking"]);
-      expect(sleeps).toBe(60);
+      expect(sleeps).toBe(400);
+    });
+
+    test("for longer than its time: that counts from when it is let go", () => {
+      const limits = LiveLimits.of({ hold: true, timeoutMs: 200 });
+      let sleeps = 0;
+      const sleep = () => {
+        if (++sleeps === 300) limits.set({ hold: false });
+      };
+      const times: (number | null)[] = [];
+      const time = (sinceMs: number | null) => void times.push(sinceMs);
+      const journal = run(new ScriptedGuest(), scriptedWriter(null), { limits, sleep, time });
+      expect(journal).toMatchObject({ phase: "completed", owner: "target", error: null });
+      expect(journal.trace.find(({ phase }) => phase === "device")?.atMs).toBeGreaterThan(200);
+      expect(times.map((one) => one !== null)).toEqual([true, false, true]); // nobody else may end it meanwhile
     });
 
     test("and let go while more is left than fits: goes on as it would have without", () => {
