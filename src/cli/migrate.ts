@@ -110,7 +110,9 @@ export const migrate = command({
       ...channelOptions(args, address),
       ...(args.verify && { verify: true }),
       ...(args.hold && { hold: true }),
-      ...(timeoutMs > 0 && { timeoutMs, replyMs: timeoutMs }),
+      ...(timeoutMs > 0 && { timeoutMs }),
+      // What is to go on behind its time may take a target's answer longer, too.
+      ...(timeoutMs > 0 && (onTimeout ?? "cancel") === "cancel" && { replyMs: timeoutMs }),
       copying: process.env.TRAM_COPY_PAGES === "1", // for the benchmark: the same stream through a copying buffer
     };
     try {

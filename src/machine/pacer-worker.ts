@@ -13,8 +13,8 @@ export interface PacerInit {
 }
 
 const INTERVAL_US = 1000;
-/** So soon it notices that nobody reads. */
-const BATCH = 50;
+/** What is not written yet is lost when the guest has moved and its process ends. */
+const BATCH = 4;
 
 const { board, fd, forMs } = initOf<PacerInit>();
 const { ram } = new Board(board).awaitMachine();

@@ -295,7 +295,8 @@ ${table(["", "stall alone, ms", "stall on, ms", "stall tracked, ms", "steps/ms a
 ## Moved
 
 512 MiB over \`tcp:\` on one host, the target's memory preallocated. **seen**: from the guest's last step at the source to its first
-at the target; **less reported**: what of that the report's \`downtimeMs\` does not have (a look is a millisecond). **stall**: the
+at the target; **less reported**: what of that the report's \`downtimeMs\` does not have (a look is a millisecond; a guest that is
+throttled may have been resting when it was stopped). **stall**: the
 longest outside the downtime, from the command's start on. **lost**: what the guest would have written in the time of the move at its
 pace before, less what it has written, in seconds.
 
