@@ -124,7 +124,8 @@ describe.skipIf(notLimited !== null)(because("root, who may lock little memory",
     expect(hasIpcLock(source.pid)).toBe(false);
     const to = `tcp:127.0.0.1:${freePort()}`;
     const target = await targetBehind(bed, argv, to);
-    const options = ["--channels", "2", "--zero-copy", mode, "--max-bandwidth", "40M", ...SOON];
+    // The send buffers of two channels are as large as the larger of the limits.
+    const options = ["--channels", "4", "--zero-copy", mode, "--max-bandwidth", "100M", ...SOON];
     const { move, report } = startMove(bed, to, ...options);
     await bed.until(() => moves(bed), "it moves", move);
     target.kill("SIGSTOP");
