@@ -8,10 +8,6 @@
 #include "internal.h"
 #include "tram.h"
 
-enum { WORD_BITS = 32 };
-
-static uint32_t bit_of(uint32_t page) { return UINT32_C(1) << (page % WORD_BITS); }
-
 int tram_set_take(uint32_t *words, uint32_t pages, uint32_t from, uint32_t end, uint32_t *index, uint32_t max) {
   uint32_t count = 0;
   if (end > pages || max > INT32_MAX) return -ERANGE;

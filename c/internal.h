@@ -27,6 +27,10 @@ static inline uint8_t *checked_page(const struct tram_ram *ram, uint32_t index) 
   return checked(ram, (uint64_t)index * PAGE_BYTES, PAGE_BYTES);
 }
 
+/* Sets of pages: page i is bit i % 32 of word i / 32. */
+enum { WORD_BITS = 32 };
+static inline uint32_t bit_of(uint64_t page) { return UINT32_C(1) << (page % WORD_BITS); }
+
 /* net.c: what all waiting calls share. */
 enum { WAIT_SLICE_MS = 20 };
 int stopped(const int32_t *stop);

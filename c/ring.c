@@ -23,7 +23,7 @@
 #include "tram.h"
 
 #define RING_AT_PAGE 64 /* KVM_DIRTY_LOG_PAGE_OFFSET on x86 */
-enum { CPUS_MAX = 64, SLOTS_MAX = 8, TRIES = 16, WORD_BITS = 32 };
+enum { CPUS_MAX = 64, SLOTS_MAX = 8, TRIES = 16 };
 
 struct slot {
   uint32_t first, pages;
@@ -114,7 +114,7 @@ static uint32_t take_out(struct tram_rings *rings, uint32_t cpu) {
       rings->lost = 1; /* no entry that the kernel makes says that */
     } else {
       page += rings->slot[entry->slot].first;
-      rings->words[page / WORD_BITS] |= UINT32_C(1) << (page % WORD_BITS);
+      rings->words[page / WORD_BITS] |= bit_of(page);
     }
     set_flags(entry, KVM_DIRTY_GFN_F_RESET);
   }

@@ -20,8 +20,6 @@ struct tram_marks {
   uint32_t pages, words[];
 };
 
-enum { WORD_BITS = 32 };
-
 static uint32_t words_of(uint32_t pages) { return pages / WORD_BITS + 1; }
 
 int64_t tram_marks_create(uint32_t pages) {
@@ -35,7 +33,7 @@ int64_t tram_marks_create(uint32_t pages) {
  * already could come before the bytes are seen by others. */
 static void mark(struct tram_marks *marks, uint32_t page) {
   if (!marks || page >= marks->pages) return;
-  __atomic_fetch_or(&marks->words[page / WORD_BITS], UINT32_C(1) << (page % WORD_BITS), __ATOMIC_SEQ_CST);
+  __atomic_fetch_or(&marks->words[page / WORD_BITS], bit_of(page), __ATOMIC_SEQ_CST);
 }
 
 int tram_marks_take(struct tram_marks *marks, uint32_t *words, uint32_t pages) {

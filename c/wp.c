@@ -21,7 +21,7 @@ struct region { /* struct page_region */
   uint64_t start, end, categories;
 };
 #define SCAN _IOWR('f', 16, struct scan)
-enum { SCAN_PROTECT = 1, SCAN_CHECK_ASYNC = 2, PAGE_WRITTEN = 2, REGIONS = 512, WORD_BITS = 32 };
+enum { SCAN_PROTECT = 1, SCAN_CHECK_ASYNC = 2, PAGE_WRITTEN = 2, REGIONS = 512 };
 #define FEATURE_WP_ASYNC (UINT64_C(1) << 15)
 #define USER_MODE_ONLY 1
 
@@ -57,7 +57,7 @@ int tram_wp_protect(int fd, const struct tram_ram *ram, uint32_t first, uint32_t
 }
 
 static void add(uint32_t *words, uint64_t first, uint64_t end) {
-  for (uint64_t page = first; page < end; page++) words[page / WORD_BITS] |= UINT32_C(1) << (page % WORD_BITS);
+  for (uint64_t page = first; page < end; page++) words[page / WORD_BITS] |= bit_of(page);
 }
 
 int tram_wp_scan(int pagemap_fd, const struct tram_ram *ram, uint32_t *words, uint32_t pages) {

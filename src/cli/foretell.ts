@@ -1,7 +1,7 @@
 // tram dirty-rate, forecast, rehearse: how fast a guest writes its memory, and what a move of it would come to, before it.
 import { openSync } from "node:fs";
 import { PAGE_RECORD_BYTES, type Stall } from "../control/convergence.ts";
-import type { Journal } from "../control/journal.ts";
+import { isOver, type Journal } from "../control/journal.ts";
 import { DEFAULT_LIMITS } from "../control/limits.ts";
 import {
   type DirtyRate,
@@ -15,6 +15,7 @@ import { QmpClient } from "../qmp/client.ts";
 import { isQemu } from "../qmp/migration.ts";
 import { command } from "./command.ts";
 import { print } from "./console.ts";
+import { JSON_ARG, MAX_DOWNTIME_ARG, VM_ARG, withGuest } from "./guest.ts";
 import { type Interrupt, onInterrupt } from "./migrate.ts";
 import { forecastRow, JSON_SCHEMA, remedyText } from "./report.ts";
 import { findSocket } from "./runtime.ts";
@@ -23,21 +24,20 @@ import { formatBytes, formatCount, formatMs, formatRate, parseDuration, parseRat
 const PAGE_BYTES = 4096;
 const DEFAULT_FOR_MS = 1000;
 const POLL_MS = 20;
-const vm = {
-  type: "positional",
-  description: "the guest: its name, or unix:PATH of its QMP socket",
-  required: true,
-} as const;
 const forTime = { type: "string", description: "how long to measure (default 1s)", valueHint: "TIME" } as const;
-const json = { type: "boolean", description: "one JSON object on standard output" } as const;
+const parseFor = (text: string | undefined): number =>
+  text === undefined ? DEFAULT_FOR_MS : parseDuration(text, "--for");
 
 export const dirtyRate = command({
   name: "dirty-rate",
   summary: "measures how fast a guest writes its memory",
-  args: { vm, for: forTime, json },
+  args: { vm: VM_ARG, for: forTime, json: JSON_ARG },
   examples: ["tram dirty-rate a", "tram dirty-rate a --for 10s --json"],
   async run(args) {
-    const { totalPages, written } = await measure(args.vm, args.for);
+    const forMs = parseFor(args.for);
+    const { totalPages, written } = await withGuest(args.vm, async (client) =>
+      measure(client, await isQemu(client), forMs),
+    );
     const { ms, pages } = written.at(-1) as Written;
     const figures = {
       schema: JSON_SCHEMA,
@@ -80,20 +80,16 @@ export const forecast = command({
   name: "forecast",
   summary: "foretells a move: rounds, time, bytes, downtime, and whether it ends",
   args: {
-    vm,
+    vm: VM_ARG,
     bandwidth: { type: "string", description: "what the channel carries; it must be given", valueHint: "RATE" },
-    maxDowntime: {
-      type: "string",
-      description: "the longest the guest may stand still (default 300ms)",
-      valueHint: "TIME",
-    },
+    maxDowntime: MAX_DOWNTIME_ARG,
     maxBandwidth: {
       type: "string",
       description: "the most that the move may send (default no limit)",
       valueHint: "RATE",
     },
     for: forTime,
-    json,
+    json: JSON_ARG,
   },
   examples: ["tram forecast a --bandwidth 10Gbit/s", "tram forecast a --bandwidth 1Gbit/s --max-downtime 1s --for 10s"],
   async run(args) {
@@ -105,9 +101,14 @@ export const forecast = command({
         maxBandwidthBytesPerSec: parseRate(args.maxBandwidth, "--max-bandwidth"),
       }),
     };
-    const rate = await measure(args.vm, args.for);
-    const found = foretell(rate, rate.contentPages, bandwidth, limits);
-    await note(args.vm, found);
+    const forMs = parseFor(args.for);
+    const { rate, found } = await withGuest(args.vm, async (client) => {
+      const qemu = await isQemu(client);
+      const rate = await measure(client, qemu, forMs);
+      const found = foretell(rate, rate.contentPages, bandwidth, limits);
+      if (!qemu) await note(client, found);
+      return { rate, found };
+    });
     if (args.json)
       print(JSON.stringify({ schema: JSON_SCHEMA, name: args.vm, contentPages: rate.contentPages, ...found }));
     else print(forecastText(args.vm, found, rate.written.at(-1)?.ms ?? 0));
@@ -116,15 +117,10 @@ export const forecast = command({
 });
 
 /** The report of the next move has it beside what came of that. */
-async function note(name: string, { converges, rounds, elapsedMs, bytes, downtimeMs }: Forecast): Promise<void> {
-  const client = await QmpClient.connect(findSocket(name), name);
-  try {
-    if (await isQemu(client)) return;
-    const whole = { elapsedMs: Math.round(elapsedMs), downtimeMs: downtimeMs === null ? null : Math.round(downtimeMs) };
-    await client.execute("tram-note-forecast", { converges, rounds, bytes, ...whole });
-  } finally {
-    client.close();
-  }
+async function note(client: QmpClient, found: Forecast): Promise<void> {
+  const { converges, rounds, elapsedMs, bytes, downtimeMs } = found;
+  const whole = { elapsedMs: Math.round(elapsedMs), downtimeMs: downtimeMs === null ? null : Math.round(downtimeMs) };
+  await client.execute("tram-note-forecast", { converges, rounds, bytes, ...whole });
 }
 
 function forecastText(name: string, found: Forecast, measuredMs: number): string {
@@ -150,19 +146,15 @@ export const rehearse = command({
   name: "rehearse",
   summary: "goes through the rounds of a move beside the running guest, and sends them nowhere",
   args: {
-    vm,
+    vm: VM_ARG,
     bandwidth: { type: "string", description: "as if the channel carried that; it must be given", valueHint: "RATE" },
-    maxDowntime: {
-      type: "string",
-      description: "the longest the guest may stand still (default 300ms)",
-      valueHint: "TIME",
-    },
+    maxDowntime: MAX_DOWNTIME_ARG,
     timeout: {
       type: "string",
       description: "give up after this time (default none: it ends when it stalls)",
       valueHint: "TIME",
     },
-    json,
+    json: JSON_ARG,
   },
   examples: ["tram rehearse a --bandwidth 1Gbit/s", "tram rehearse a --bandwidth 10Gbit/s --max-downtime 50ms --json"],
   async run(args) {
@@ -215,7 +207,7 @@ async function untilItIsKnown(client: QmpClient, interrupt: Interrupt): Promise<
   for (let cancelled = false; ; await Bun.sleep(POLL_MS)) {
     await interrupt.cancelOnce();
     const journal = await client.execute<Partial<Journal>>("tram-query-move");
-    if (["completed", "failed", "cancelled"].includes(journal.phase ?? "")) return journal as Journal;
+    if (isOver(journal.phase)) return journal as Journal;
     if (!journal.stall || cancelled) continue;
     cancelled = true;
     await client.execute("migrate_cancel");
@@ -260,19 +252,13 @@ function bandwidthOf(command: string, text: string | undefined): number {
 }
 
 /** The guest is tracked for as long; Ctrl-C ends it. */
-async function measure(name: string, forText: string | undefined): Promise<DirtyRate> {
-  const forMs = forText === undefined ? DEFAULT_FOR_MS : parseDuration(forText, "--for");
-  const client = await QmpClient.connect(findSocket(name), name);
-  try {
-    if (await isQemu(client)) return await measureQemu(client, forMs);
-    await client.execute("tram-measure", { forMs });
-    for (;;) {
-      const { dirtyRate, error } = await client.execute<Measured>("tram-query-measure");
-      if (error) throw fromErrorData(error);
-      if (dirtyRate) return dirtyRate;
-      await Bun.sleep(POLL_MS);
-    }
-  } finally {
-    client.close();
+async function measure(client: QmpClient, qemu: boolean, forMs: number): Promise<DirtyRate> {
+  if (qemu) return measureQemu(client, forMs);
+  await client.execute("tram-measure", { forMs });
+  for (;;) {
+    const { dirtyRate, error } = await client.execute<Measured>("tram-query-measure");
+    if (error) throw fromErrorData(error);
+    if (dirtyRate) return dirtyRate;
+    await Bun.sleep(POLL_MS);
   }
 }

@@ -1,7 +1,7 @@
 // tram migrate: moves a running guest.
 import { resolve } from "node:path";
 import { ZERO_COPY_MODES } from "../control/copying.ts";
-import type { Journal } from "../control/journal.ts";
+import { isOver, type Journal } from "../control/journal.ts";
 import { ON_TIMEOUT, type OnTimeout } from "../control/limits.ts";
 import { MOVE_CHANNELS_MAX, ZSTD_LEVEL_MAX } from "../control/send.ts";
 import { EXIT, fromErrorData, TramError, toErrorData } from "../errors.ts";
@@ -11,6 +11,7 @@ import { type Address, formatAddress, parseAddress } from "../transport/address.
 import { OutputFile } from "../writer/output-file.ts";
 import { command } from "./command.ts";
 import { type Consumer, startConsumer } from "./consumer.ts";
+import { MAX_DOWNTIME_ARG, VM_ARG } from "./guest.ts";
 import { type FinalReport, failedReport, finalReport, MoveView, openJson, openTrace } from "./report.ts";
 import { findSocket } from "./runtime.ts";
 import { parseCount, parseDuration, parseRate } from "./units.ts";
@@ -24,17 +25,13 @@ export const migrate = command({
   name: "migrate",
   summary: "moves a running guest to another process or host",
   args: {
-    vm: { type: "positional", description: "the guest: its name, or unix:PATH of its QMP socket", required: true },
+    vm: VM_ARG,
     uri: {
       type: "positional",
       description: "where to: tcp:HOST:PORT, unix:PATH, file:PATH, fd:N, exec:COMMAND or -",
       required: true,
     },
-    maxDowntime: {
-      type: "string",
-      description: "the longest the guest may stand still (default 300ms)",
-      valueHint: "TIME",
-    },
+    maxDowntime: MAX_DOWNTIME_ARG,
     maxBandwidth: {
       type: "string",
       description: "the most to send, headers included (default no limit)",
@@ -259,7 +256,7 @@ async function follow(client: QmpClient, view: MoveView, interrupt: Interrupt): 
     const journal = await client.execute<Journal | Record<string, never>>("tram-query-move");
     if ("phase" in journal) {
       view.update(journal as Journal);
-      if (["completed", "failed", "cancelled"].includes(journal.phase)) return journal as Journal;
+      if (isOver(journal.phase)) return journal as Journal;
     }
     await Bun.sleep(POLL_MS);
   }

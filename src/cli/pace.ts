@@ -1,13 +1,12 @@
 // tram pace: how evenly a walker goes on while something is done to it.
-import { createReadStream, openSync } from "node:fs";
+import { createReadStream } from "node:fs";
 import { type Pace, paceOf } from "../control/pace.ts";
 import { EXIT, TramError } from "../errors.ts";
 import { net } from "../native/net.ts";
-import { QmpClient } from "../qmp/client.ts";
 import { command } from "./command.ts";
 import { print, writeAll } from "./console.ts";
-import { JSON_SCHEMA } from "./report.ts";
-import { findSocket } from "./runtime.ts";
+import { JSON_ARG, VM_ARG, withGuest } from "./guest.ts";
+import { JSON_SCHEMA, openOutput } from "./report.ts";
 import { formatCount, formatMs, parseDuration } from "./units.ts";
 
 const DEFAULT_FOR_MS = 1000;
@@ -16,19 +15,19 @@ export const pace = command({
   name: "pace",
   summary: "looks at a walker each millisecond: how evenly it goes on, and for how long it stood still",
   args: {
-    vm: { type: "positional", description: "the guest: its name, or unix:PATH of its QMP socket", required: true },
+    vm: VM_ARG,
     for: { type: "string", description: "how long; less if it leaves (default 1s)", valueHint: "TIME" },
     samples: {
       type: "string",
       description: "each look into this file, one a line: milliseconds of the host's monotonic clock, pages written",
       valueHint: "PATH",
     },
-    json: { type: "boolean", description: "one JSON object on standard output" },
+    json: JSON_ARG,
   },
   examples: ["tram pace a --for 10s & tram migrate a tcp:host2:4444", "tram pace a --samples a.txt --json"],
   async run(args) {
     const forMs = args.for === undefined ? DEFAULT_FOR_MS : parseDuration(args.for, "--for");
-    const samplesFd = args.samples === undefined ? -1 : openSamples(args.samples);
+    const samplesFd = args.samples === undefined ? -1 : openOutput("--samples", args.samples);
     const looks = await watch(args.vm, forMs);
     if (samplesFd >= 0) writeAll(samplesFd, linesOf(looks));
     const found = paceOf(looks);
@@ -39,25 +38,13 @@ export const pace = command({
   },
 });
 
-function openSamples(path: string): number {
-  try {
-    return openSync(path, "w");
-  } catch (error) {
-    throw new TramError("E_FILE", `--samples: cannot write ${path}: ${(error as Error).message}`);
-  }
-}
-
 /** Until the time is over, or its process has ended. */
 async function watch(name: string, forMs: number): Promise<Float64Array> {
-  const client = await QmpClient.connect(findSocket(name), name);
   const { read, write } = net.pipe();
-  try {
+  await withGuest(name, async (client) => {
     await client.execute("getfd", { fdname: "pace" }, write);
     await client.execute("tram-pace", { fdname: "pace", forMs });
-  } finally {
-    net.close(write);
-    client.close();
-  }
+  }).finally(() => net.close(write));
   const pieces: Buffer[] = [];
   for await (const piece of createReadStream("", { fd: read })) pieces.push(piece);
   const bytes = Buffer.concat(pieces);

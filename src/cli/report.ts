@@ -23,7 +23,7 @@ export function openJson(option: string | undefined, streamOnStdout: boolean): (
   }
   const numbered = /^fd:([0-9]+)$/.exec(option);
   if (numbered) net.fdType(Number(numbered[1]));
-  const fd = numbered ? Number(numbered[1]) : openEvents("--json", option);
+  const fd = numbered ? Number(numbered[1]) : openOutput("--json", option);
   let works = true;
   return (event) => {
     if (works && !writeAll(fd, `${JSON.stringify(event)}\n`)) {
@@ -36,11 +36,12 @@ export function openJson(option: string | undefined, streamOnStdout: boolean): (
 /** Where --trace goes; null: nowhere. */
 export function openTrace(path: string | undefined): ((phase: string, atMs: number) => void) | null {
   if (path === undefined) return null;
-  const fd = openEvents("--trace", path);
+  const fd = openOutput("--trace", path);
   return (phase, atMs) => void writeAll(fd, `${atMs.toFixed(3).padStart(12)} ${phase}\n`);
 }
 
-function openEvents(option: string, path: string): number {
+/** A file that an option names, for lines. */
+export function openOutput(option: string, path: string): number {
   try {
     return openSync(path, "w");
   } catch (error) {

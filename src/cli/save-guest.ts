@@ -3,7 +3,7 @@
 import { existsSync, statfsSync } from "node:fs";
 import { dirname, resolve } from "node:path";
 import type { ChannelCounts } from "../control/barrier.ts";
-import type { Journal } from "../control/journal.ts";
+import { isOver, type Journal } from "../control/journal.ts";
 import type { After } from "../control/save.ts";
 import { type ErrorData, EXIT, formatError, fromErrorData, TramError, toErrorData } from "../errors.ts";
 import { chooseDirect, type DirectMode } from "../native/file.ts";
@@ -154,7 +154,7 @@ async function follow(
     const journal = await client.execute<Journal | Record<string, never>>("tram-query-move");
     if ("phase" in journal) {
       view.update(journal as Journal);
-      if (outcomeIsKnown(journal as Journal)) {
+      if (isOver(journal.phase)) {
         if (failure) throw failure;
         return journal as Journal;
       }
@@ -171,8 +171,6 @@ async function follow(
     await Bun.sleep(POLL_MS);
   }
 }
-
-const outcomeIsKnown = ({ phase }: Journal): boolean => ["completed", "failed", "cancelled"].includes(phase);
 
 function saveReport(
   file: string,

@@ -1,10 +1,9 @@
 // tram set: changes what limits a move that is under way, tram's and QEMU's.
 import { EXIT, TramError } from "../errors.ts";
-import { QmpClient } from "../qmp/client.ts";
 import { isQemu } from "../qmp/migration.ts";
 import { command, nearest } from "./command.ts";
+import { VM_ARG, withGuest } from "./guest.ts";
 import { parseOnTimeout } from "./migrate.ts";
-import { findSocket } from "./runtime.ts";
 import { parseDuration, parseRate } from "./units.ts";
 
 interface Knob {
@@ -39,7 +38,7 @@ export const set = command({
   name: "set",
   summary: "changes what limits a move that is under way",
   args: {
-    vm: { type: "positional", description: "the guest: its name, or unix:PATH of its QMP socket", required: true },
+    vm: VM_ARG,
     settings: {
       type: "positional",
       description: `one or more of ${Object.keys(KNOBS).join("=, ")}=, with the values of tram migrate's options; none: no limit`,
@@ -55,14 +54,11 @@ export const set = command({
   ],
   async run(args) {
     const given = args._.slice(1).map(parseSetting);
-    const client = await QmpClient.connect(findSocket(args.vm), args.vm);
-    try {
+    await withGuest(args.vm, async (client) => {
       if (await isQemu(client)) await client.execute("migrate-set-parameters", forQemu(given));
       else await client.execute("tram-set", Object.assign({}, ...given.map(({ knob, text }) => knob.tram(text))));
-      return EXIT.done;
-    } finally {
-      client.close();
-    }
+    });
+    return EXIT.done;
   },
 });
 

@@ -1,35 +1,20 @@
 // tram ps, status, pause, resume, quit, check-guest: look at running guests and steer them, tram's and QEMU's.
 import { type RestoreJournal, unverifiedPages } from "../control/restore.ts";
 import { EXIT, formatError, TramError } from "../errors.ts";
-import { QmpClient } from "../qmp/client.ts";
+import type { QmpClient } from "../qmp/client.ts";
 import type { TrackingFacts } from "../qmp/commands.ts";
 import { command, type TramCommand } from "./command.ts";
 import { print, say } from "./console.ts";
+import { JSON_ARG, VM_ARG, withGuest } from "./guest.ts";
 import { JSON_SCHEMA } from "./report.ts";
-import { findSocket, guestNames, socketPathOf } from "./runtime.ts";
+import { guestNames, socketPathOf } from "./runtime.ts";
 import { formatBytes, formatCount } from "./units.ts";
-
-const vm = {
-  type: "positional",
-  description: "the guest: its name, or unix:PATH of its QMP socket",
-  required: true,
-} as const;
-const json = { type: "boolean", description: "one JSON object on standard output" } as const;
 
 interface Status {
   name: string;
   status: string;
   memory: number;
   cpus: number;
-}
-
-async function withGuest<T>(name: string, action: (client: QmpClient) => Promise<T>): Promise<T> {
-  const client = await QmpClient.connect(findSocket(name), name);
-  try {
-    return await action(client);
-  } finally {
-    client.close();
-  }
 }
 
 async function readStatus(client: QmpClient, name: string): Promise<Status> {
@@ -84,7 +69,7 @@ const HEADING = `${"NAME".padEnd(20)} ${"STATUS".padEnd(16)} ${"MEMORY".padEnd(1
 export const status = command({
   name: "status",
   summary: "shows one guest's state",
-  args: { vm, json },
+  args: { vm: VM_ARG, json: JSON_ARG },
   examples: ["tram status a", "tram status unix:/run/qemu.qmp --json"],
   async run(args) {
     const found = await withGuest(args.vm, async (client) => {
@@ -100,7 +85,7 @@ export const status = command({
 export const ps = command({
   name: "ps",
   summary: "lists this user's guests",
-  args: { json: { ...json, description: "a JSON list on standard output" } },
+  args: { json: { ...JSON_ARG, description: "a JSON list on standard output" } },
   examples: ["tram ps", "tram ps --json"],
   async run(args) {
     const rows: Status[] = [];
@@ -126,7 +111,7 @@ function steering(name: string, summary: string, qmp: string): TramCommand {
   return command({
     name,
     summary,
-    args: { vm },
+    args: { vm: VM_ARG },
     examples: [`tram ${name} a`],
     async run(args) {
       await withGuest(args.vm, (client) => client.execute(qmp));
@@ -154,7 +139,7 @@ interface CheckResult {
 export const checkGuest = command({
   name: "check-guest",
   summary: "verifies every page of a paused walker",
-  args: { vm, json },
+  args: { vm: VM_ARG, json: JSON_ARG },
   examples: ["tram pause a && tram check-guest a && tram resume a"],
   async run(args) {
     const result = await withGuest(args.vm, (client) => client.execute<CheckResult>("tram-check-guest"));

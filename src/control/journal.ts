@@ -19,6 +19,9 @@ const PHASES = {
 } as const;
 export type Phase = keyof typeof PHASES;
 
+/** Whether a move in this phase can no longer change. */
+export const isOver = (phase: Phase | undefined): boolean => phase !== undefined && PHASES[phase]?.length === 0;
+
 export interface Round {
   round: number;
   /** Pages sent with content, and as zero. */
@@ -137,7 +140,7 @@ export class MoveLog {
 
   /** Whether the move can still change. */
   get isOver(): boolean {
-    return PHASES[this.journal.phase].length === 0;
+    return isOver(this.journal.phase);
   }
 
   finishRound(round: Round): void {

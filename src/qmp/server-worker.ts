@@ -2,7 +2,7 @@
 // what needs the main thread (a job for the mover, the end of the process) goes there as a message.
 
 import { ZERO_COPY_MODES } from "../control/copying.ts";
-import type { Journal } from "../control/journal.ts";
+import { isOver, type Journal } from "../control/journal.ts";
 import { DEFAULT_LIMITS, type Limits, ON_TIMEOUT } from "../control/limits.ts";
 import type { ForecastNote, Measured } from "../control/measure.ts";
 import type { RestoreJournal } from "../control/restore.ts";
@@ -117,7 +117,7 @@ class Client {
     if (command === "qmp_capabilities" && ok) this.negotiated = true;
     this.send(reply);
     if (command === "quit" && ok) ask({ request: "quit" });
-    if (command === "tram-query-move" && ok && mover === this && isOver(reply.return as Journal))
+    if (command === "tram-query-move" && ok && mover === this && isOver((reply.return as Partial<Journal>).phase))
       ask({ request: "move-seen" });
   }
 
@@ -173,15 +173,12 @@ function moveRequest(given: Record<string, unknown>) {
   return { limits, request: { request: "migrate" as const, options, iovMax, zeroCopy, compressLevel, copying } };
 }
 
-const isOver = (journal: Journal | null): boolean =>
-  journal !== null && ["completed", "failed", "cancelled"].includes(journal.phase);
-
 /** A client that has read that a move is over may ask for the next thing at once, a moment before the mover is idle. */
 function awaitFinishedMove(): void {
   const journal = board.readJournal<Journal>();
   const hasArrived = journal?.direction === "incoming" && journal.owner === "target";
   const { dirtyRate, error } = (journal ?? {}) as Measured;
-  if (isOver(journal) || hasArrived || dirtyRate || error) board.awaitIdle(MOVER_IDLE_MS);
+  if (isOver(journal?.phase) || hasArrived || dirtyRate || error) board.awaitIdle(MOVER_IDLE_MS);
 }
 
 /** A guest that is confirmed elsewhere is nobody's to steer here, in the moment before this process ends. */

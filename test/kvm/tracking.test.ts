@@ -10,6 +10,8 @@ const tcp = () => `tcp:127.0.0.1:${freePort()}`;
 const reportOf = ({ stdout }: Result): FinalReport => JSON.parse(stdout.trim().split("\n").at(-1) as string);
 /** Slower than a ring of 65,536 entries fills between two rounds. */
 const WALKER = ["--memory", "64M", "--working-set", "24M", "--dirty-rate", "4000", "--fill", "mixed"];
+/** Faster than a ring of 1024. */
+const BUSY = ["--memory", "64M", "--working-set", "32M", "--dirty-rate", "max"];
 
 kvm(title("a guest whose writes are found"), () => {
   describe.each(["log", "ring", "ring=65536", "auto"])("by %s", (how) => {
@@ -64,17 +66,7 @@ kvm(title("a guest whose writes are found"), () => {
   // A kernel that emulates its guests may run on past the end of a small ring; one with hardware support does not.
   test("by a ring that runs over either arrives whole, or stays, runs on, and can be moved when it is paused", () =>
     inBed(async (bed) => {
-      await bed.walker(
-        "g",
-        "--memory",
-        "64M",
-        "--working-set",
-        "32M",
-        "--dirty-rate",
-        "max",
-        "--dirty-tracking",
-        "ring=1024",
-      );
+      await bed.walker("g", ...BUSY, "--dirty-tracking", "ring=1024");
       const uri = tcp();
       await bed.target("h", uri);
       const moved = await bed.tram("migrate", "g", uri, "--json", "--max-bandwidth", "80MiB/s", "--max-downtime", "5s");
@@ -107,17 +99,7 @@ kvm(title("a guest whose writes are found"), () => {
 
   test("and is resumed in the middle of a move after its ring has run over, stays", () =>
     inBed(async (bed) => {
-      await bed.walker(
-        "g",
-        "--memory",
-        "64M",
-        "--working-set",
-        "32M",
-        "--dirty-rate",
-        "max",
-        "--dirty-tracking",
-        "ring=1024",
-      );
+      await bed.walker("g", ...BUSY, "--dirty-tracking", "ring=1024");
       const first = tcp();
       await bed.target("h", first);
       await bed.tram("migrate", "g", first, "--max-bandwidth", "80MiB/s");

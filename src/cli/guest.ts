@@ -1,0 +1,27 @@
+// The guest that a command names: how it is named, and a connection to its monitor for as long as something is done there.
+import { QmpClient } from "../qmp/client.ts";
+import { findSocket } from "./runtime.ts";
+
+export const VM_ARG = {
+  type: "positional",
+  description: "the guest: its name, or unix:PATH of its QMP socket",
+  required: true,
+} as const;
+
+export const JSON_ARG = { type: "boolean", description: "one JSON object on standard output" } as const;
+
+/** A move's limit. */
+export const MAX_DOWNTIME_ARG = {
+  type: "string",
+  description: "the longest the guest may stand still (default 300ms)",
+  valueHint: "TIME",
+} as const;
+
+export async function withGuest<T>(name: string, action: (client: QmpClient) => Promise<T>): Promise<T> {
+  const client = await QmpClient.connect(findSocket(name), name);
+  try {
+    return await action(client);
+  } finally {
+    client.close();
+  }
+}
