@@ -1,87 +1,19 @@
 // The virtqueue with a driver that keeps to the rules, and with one that does not.
 import { describe, expect, test } from "bun:test";
-import { DeviceMemory, DriverError } from "../../src/machine/virtio/memory.ts";
-import { type Chain, QUEUE, QUEUE_WORDS, SplitQueue } from "../../src/machine/virtio/queue.ts";
+import { DriverError } from "../../src/machine/virtio/memory.ts";
+import { type Chain, QUEUE } from "../../src/machine/virtio/queue.ts";
+import {
+  AVAILABLE,
+  DESCRIPTORS,
+  type Descriptor,
+  Driver,
+  FLAG,
+  HIGH_GPA,
+  RAM_BYTES,
+  USED,
+} from "../support/virtio-driver.ts";
 
-const RAM_BYTES = 1 << 20;
-const HIGH_GPA = 4 * 2 ** 30;
-/** The second half lies above the hole. */
-const SLOTS = [
-  { slot: 0, gpa: 0, offset: 0, bytes: RAM_BYTES / 2 },
-  { slot: 1, gpa: HIGH_GPA, offset: RAM_BYTES / 2, bytes: RAM_BYTES / 2 },
-];
-const DESCRIPTORS = 0x1000;
-const AVAILABLE = 0x3000;
-const USED = 0x5000;
-const NEXT = 1;
-const WRITE = 2;
-const INDIRECT = 4;
-
-type Descriptor = [gpa: number, bytes: number, flags?: number, next?: number];
-
-class Driver {
-  readonly bytes = new Uint8Array(RAM_BYTES);
-  readonly view = new DataView(this.bytes.buffer);
-  readonly words = new Int32Array(new SharedArrayBuffer(4 * QUEUE_WORDS));
-  readonly marked: number[] = [];
-  readonly queue: SplitQueue;
-  readonly size: number;
-  #index = 0;
-
-  constructor(size = 8, { eventIndex = false, indirect = true, from = 0 } = {}) {
-    this.size = size;
-    const ram = {
-      read: (offset: number, count: number) => this.bytes.slice(offset, offset + count),
-      write: (offset: number, data: Uint8Array) => this.bytes.set(data, offset),
-    };
-    const memory = new DeviceMemory(ram, SLOTS, (first, pages) => {
-      for (let page = first; page < first + pages; page++) this.marked.push(page);
-    });
-    this.words[QUEUE.size] = size;
-    this.words[QUEUE.ready] = 1;
-    this.words[QUEUE.descriptors] = DESCRIPTORS;
-    this.words[QUEUE.available] = AVAILABLE;
-    this.words[QUEUE.used] = USED;
-    for (const word of [QUEUE.taken, QUEUE.returned, QUEUE.signalled]) this.words[word] = from;
-    this.#index = from;
-    this.setAvailableIndex(from);
-    this.view.setUint16(USED + 2, from, true);
-    this.queue = new SplitQueue(memory, this.words, { eventIndex, indirect });
-  }
-
-  describe(table: number, rows: readonly Descriptor[]): void {
-    rows.forEach(([gpa, bytes, flags = 0, next = 0], i) => {
-      this.view.setBigUint64(table + 16 * i, BigInt(gpa), true);
-      this.view.setUint32(table + 16 * i + 8, bytes, true);
-      this.view.setUint16(table + 16 * i + 12, flags, true);
-      this.view.setUint16(table + 16 * i + 14, next, true);
-    });
-  }
-
-  offer(head: number): void {
-    this.view.setUint16(AVAILABLE + 4 + 2 * (this.#index % this.size), head, true);
-    this.#index = (this.#index + 1) & 0xffff;
-    this.setAvailableIndex(this.#index);
-  }
-
-  setAvailableIndex(index: number): void {
-    this.view.setUint16(AVAILABLE + 2, index, true);
-  }
-
-  get usedIndex(): number {
-    return this.view.getUint16(USED + 2, true);
-  }
-  used(index: number): [head: number, bytes: number] {
-    const at = USED + 4 + 8 * (index % this.size);
-    return [this.view.getUint32(at, true), this.view.getUint32(at + 4, true)];
-  }
-  set usedEvent(index: number) {
-    this.view.setUint16(AVAILABLE + 4 + 2 * this.size, index, true);
-  }
-  get availableEvent(): number {
-    return this.view.getUint16(USED + 4 + 8 * this.size, true);
-  }
-}
+const { next: NEXT, write: WRITE, indirect: INDIRECT } = FLAG;
 
 describe("a virtqueue", () => {
   test("gives each request once, in order, and gives them back", () => {
