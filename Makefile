@@ -69,8 +69,8 @@ build/libtram.so: $(C_OBJ) c/tram.map
 GUEST_CFLAGS := -std=gnu11 -O2 -Wall -Wextra -Wshadow -Werror -ffreestanding -nostdlib -fno-pic -fno-pie -no-pie \
                 -mno-red-zone -mgeneral-regs-only -mno-sse -fno-stack-protector -fno-asynchronous-unwind-tables \
                 -fno-jump-tables -mcmodel=small -fcf-protection=none
-build/walker.elf: c/guest/walker.c c/guest/walker.h c/guest/walker.ld | build/.host
-	$(Q)$(CC) $(GUEST_CFLAGS) -Wl,--build-id=none -Wl,--no-warn-rwx-segments -Wl,-T,c/guest/walker.ld -o $@ c/guest/walker.c
+build/walker.elf: $(wildcard c/guest/*.c c/guest/*.h) c/guest/walker.ld | build/.host
+	$(Q)$(CC) $(GUEST_CFLAGS) -Wl,--build-id=none -Wl,--no-warn-rwx-segments -Wl,-T,c/guest/walker.ld -o $@ $(filter %.c,$^)
 
 build/walker.bin: build/walker.elf
 	$(Q)objcopy -O binary $< $@

@@ -87,7 +87,8 @@ static int await(struct tram_channel *channel, short events, int timeout_ms, con
     if (stopped(stop)) return -ECANCELED;
     struct pollfd one = {.fd = channel->fd, .events = events};
     channel->counts.system_calls++;
-    int ready = poll(&one, 1, WAIT_SLICE_MS);
+    int64_t left = end - now_ms();
+    int ready = poll(&one, 1, left < WAIT_SLICE_MS ? (int)(left > 0 ? left : 0) : WAIT_SLICE_MS);
     if (ready < 0 && errno != EINTR) return -errno;
     if (ready > 0) {
       if (one.revents & POLLNVAL) return -EBADF;

@@ -40,6 +40,12 @@ unsigned advance(struct iovec **iov, unsigned count, size_t n);
 /* One read of at least one byte into iov[0, count), which waits: the bytes, 0 at the end, or -errno. */
 int64_t receive_some(int fd, const struct iovec *iov, unsigned count, int timeout_ms, const int32_t *stop);
 
+struct tram_marks {
+  uint32_t pages, words[];
+};
+/* After the bytes that it tells of: what is taken between the two comes again, and has them. */
+void mark(struct tram_marks *marks, uint32_t page);
+
 int page_is_zero(const uint8_t *page);
 int all_are_pages(const struct tram_ram *ram, const uint32_t *index, uint32_t count);
 

@@ -125,6 +125,18 @@ int tram_ram_detach(struct tram_ram *ram, uint64_t offset, uint64_t bytes) {
   return result;
 }
 
+int tram_ram_discard(struct tram_ram *ram, uint64_t offset, uint64_t bytes, int is_file) {
+  uint8_t *at = checked(ram, offset, bytes);
+  if (!at || bytes == 0 || !is_whole_pages(offset, bytes)) return -ERANGE;
+  if (!is_file) return madvise(at, bytes, MADV_DONTNEED) < 0 ? -errno : 0;
+  /* Of a private mapping that would bring the file's bytes back, which the guest has long forgotten. */
+  int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE;
+  if (mmap(at, bytes, PROT_READ | PROT_WRITE, flags, -1, 0) == MAP_FAILED) return -errno;
+  (void)madvise(at, bytes, MADV_HUGEPAGE);
+  (void)madvise(at, bytes, MADV_DONTDUMP);
+  return 0;
+}
+
 int tram_ram_forbid(struct tram_ram *ram, uint32_t page) {
   uint8_t *at = checked_page(ram, page);
   if (!at) return -ERANGE;

@@ -30,6 +30,9 @@ TRAM_API int tram_ram_populate_range(struct tram_ram *ram, uint64_t offset, uint
 /* [offset, offset + bytes) keeps its content and is no file's any longer, whatever becomes of it. Nobody writes there
  * meanwhile: that would be lost. Who reads may go on. Whole pages. */
 TRAM_API int tram_ram_detach(struct tram_ram *ram, uint64_t offset, uint64_t bytes);
+/* What [offset, offset + bytes) holds is nobody's any more: its memory is given back, and it is zero. `is_file`: it may be a
+ * file's. Any thread may read or write there meanwhile. Whole pages. */
+TRAM_API int tram_ram_discard(struct tram_ram *ram, uint64_t offset, uint64_t bytes, int is_file);
 TRAM_API int tram_ram_forbid(struct tram_ram *ram, uint32_t page); /* whoever touches it fails: its content is known to be bad */
 TRAM_API int tram_guard_install(void); /* guard.c, before memory is a file's or forbidden: faults become -EFAULT */
 
@@ -158,8 +161,16 @@ TRAM_API int64_t tram_twin_create(void); /* what stands for a vCPU's kvm_run: tr
  * it notes what it writes to, or NULL. */
 struct tram_marks;
 TRAM_API int tram_twin_run(struct tram_ram *ram, const void *run, uint32_t cpu, uint32_t granted, struct tram_marks *marks);
+
+/* marks.c: a set of pages that lives as long as its guest: any thread that has the handle may add to it, and look at it. */
 TRAM_API int64_t tram_marks_create(uint32_t pages);
+TRAM_API int tram_marks_add(struct tram_marks *marks, uint32_t first, uint32_t count);
+TRAM_API int tram_marks_remove(struct tram_marks *marks, uint32_t first, uint32_t count);
 TRAM_API int tram_marks_take(struct tram_marks *marks, uint32_t *words, uint32_t pages); /* adds them to a set, and forgets them */
+/* Which of [first, first + count) are in it, as words of a set that begins at `first`, a multiple of 32; how many. */
+TRAM_API int tram_marks_read(const struct tram_marks *marks, uint32_t first, uint32_t count, uint32_t *words);
+/* Moves the pages that are in it behind the others; how many others there are. */
+TRAM_API int tram_marks_split(const struct tram_marks *marks, uint32_t *index, uint32_t count);
 
 /* kvm.c */
 TRAM_API int tram_ioctl(int fd, uint32_t request, void *argument);

@@ -15,34 +15,6 @@ int64_t tram_twin_create(void) {
   return run ? (int64_t)(uintptr_t)run : -ENOMEM;
 }
 
-/* The pages that the twins of one guest have written to, where nobody else can tell. */
-struct tram_marks {
-  uint32_t pages, words[];
-};
-
-static uint32_t words_of(uint32_t pages) { return pages / WORD_BITS + 1; }
-
-int64_t tram_marks_create(uint32_t pages) {
-  struct tram_marks *marks = calloc(1, sizeof *marks + words_of(pages) * sizeof *marks->words);
-  if (!marks) return -ENOMEM;
-  marks->pages = pages;
-  return (int64_t)(uintptr_t)marks;
-}
-
-/* After the bytes: what is taken between these two comes again, and has them. Always as one locked step: a look whether it is set
- * already could come before the bytes are seen by others. */
-static void mark(struct tram_marks *marks, uint32_t page) {
-  if (!marks || page >= marks->pages) return;
-  __atomic_fetch_or(&marks->words[page / WORD_BITS], bit_of(page), __ATOMIC_SEQ_CST);
-}
-
-int tram_marks_take(struct tram_marks *marks, uint32_t *words, uint32_t pages) {
-  if (pages != marks->pages) return -ERANGE;
-  for (uint32_t i = 0; i * WORD_BITS < pages; i++)
-    if (marks->words[i]) words[i] |= __atomic_exchange_n(&marks->words[i], 0, __ATOMIC_SEQ_CST);
-  return 0;
-}
-
 __attribute__((noinline)) static int walk(struct tram_ram *ram, const volatile uint8_t *run, uint32_t index, uint32_t granted,
                                           struct tram_marks *marks) {
   struct walker_params *params = (void *)checked(ram, WALKER_PARAMS, sizeof *params);
@@ -67,10 +39,10 @@ __attribute__((noinline)) static int walk(struct tram_ram *ram, const volatile u
       return -EBADMSG;
     }
     __atomic_store_n(record, walker_record(page, cpu->pass, params->seed), __ATOMIC_RELEASE);
-    mark(marks, page);
+    if (marks) mark(marks, page);
     cpu->position++;
     __atomic_store_n(&cpu->steps, cpu->steps + 1, __ATOMIC_RELEASE);
-    mark(marks, WALKER_PARAMS / PAGE_BYTES);
+    if (marks) mark(marks, WALKER_PARAMS / PAGE_BYTES);
   }
   return (int)done;
 }

@@ -17,7 +17,7 @@ enum {
   RESULT_CPUS,
   RESULT_BAD_CPU,   /* vCPUs whose slice has another boundary than they say, or who found an error themselves */
   RESULT_NONZERO,   /* pages that are not zero */
-  RESULT_RESERVED,
+  RESULT_REUSED,    /* pages of the free ones that are in use */
   RESULT_CPU,       /* from here, for each vCPU: pass, position, boundary found, its own error */
 };
 
@@ -47,8 +47,26 @@ static void make_page(uint64_t *word, uint32_t fill, uint64_t seed, uint32_t pag
   }
 }
 
+/* Pages of the table of the free ones' states. */
+static uint32_t table_pages(const struct walker_params *params) {
+  return (uint32_t)(((uint64_t)params->free_pages * 4 + PAGE_BYTES - 1) / PAGE_BYTES);
+}
+
+/* Behind the working set, at the end of memory: the table, then what it is of. */
+static int free_is_sane(const struct walker_params *params) {
+  if (!params->free_pages) return params->cache_pages == 0;
+  return params->free_pages <= WALKER_TAKEN_MAX * WALKER_BLOCK && params->free_pages < params->ram_pages && params->free_first == params->ram_pages - params->free_pages &&
+         params->table_first + (uint64_t)table_pages(params) == params->free_first &&
+         params->table_first >= (uint64_t)params->first_page + params->set_pages && params->cache_pages <= params->free_pages &&
+         params->habit <= WALKER_REPORT;
+}
+
+static uint32_t *state_of(const struct tram_ram *ram, const struct walker_params *params, uint32_t i) {
+  return (uint32_t *)(void *)checked_page(ram, params->table_first + i / WALKER_BLOCK) + i % WALKER_BLOCK;
+}
+
 static int params_are_sane(const struct walker_params *params, const struct tram_ram *ram) {
-  return params->magic == WALKER_MAGIC && params->cpus >= 1 && params->cpus <= WALKER_CPUS_MAX &&
+  return free_is_sane(params) && params->magic == WALKER_MAGIC && params->cpus >= 1 && params->cpus <= WALKER_CPUS_MAX &&
          params->ram_pages == ram->bytes / PAGE_BYTES && params->first_page >= WALKER_RAM_START / PAGE_BYTES &&
          params->first_page <= params->ram_pages && params->set_pages <= params->ram_pages - params->first_page &&
          params->set_pages >= params->cpus && params->fill <= WALKER_FILL_MIXED;
@@ -57,11 +75,17 @@ static int params_are_sane(const struct walker_params *params, const struct tram
 static int fill(struct tram_ram *ram, const struct walker_params *params) {
   for (uint32_t page = WALKER_RAM_START / PAGE_BYTES; page < params->ram_pages; page++) {
     int in_set = page - params->first_page < params->set_pages;
+    if (params->free_pages && page >= params->table_first && page < params->free_first) continue;
     if (!in_set && (params->fill == WALKER_FILL_ZERO || (params->fill == WALKER_FILL_MIXED && page % 4 == 3)))
       continue; /* stays untouched */
     uint64_t *word = (uint64_t *)(void *)checked_page(ram, page);
     make_page(word, params->fill, params->seed, page);
     if (in_set) word[0] = walker_record(page, 0, params->seed);
+  }
+  uint32_t *taken = (void *)checked(ram, WALKER_TAKEN, WALKER_TAKEN_MAX * sizeof *taken);
+  for (uint32_t i = 0; i < params->cache_pages; i++) {
+    *state_of(ram, params, i) = WALKER_CACHE;
+    taken[i / WALKER_BLOCK]++;
   }
   return 0;
 }
@@ -108,6 +132,26 @@ static void check_page(const struct tram_ram *ram, const struct walker_params *p
   result[RESULT_PAGES]++;
 }
 
+/* A page that may be free: what it holds matters if it is in use, or cache. */
+static void check_free(const struct tram_ram *ram, const struct walker_params *params, uint32_t i, uint32_t *result) {
+  uint32_t page = params->free_first + i, state = *state_of(ram, params, i);
+  const uint64_t *words = (const void *)checked_page(ram, page);
+  if (state == WALKER_CACHE) {
+    check_page(ram, params, page, result);
+    return;
+  }
+  if (!page_is_zero(checked_page(ram, page))) result[RESULT_NONZERO]++;
+  result[RESULT_PAGES]++;
+  if (state == WALKER_FREE || state == WALKER_BALLOONED) return;
+  result[RESULT_REUSED]++;
+  uint64_t expected = walker_record(page, state, params->seed);
+  unsigned last = PAGE_BYTES / 8 - 1;
+  int is_good = state <= WALKER_GENERATION_MAX && words[0] == expected && words[last] == expected;
+  if (is_good || result[RESULT_BAD]++ != 0) return;
+  result[RESULT_BAD_PAGE] = page;
+  result[RESULT_BAD_AT] = words[0] == expected ? last * 8 : 0;
+}
+
 static int check(const struct tram_ram *ram, uint32_t *result) {
   struct walker_params params;
   if (!checked(ram, WALKER_PARAMS, sizeof params)) return -ERANGE;
@@ -127,8 +171,9 @@ static int check(const struct tram_ram *ram, uint32_t *result) {
     int agrees = boundary == self->position || boundary == self->position + 1 || (self->position == 0 && boundary == count);
     if (!agrees || self->error) result[RESULT_BAD_CPU]++;
   }
-  for (uint32_t page = WALKER_RAM_START / PAGE_BYTES; page < params.ram_pages; page++)
-    check_page(ram, &params, page, result);
+  uint32_t end = params.free_pages ? params.table_first : params.ram_pages;
+  for (uint32_t page = WALKER_RAM_START / PAGE_BYTES; page < end; page++) check_page(ram, &params, page, result);
+  for (uint32_t i = 0; i < params.free_pages; i++) check_free(ram, &params, i, result);
   return 0;
 }
 

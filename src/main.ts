@@ -1,5 +1,6 @@
 // tram: find the command, run it, and turn whatever comes out into text and an exit code. The one place that does.
 import { runCommand } from "citty";
+import { balloon } from "./cli/balloon.ts";
 import { check } from "./cli/check.ts";
 import { checkArguments, nearest, type TramCommand, usage } from "./cli/command.ts";
 import { print, say } from "./cli/console.ts";
@@ -43,6 +44,7 @@ export const COMMANDS: readonly TramCommand[] = [
   status,
   pause,
   resume,
+  balloon,
   set,
   dirtyRate,
   forecast,

@@ -1,7 +1,7 @@
 /* The walker: a guest that dirties memory, checks itself, and can be checked. See walker.h.
  * Freestanding, 64-bit, general registers only. vCPU n enters at start with rdi = n and its own stack; paging is on, and
  * guest physical addresses are mapped to themselves. */
-#include "walker.h"
+#include "balloon.h"
 
 static volatile struct walker_params *const params = (volatile struct walker_params *)(uintptr_t)WALKER_PARAMS;
 
@@ -25,10 +25,15 @@ static void put(char c) {
   out8(WALKER_PORT_SERIAL, (uint8_t)c);
 }
 
-static inline volatile uint64_t *page_address(uint32_t page, uint32_t low_pages) {
+static inline uint64_t address_of(uint32_t page, uint32_t low_pages) {
   uint64_t gpa = (uint64_t)page * WALKER_PAGE;
-  if (page >= low_pages) gpa += 0x100000000ull - (uint64_t)low_pages * WALKER_PAGE;
-  return (volatile uint64_t *)gpa;
+  return page < low_pages ? gpa : gpa + 0x100000000ull - (uint64_t)low_pages * WALKER_PAGE;
+}
+
+uint64_t guest_address(volatile struct walker_params *of, uint32_t page) { return address_of(page, of->low_pages); }
+
+volatile uint64_t *page_address(volatile struct walker_params *of, uint32_t page) {
+  return (volatile uint64_t *)guest_address(of, page);
 }
 
 static void fail(volatile struct walker_cpu *cpu, uint32_t error, uint32_t page, uint64_t found, uint64_t expected) {
@@ -61,11 +66,14 @@ __attribute__((section(".text.start"), noreturn)) void start(uint32_t index) {
     for (uint32_t i = 0; i < count; i++) {
       while (granted == 0) {
         granted = in32(WALKER_PORT_GRANT);
+        int attention = (granted & WALKER_ATTENTION) != 0;
+        granted &= ~WALKER_ATTENTION;
         probe(cpu, index);
+        if (index == 0 && params->free_pages) balloon_tick(params, attention);
       }
       granted--;
       uint32_t page = first + i;
-      volatile uint64_t *record = page_address(page, low_pages);
+      volatile uint64_t *record = (volatile uint64_t *)address_of(page, low_pages);
       uint64_t found = *record, expected = walker_record(page, pass - 1, fixed.seed);
       if (found != expected) fail(cpu, WALKER_BAD_RECORD, page, found, expected);
       *record = walker_record(page, pass, fixed.seed);

@@ -26,6 +26,10 @@
 #define WALKER_PDPT 0x3000u
 #define WALKER_CODE 0x8000u
 #define WALKER_CODE_BYTES 0x8000u
+#define WALKER_RINGS 0x10000u /* a page for each of the balloon's queues */
+#define WALKER_LISTS 0x20000u /* what is told through them */
+#define WALKER_TAKEN 0x80000u /* a word for each block: how many of its pages are not free */
+#define WALKER_TAKEN_MAX 0x20000u
 #define WALKER_STACKS 0x40000u
 #define WALKER_STACK_BYTES 0x4000u
 #define WALKER_PDS 0x100000u /* one page for each GiB mapped */
@@ -37,7 +41,27 @@
 #define WALKER_PORT_SERIAL 0x3f8u
 #define WALKER_PORT_GRANT 0x510u /* in: how many pages may be written now; waits when the rate says so */
 #define WALKER_PORT_PROBE 0x514u /* in: 0, 1, 2 … for each vCPU */
+#define WALKER_ATTENTION 0x80000000u /* in a grant: a device has interrupted; the walker takes no interrupts */
 #define WALKER_MMIO_PROBE 0xd0000000u /* read of 4 bytes at + 4*cpu: 0, 1, 2 … */
+#define WALKER_BALLOON 0xd1000000u /* a virtio balloon's registers */
+
+/* Pages [free_first, free_first + free_pages) are not the walk's: page free_first + i is what word i of a table that begins with
+ * page table_first says it is. */
+#define WALKER_BLOCK 1024u /* pages whose states a page of the table has */
+#define WALKER_FREE 0u                    /* nobody's: what it holds means nothing */
+#define WALKER_GENERATION_MAX 0xfffffff0u /* up to here it is used: its first and last words are the record of that pass */
+#define WALKER_CACHE 0xfffffffeu          /* holds what the host has filled it with, until it is given up */
+#define WALKER_BALLOONED 0xffffffffu      /* the host's */
+
+/* What the first vCPU does when it is asked which of these pages are free. */
+enum walker_habit {
+  WALKER_KEEP = 0,   /* names them, and leaves them alone */
+  WALKER_REUSE = 1,  /* uses an eighth of what it has named as soon as it has the buffer back; uses and frees others all the time */
+  WALKER_LATE = 2,   /* as reuse; begins some ticks later, and names one run a tick */
+  WALKER_STALE = 3,  /* answers with an older request's number */
+  WALKER_SILENT = 4, /* never answers */
+  WALKER_REPORT = 5, /* reports them as free when it boots, by itself; the rest as reuse, but for naming */
+};
 
 enum walker_fill { WALKER_FILL_ZERO = 0, WALKER_FILL_RANDOM = 1, WALKER_FILL_TEXT = 2, WALKER_FILL_MIXED = 3 };
 
@@ -68,7 +92,12 @@ struct walker_params {
   uint32_t fill; /* enum walker_fill */
   uint32_t reserved;
   uint64_t seed;
-  uint64_t reserved2[3];
+  uint32_t free_first;
+  uint32_t free_pages;
+  uint32_t table_first;
+  uint32_t cache_pages; /* the first of the free pages are cache at first */
+  uint32_t habit;       /* enum walker_habit */
+  uint32_t reserved2;
   struct walker_cpu cpu[WALKER_CPUS_MAX];
 };
 

@@ -11,6 +11,7 @@ import { type Address, formatAddress, parseAddress } from "../transport/address.
 import { OutputFile } from "../writer/output-file.ts";
 import { command } from "./command.ts";
 import { type Consumer, startConsumer } from "./consumer.ts";
+import { FREE_ARGS, freeOptions } from "./free-pages.ts";
 import { MAX_DOWNTIME_ARG, VM_ARG } from "./guest.ts";
 import { type FinalReport, failedReport, finalReport, MoveView, openJson, openTrace } from "./report.ts";
 import { findSocket } from "./runtime.ts";
@@ -66,6 +67,7 @@ export const migrate = command({
       description: "compress what --channels carry: zstd, zstd:LEVEL or none (default none)",
       valueHint: "METHOD",
     },
+    ...FREE_ARGS,
     verify: {
       type: "boolean",
       description: "hash every page at both ends, and compare before the guest is handed over",
@@ -105,6 +107,7 @@ export const migrate = command({
       }),
       ...(args.iovMax !== undefined && { iovMax: parseCount(args.iovMax, "--iov-max", 1, 1024) }),
       ...channelOptions(args, address),
+      ...freeOptions(args),
       ...(args.verify && { verify: true }),
       ...(args.hold && { hold: true }),
       ...(timeoutMs > 0 && { timeoutMs }),

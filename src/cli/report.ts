@@ -7,6 +7,7 @@ import type { ForecastNote } from "../control/measure.ts";
 import { type ErrorData, EXIT, formatError, fromErrorData, TramError, toErrorData } from "../errors.ts";
 import { net } from "../native/net.ts";
 import { print, say, writeAll } from "./console.ts";
+import { type FreeReport, freeReport, freeRows } from "./free-pages.ts";
 import { formatBytes, formatCount, formatMs, formatRate } from "./units.ts";
 
 export const JSON_SCHEMA = "tram/1";
@@ -101,7 +102,7 @@ export function exitOf(problems: readonly ErrorData[]): number {
   return codes.includes(EXIT.badBytes) ? EXIT.badBytes : (codes[0] ?? EXIT.done);
 }
 
-export interface FinalReport {
+export interface FinalReport extends FreeReport {
   schema: string;
   event: "move.finished";
   vm: string;
@@ -112,8 +113,6 @@ export interface FinalReport {
   totalPages: number;
   sentPages: number;
   zeroPages: number;
-  /** Not sent: nobody has ever written to them. */
-  untouchedPages: number;
   resentPages: number;
   bytes: number;
   elapsedMs: number;
@@ -168,7 +167,7 @@ export const outcomeOf = (phase: Journal["phase"]): Outcome =>
   phase === "completed" || phase === "cancelled" ? phase : "failed";
 
 export function finalReport(vm: string, journal: Journal): FinalReport {
-  const { peer, owner, totalPages, sentPages, zeroPages, untouchedPages, resentPages, bytes } = journal;
+  const { peer, owner, totalPages, sentPages, zeroPages, resentPages, bytes } = journal;
   const { downtimeMs, downtimePartsMs, throttlePercent, stall, error } = journal;
   const elapsedMs = Math.round(journal.elapsedMs);
   return {
@@ -182,7 +181,7 @@ export function finalReport(vm: string, journal: Journal): FinalReport {
     totalPages,
     sentPages,
     zeroPages,
-    untouchedPages,
+    ...freeReport(journal),
     resentPages,
     bytes,
     elapsedMs,
@@ -206,8 +205,9 @@ export function formatReport(report: FinalReport): string {
     rows.push(
       [
         "pages",
-        `${formatCount(report.sentPages)} sent, ${formatCount(report.zeroPages)} zero, ${formatCount(report.resentPages)} of these re-sent, in ${report.rounds} rounds; ${formatCount(report.untouchedPages)} never touched`,
+        `${formatCount(report.sentPages)} sent, ${formatCount(report.zeroPages)} zero, ${formatCount(report.resentPages)} of these re-sent, in ${report.rounds} rounds`,
       ],
+      ...freeRows(report),
       [
         "bytes",
         `${formatBytes(report.bytes)} in ${formatMs(report.elapsedMs)}, ${formatRate(report.bandwidthBytesPerSec)}`,

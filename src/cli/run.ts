@@ -3,7 +3,15 @@ import { openSync } from "node:fs";
 import { resolve } from "node:path";
 import { DEFAULT_REPLY_MS, MOVE_CHANNELS_MAX } from "../control/send.ts";
 import { EXIT, TramError } from "../errors.ts";
-import { bootWalker, FILLS, type Fill, WALKER_MEMORY_MIN } from "../machine/boot.ts";
+import {
+  bootWalker,
+  FILLS,
+  type Fill,
+  HABITS,
+  type Habit,
+  WALKER_MEMORY_MIN,
+  type WalkerOptions,
+} from "../machine/boot.ts";
 import { createMachine, createRam, createVm } from "../machine/machine.ts";
 import { ACCELS, type Accel, TRACKING, type TrackingWish } from "../machine/tracking.ts";
 import { openKvm } from "../native/kvm.ts";
@@ -83,6 +91,25 @@ export const run = command({
       valueHint: "KIND",
     },
     seed: { type: "string", description: "walker: seed of that content (default 1)", valueHint: "N" },
+    balloon: {
+      type: "boolean",
+      description: "a memory balloon: tram balloon resizes the guest, and its free pages are not moved",
+    },
+    free: {
+      type: "string",
+      description: "walker: memory that it has written to once, and has free since (default 0; else --balloon)",
+      valueHint: "SIZE",
+    },
+    cache: {
+      type: "string",
+      description: "walker: what of that is a cache, which it gives up when its balloon needs it (default 0)",
+      valueHint: "SIZE",
+    },
+    habit: {
+      type: "string",
+      description: `walker: what it does when asked for free pages: ${HABITS.join(", ")} (default keep)`,
+      valueHint: "HABIT",
+    },
     serial: {
       type: "string",
       description: "the serial port's output: none, stdio or file:PATH (default none)",
@@ -130,7 +157,7 @@ export const run = command({
       );
     if (args.guest && args.guest !== "walker")
       throw new TramError("E_USAGE", `--guest: there is no guest '${args.guest}'`, { expected: "walker" });
-    const walkerOnly = (["workingSet", "dirtyRate", "fill", "seed"] as const).find((key) => args[key] !== undefined);
+    const walkerOnly = WALKER_ARGS.find((key) => args[key] !== undefined);
     if (args.incoming && walkerOnly)
       throw new TramError("E_USAGE", `${option(walkerOnly)} is for --guest walker: an incoming guest brings its own`);
     const snapshot = args.incoming ? snapshotOf(args.incoming) : null;
@@ -142,6 +169,8 @@ export const run = command({
     return runGuest(args, snapshot);
   },
 });
+
+const WALKER_ARGS = ["workingSet", "dirtyRate", "fill", "seed", "balloon", "free", "cache", "habit"] as const;
 
 const option = (key: string): string => `--${key.replace(/[A-Z]/g, (c) => `-${c.toLowerCase()}`)}`;
 
@@ -166,6 +195,10 @@ interface RunArgs {
   dirtyRate?: string;
   fill?: string;
   seed?: string;
+  balloon?: boolean;
+  free?: string;
+  cache?: string;
+  habit?: string;
   serial?: string;
   qmp?: string;
   timeout?: string;
@@ -195,6 +228,11 @@ export async function runGuest(args: RunArgs, spec: FileSpec | null): Promise<nu
   // Takes longer than all else that comes before the first instruction, and goes on beside it; every guest has one.
   const accel = parseAccel(args.accel);
   const tracking = parseTracking(accel, args.dirtyTracking);
+  const balloon = args.balloon === true || (walker !== null && walker.freeBytes > 0);
+  if (balloon && accel !== "kvm")
+    throw new TramError("E_USAGE", "--balloon and --free: the walker's twin has no devices", {
+      next: "leave --accel out",
+    });
   const vm = accel === "kvm" && (spec || walker) ? createVm(tracking) : null;
   const within = vm ?? tracking;
   if (spec || walker) guest.startCpus(1);
@@ -225,7 +263,8 @@ export async function runGuest(args: RunArgs, spec: FileSpec | null): Promise<nu
       // Who asks while much memory is filled shall get an answer; a small guest's first instruction comes first.
       const isLarge = memoryBytes > LARGE_MEMORY;
       if (isLarge) guest.serve(socket);
-      const description = { name, memoryBytes, cpus: cpus ?? 1, tscKhz: 0, walker: true, cpuid: vm?.cpuid ?? [] };
+      const { cpuid } = vm ?? { cpuid: [] };
+      const description = { name, memoryBytes, cpus: cpus ?? 1, tscKhz: 0, walker: true, balloon, cpuid };
       const handles = createMachine(description, createRam(memoryBytes, prealloc), guest.board, within);
       bootWalker(handles, guest.board, walker);
       guest.start(handles, !args.paused);
@@ -258,16 +297,23 @@ export async function runGuest(args: RunArgs, spec: FileSpec | null): Promise<nu
   }
 }
 
-function walkerOptions(
-  args: { workingSet?: string; dirtyRate?: string; fill?: string; seed?: string },
-  memoryBytes: number,
-) {
+function walkerOptions(args: Pick<RunArgs, (typeof WALKER_ARGS)[number]>, memoryBytes: number): WalkerOptions {
   if (memoryBytes < WALKER_MEMORY_MIN)
     throw new TramError("E_USAGE", "--memory is too small for the walker", {
       expected: `at least ${formatBytes(WALKER_MEMORY_MIN)}`,
       found: formatBytes(memoryBytes),
     });
-  const half = Math.floor(memoryBytes / 2 / 4096) * 4096;
+  const freeBytes = args.free === undefined ? 0 : parseMemory(args.free, "--free");
+  const cacheBytes = args.cache === undefined ? 0 : parseMemory(args.cache, "--cache");
+  if (cacheBytes > freeBytes)
+    throw new TramError("E_USAGE", "--cache is a part of --free", {
+      expected: `at most ${formatBytes(freeBytes)}`,
+      found: formatBytes(cacheBytes),
+    });
+  const habit = (args.habit ?? "keep") as Habit;
+  if (!HABITS.includes(habit))
+    throw new TramError("E_USAGE", `--habit: there is no '${habit}'`, { expected: HABITS.join(", ") });
+  const half = Math.floor(Math.max(0, memoryBytes - freeBytes) / 2 / 4096) * 4096;
   const fill = (args.fill ?? "mixed") as Fill;
   if (!FILLS.includes(fill))
     throw new TramError("E_USAGE", `--fill: there is no '${fill}'`, { expected: FILLS.join(", ") });
@@ -277,6 +323,9 @@ function walkerOptions(
     dirtyRate: rate === "max" ? 0 : parseCount(rate, "--dirty-rate", 1, 100_000_000),
     fill,
     seed: args.seed === undefined ? 1 : parseCount(args.seed, "--seed", 0, 2 ** 32 - 1),
+    freeBytes,
+    cacheBytes,
+    habit,
   };
 }
 

@@ -4,6 +4,7 @@ import { existsSync, statfsSync } from "node:fs";
 import { dirname, resolve } from "node:path";
 import type { ChannelCounts } from "../control/barrier.ts";
 import { isOver, type Journal } from "../control/journal.ts";
+import type { PageCache } from "../control/page-cache.ts";
 import type { After } from "../control/save.ts";
 import { type ErrorData, EXIT, formatError, fromErrorData, TramError, toErrorData } from "../errors.ts";
 import { chooseDirect, type DirectMode } from "../native/file.ts";
@@ -14,6 +15,7 @@ import { type FileTarget, OutputFile } from "../writer/output-file.ts";
 import { worstCaseBytes } from "../writer/snapshot.ts";
 import { say } from "./console.ts";
 import { statOf } from "./file-target.ts";
+import { type FreeReport, freeReport, freeRows } from "./free-pages.ts";
 import { untilBooted } from "./migrate.ts";
 import { JSON_SCHEMA, type MoveView, outcomeOf } from "./report.ts";
 import { formatBytes, formatCount, formatMs, formatRate } from "./units.ts";
@@ -28,10 +30,11 @@ export interface GuestSave {
   reserve: boolean;
   /** Begin even where the worst case would not fit. */
   overcommit: boolean;
+  free: { skipFree: boolean; pageCache: PageCache };
   limits: { maxDowntimeMs?: number; maxBandwidthBytesPerSec?: number; timeoutMs?: number };
 }
 
-export interface SaveReport {
+export interface SaveReport extends FreeReport {
   schema: string;
   event: "keep.finished";
   file: string;
@@ -109,6 +112,7 @@ export async function saveGuest(
       channels: wanted.channels,
       reserve: wanted.reserve,
       blocking: process.env.TRAM_BLOCK_GUEST === "1", // for the benchmark
+      ...wanted.free,
       ...wanted.limits,
     });
     const journal = await follow(client, view, signal, () => {
@@ -190,6 +194,7 @@ function saveReport(
     blocks: [{ name: RAM_BLOCK_NAME, bytes: journal.totalPages * 4096, present: journal.presentPages ?? 0, untold: 0 }],
     receivedPages: journal.sentPages,
     zeroPages: journal.zeroPages,
+    ...freeReport(journal),
     resentPages: journal.resentPages,
     rounds: journal.roundsDone,
     bytes: journal.bytes,
@@ -251,6 +256,7 @@ function formatSave(report: SaveReport): string {
       "pages",
       `${formatCount(present)} of ${formatBytes(ramBytes)}; ${formatCount(report.receivedPages)} written in ${report.rounds} rounds, ${formatCount(report.resentPages)} of these again`,
     ],
+    ...freeRows(report),
     [
       "bytes",
       `${formatBytes(report.bytes)} in ${formatMs(report.elapsedMs)}, ${formatRate(report.bandwidthBytesPerSec)}, ${share}% past the page cache, over ${report.channels.length} channel${report.channels.length > 1 ? "s" : ""}`,

@@ -14,6 +14,7 @@ import { type Listener, listen } from "../transport/index.ts";
 import { command } from "./command.ts";
 import { DIRECT_CHOICES, parseDirect } from "./direct.ts";
 import { fileTarget } from "./file-target.ts";
+import { FREE_ARGS, type FreeArgs, freeOptions, nonDefaultFree } from "./free-pages.ts";
 import {
   cancelOnSignal,
   type KeepReport,
@@ -78,6 +79,7 @@ export const save = command({
       valueHint: "TIME",
     },
     maxBandwidth: { type: "string", description: "the most to take (default no limit)", valueHint: "RATE" },
+    ...FREE_ARGS,
     timeout: { type: "string", description: "the longest it may take (default none)", valueHint: "TIME" },
     json: { type: "string", description: "events as JSON, one a line; the last is the report", valueHint: "PATH|fd:N" },
   },
@@ -122,7 +124,16 @@ export const save = command({
               ? DEFAULT_CHANNELS
               : parseCount(args.channels, "--channels", 1, SAVE_THREADS_MAX);
           const { reserve, overcommit } = args;
-          const wanted = { after, channels: threads, direct, reserve: !!reserve, overcommit: !!overcommit, limits };
+          const free = freeOptions(args);
+          const wanted = {
+            after,
+            channels: threads,
+            direct,
+            reserve: !!reserve,
+            overcommit: !!overcommit,
+            limits,
+            free,
+          };
           const move = new MoveView(args.vm, json);
           const signals = cancelOnSignal(() => undefined);
           try {
@@ -144,9 +155,9 @@ export const save = command({
 });
 
 /** What only our own writing threads can do. */
-function refuseForQemu(args: { directIo?: string; reserve?: boolean; overcommit?: boolean }): void {
-  const ours =
-    args.directIo !== undefined ? "--direct-io" : args.reserve ? "--reserve" : args.overcommit ? "--overcommit" : null;
+function refuseForQemu(args: FreeArgs & { directIo?: string; reserve?: boolean; overcommit?: boolean }): void {
+  const threads = args.directIo !== undefined ? "--direct-io" : args.reserve ? "--reserve" : null;
+  const ours = threads ?? (args.overcommit ? "--overcommit" : nonDefaultFree(args));
   if (ours)
     throw new TramError("E_USAGE", `${ours} is for tram's own guests`, {
       next: "leave it out: long runs of QEMU's pages go past the page cache where they can",

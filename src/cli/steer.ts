@@ -1,6 +1,7 @@
 // tram ps, status, pause, resume, quit, check-guest: look at running guests and steer them, tram's and QEMU's.
 import { type RestoreJournal, unverifiedPages } from "../control/restore.ts";
 import { EXIT, formatError, TramError } from "../errors.ts";
+import type { BalloonFacts } from "../machine/balloon.ts";
 import type { QmpClient } from "../qmp/client.ts";
 import type { TrackingFacts } from "../qmp/commands.ts";
 import { command, type TramCommand } from "./command.ts";
@@ -49,6 +50,35 @@ async function readRestore(client: QmpClient): Promise<{ restore?: RestoreJourna
   }
 }
 
+/** What the guest has given up, and has said of its memory; only tram's guests tell so much. */
+async function readBalloon(client: QmpClient): Promise<{ balloon?: BalloonFacts }> {
+  try {
+    const balloon = await client.execute<BalloonFacts | Record<string, never>>("tram-query-balloon");
+    return "isDriven" in balloon ? { balloon: balloon as BalloonFacts } : {};
+  } catch {
+    return {};
+  }
+}
+
+/** Which pages it had free when it was last asked. */
+async function readFreePages(client: QmpClient): Promise<{ freePages?: object }> {
+  try {
+    const freePages = await client.execute<object>("tram-query-free-pages");
+    return "bitmap" in freePages ? { freePages } : {};
+  } catch {
+    return {};
+  }
+}
+
+function balloonLine({ balloon, memory }: Status & { balloon?: BalloonFacts }): string {
+  if (!balloon) return "";
+  const { isDriven, actualBytes, wantedBytes, hints } = balloon;
+  if (!isDriven) return "\nballoon: the guest has no driver for it";
+  const wanted = wantedBytes === actualBytes ? "" : `, of ${formatBytes(wantedBytes)} that it is to give up`;
+  const told = hints ? "; it tells which pages are free" : "";
+  return `\nballoon: ${formatBytes(actualBytes)} given up${wanted}, ${formatBytes(memory - actualBytes)} left${told}`;
+}
+
 /** For a person: where the memory comes from, and what of it nobody has looked at yet. */
 function restoreLines(restore: RestoreJournal | undefined): string {
   if (!restore) return "";
@@ -73,10 +103,14 @@ export const status = command({
   examples: ["tram status a", "tram status unix:/run/qemu.qmp --json"],
   async run(args) {
     const found = await withGuest(args.vm, async (client) => {
-      const status = { ...(await readStatus(client, args.vm)), ...(await readRestore(client)) };
-      return args.json ? { ...status, ...(await readTracking(client)) } : status;
+      const status = {
+        ...(await readStatus(client, args.vm)),
+        ...(await readRestore(client)),
+        ...(await readBalloon(client)),
+      };
+      return args.json ? { ...status, ...(await readFreePages(client)), ...(await readTracking(client)) } : status;
     });
-    const text = `${HEADING}\n${statusLine(found)}${restoreLines(found.restore)}`;
+    const text = `${HEADING}\n${statusLine(found)}${restoreLines(found.restore)}${balloonLine(found)}`;
     print(args.json ? JSON.stringify({ schema: JSON_SCHEMA, ...found }) : text);
     return EXIT.done;
   },
@@ -127,6 +161,8 @@ export const quit = steering("quit", "ends a guest", "quit");
 interface CheckResult {
   pages: number;
   nonZero: number;
+  /** Of the pages that may be free, those that are in use. */
+  reused: number;
   bad: number;
   firstBad?: { page: number; offset: number };
   badCpus: number;

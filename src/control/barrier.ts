@@ -32,6 +32,11 @@ export interface ChannelCounts {
   resentPages: number;
   /** Zero because nobody has ever written to them, which the page tables say: not looked at. */
   untouchedPages: number;
+  /** Left out because the guest said that they are free. */
+  hintedPages: number;
+  /** Untouched because the guest has given them up: into its balloon, or as free. */
+  balloonedPages: number;
+  reportedPages: number;
   systemCalls: number;
   /** Sent without a copy of ours. */
   zeroCopyBytes: number;
@@ -52,6 +57,9 @@ const COUNTS = [
   "directBytes",
   "resentPages",
   "untouchedPages",
+  "hintedPages",
+  "balloonedPages",
+  "reportedPages",
   "systemCalls",
   "zeroCopyBytes",
   "copiedBytes",

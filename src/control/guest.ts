@@ -3,6 +3,8 @@ import type { Bitmap } from "../memory/bitmap.ts";
 import type { Ram } from "../native/ram.ts";
 import type { MachineDescription } from "../stream/devices/machine.ts";
 import type { State, Table } from "../stream/vmstate.ts";
+import type { FreePages } from "./hints.ts";
+import type { CarrierMemory } from "./rounds.ts";
 
 /** One device's section. */
 export interface DeviceState {
@@ -21,8 +23,10 @@ export interface Guest {
   readonly pagemapFd: number;
   /** Adds all pages written since the last sync, and not yet cleared, to `dirty`. */
   syncDirty(dirty: Bitmap): void;
-  /** Just before [firstPage, firstPage + pages) is read: later writes to it count again. Multiples of 64, or to the end. */
-  clearDirty(firstPage: number, pages: number): void;
+  /** While it is tracked: for who carries its pages in this thread. */
+  readonly pages: CarrierMemory;
+  /** Null: nobody there would answer. */
+  readonly freePages: FreePages | null;
   /** And it runs at its full speed. */
   stopTracking(): void;
   /** While it is tracked: has its CPUs rest for this share of time. */

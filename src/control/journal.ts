@@ -2,7 +2,9 @@
 import type { ErrorData, Owner } from "../errors.ts";
 import type { ChannelCounts } from "./barrier.ts";
 import type { Stall } from "./convergence.ts";
+import type { Hints } from "./hints.ts";
 import type { ForecastNote } from "./measure.ts";
+import type { CacheDrop } from "./page-cache.ts";
 
 /** Legal ways through a move; QEMU's names where it has one. */
 const PHASES = {
@@ -44,6 +46,15 @@ export interface Journal {
   zeroPages: number;
   /** Not sent: nobody has ever written to them. */
   untouchedPages: number;
+  /** Not sent: the guest said, when it was asked, that they are free. */
+  hintedPages: number;
+  /** Not sent: the guest has given them up since they were written to, into its balloon, or reported as free. */
+  balloonedPages: number;
+  reportedPages: number;
+  /** What came of asking it. */
+  hints?: Hints;
+  /** With --page-cache drop. */
+  cacheDrop?: CacheDrop;
   /** Sent again because the guest wrote to them after they had been sent. */
   resentPages: number;
   bytes: number;
@@ -107,6 +118,9 @@ export class MoveLog {
       sentPages: 0,
       zeroPages: 0,
       untouchedPages: 0,
+      hintedPages: 0,
+      balloonedPages: 0,
+      reportedPages: 0,
       resentPages: 0,
       bytes: 0,
       elapsedMs: 0,

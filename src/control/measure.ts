@@ -43,7 +43,7 @@ export function measureDirtyRate(guest: Guest, forMs: number, { checkStop, sleep
     guest.startTracking();
     const dirty = new Bitmap(totalPages);
     guest.syncDirty(dirty); // what is in the log before anything was written
-    guest.clearDirty(0, totalPages);
+    guest.pages.clearDirty(0, totalPages, null);
     dirty.clear();
     const startedMs = now();
     for (let halving = HALVINGS; halving >= 0; halving--) {

@@ -6,6 +6,7 @@ import { type ChannelCounts, noCounts, sumCounts } from "./barrier.ts";
 import type { PagesSent, PageWriter } from "./channel.ts";
 import { expectedDowntimeMs, PAGE_RECORD_BYTES, type RoundStats, stall, verdict } from "./convergence.ts";
 import type { Guest } from "./guest.ts";
+import { type FreePages, mustWait } from "./hints.ts";
 import type { Journal, MoveLog } from "./journal.ts";
 import { type LimitsPlace, LiveLimits } from "./limits.ts";
 import { TokenBucket } from "./rate.ts";
@@ -23,6 +24,8 @@ const ARRIVE_SLICE_MS = 5;
 const ARRIVE_MS = 200;
 /** While it is held, a round comes after this time at the latest: the target must not think that the source is gone. */
 const HELD_ROUND_MS = 1000;
+/** Between two looks at what the guest has named. */
+const HINT_SLICE_MS = 2;
 /** To look costs the guest a little. */
 const HELD_LOOK_MS = 250;
 
@@ -33,14 +36,25 @@ export interface RoundsShare {
   pagemapFd: number;
   dirty: SharedArrayBuffer;
   sent: SharedArrayBuffer;
-  /** The next page that nobody has taken; whether the guest is stopped; whether this is the first round; no limit holds. */
+  /** See WORD. */
   words: SharedArrayBuffer;
   bucket: SharedArrayBuffer;
   limits: LimitsPlace;
   batchPages: number;
 }
 
-const WORD = { next: 0, last: 1, bulk: 2, unpaced: 3 } as const;
+const WORD = {
+  /** The next page that nobody has taken. */
+  next: 0,
+  /** The guest is stopped. */
+  last: 1,
+  /** This is the first round. */
+  bulk: 2,
+  /** No limit holds. */
+  unpaced: 3,
+  /** The guest was asked for its free pages, and this round leaves them out. */
+  hints: 4,
+} as const;
 
 export function shareRounds(guest: Guest, batchPages: number, limits: LiveLimits, nowMs: number): RoundsShare {
   const { pages } = guest.ram;
@@ -57,13 +71,25 @@ export function shareRounds(guest: Guest, batchPages: number, limits: LiveLimits
   };
 }
 
+/** What one thread needs of the guest's memory, beside its bytes. */
+export interface CarrierMemory {
+  /** Sorts pages that nobody has ever written to behind the others, and says how many others there are. */
+  splitUntouched(index: Uint32Array, count: number): number;
+  /** Of such pages: those that lie in the guest's balloon, and of the others those that it has reported as free. */
+  givenUp(untouched: Uint32Array): { ballooned: number; reported: number };
+  /** Of [first, first + pages) those that the guest has said to be free, as words of a set that begins there; null: none. */
+  hinted(first: number, pages: number): Uint32Array | null;
+  /**
+   * Just before [first, first + pages) is read: what is written to it from then on counts again. Multiples of 64, or to the end.
+   * `except`, which hinted has returned, is not read: what was written to it since it was named still counts.
+   */
+  clearDirty(first: number, pages: number, except: Uint32Array | null): void;
+}
+
 /** What one thread needs to carry pages. */
 export interface CarrierContext {
   writer: PageWriter;
-  /** Sorts pages that nobody has ever written to behind the others, and says how many others there are. */
-  splitUntouched(index: Uint32Array, count: number): number;
-  /** Just before pages are read: what is written to them from then on counts again. */
-  clearDirty: Guest["clearDirty"];
+  memory: CarrierMemory;
   /** Throws when the move is to end; called between batches. */
   checkStop(): void;
   sleep(ms: number): void;
@@ -111,12 +137,16 @@ export class Carrier {
   #piece(first: number, end: number): void {
     const last = Atomics.load(this.#words, WORD.last) !== 0;
     const mayBeUntouched = this.#share.pagemapFd >= 0 && Atomics.load(this.#words, WORD.bulk) !== 0;
+    // Looked at once: what is left out and what is not taken back must be the same pages.
+    const mayBeFree = Atomics.load(this.#words, WORD.hints) !== 0;
+    const hinted = mayBeFree ? this.#context.memory.hinted(first, end - first) : null;
+    if (hinted) this.counts.hintedPages += this.#dirty.removeWords(first, hinted);
     let cleared = last; // the guest is stopped: nothing needs to count again
     for (let from = first; from < end; ) {
       const { count, next } = this.#dirty.take(from, end, this.#room());
       if (count === 0) return;
       // Before the first page of the piece is read: what is written after this is reported again.
-      if (!cleared) this.#context.clearDirty(first, end - first);
+      if (!cleared) this.#context.memory.clearDirty(first, end - first, hinted);
       cleared = true;
       from = next;
       const touched = mayBeUntouched ? this.#skipUntouched(count) : count;
@@ -137,8 +167,12 @@ export class Carrier {
 
   /** What is written to them from here on is in the log: it was cleared before. */
   #skipUntouched(count: number): number {
-    const touched = this.#context.splitUntouched(this.#batch, count);
-    this.counts.untouchedPages += count - touched;
+    const { memory } = this.#context;
+    const touched = memory.splitUntouched(this.#batch, count);
+    const { ballooned, reported } = memory.givenUp(this.#batch.subarray(touched, count));
+    this.counts.balloonedPages += ballooned;
+    this.counts.reportedPages += reported;
+    this.counts.untouchedPages += count - touched - ballooned - reported;
     return touched;
   }
 
@@ -186,6 +220,8 @@ export interface Crew {
 export interface RoundsContext extends Pick<CarrierContext, "checkStop" | "sleep"> {
   /** Null: only the crew carries. */
   writer: PageWriter | null;
+  /** Ask the guest for its free pages, and leave them out. */
+  skipFree: boolean;
   crew: Crew | null;
   limits: LiveLimits;
   /** The time is over, and the guest is to stand still from now on. */
@@ -197,6 +233,15 @@ export interface RoundsContext extends Pick<CarrierContext, "checkStop" | "sleep
   /** The time counts since then; null: not now. */
   time?(sinceMs: number | null): void;
 }
+
+/** Pages that were dealt with, each time that they were. */
+const settled = (counts: ChannelCounts): number =>
+  counts.pages +
+  counts.zeroPages +
+  counts.untouchedPages +
+  counts.hintedPages +
+  counts.balloonedPages +
+  counts.reportedPages;
 
 export const timedOut = (timeoutMs: number, { remainingPages, roundsDone }: Journal): TramError =>
   new TramError("E_TIMED_OUT", `it took longer than --timeout ${timeoutMs} ms`, {
@@ -243,8 +288,7 @@ export class Rounds {
       new Carrier(share, {
         writer,
         sleep,
-        splitUntouched: (index, count) => guest.ram.splitUntouched(share.pagemapFd, index, count),
-        clearDirty: (first, pages) => guest.clearDirty(first, pages),
+        memory: guest.pages,
         checkStop: () => {
           context.checkStop();
           this.#checkTime();
@@ -344,14 +388,44 @@ export class Rounds {
     this.#log.publish();
   }
 
+  /** Just before the bulk pass: whatever the guest names from here on was free when its log was last looked at, or is in it. */
+  #askForFreePages(): FreePages | null {
+    const { checkStop, skipFree, sleep } = this.#context;
+    const free = skipFree ? this.#guest.freePages : null;
+    if (!free) return null;
+    free.ask();
+    const { journal } = this.#log;
+    const askedMs = this.#log.now();
+    let answer = free.answer;
+    for (let newsMs = askedMs; mustWait(answer, this.#log.now() - askedMs, this.#log.now() - newsMs); ) {
+      sleep(HINT_SLICE_MS);
+      checkStop();
+      this.#checkTime();
+      if (free.answer.pages !== answer.pages || free.answer.hasBegun !== answer.hasBegun) newsMs = this.#log.now();
+      answer = free.answer;
+    }
+    journal.hints = { ...answer, waitedMs: Math.round(this.#log.now() - askedMs) };
+    Atomics.store(this.#words, WORD.hints, 1);
+    return free;
+  }
+
+  /** Before the log is looked at again: what is named then may be in use by the time that it is left out. */
+  #endFreePages(free: FreePages): void {
+    Atomics.store(this.#words, WORD.hints, 0);
+    const { journal } = this.#log;
+    if (journal.hints) Object.assign(journal.hints, free.answer);
+    free.end();
+  }
+
   send(last: boolean): void {
     const { journal } = this.#log;
+    const free = this.#round === 0 && !last ? this.#askForFreePages() : null;
     const startedMs = this.#log.now();
     const before = sumCounts(this.counts());
     const bytesBefore = this.#bytes();
     const arrivedBefore = bytesBefore - this.#unsent();
     this.#round++;
-    this.#toSend = journal.remainingPages + before.pages + before.zeroPages + before.untouchedPages;
+    this.#toSend = journal.remainingPages + settled(before);
     Atomics.store(this.#words, WORD.next, 0);
     Atomics.store(this.#words, WORD.last, last ? 1 : 0);
     Atomics.store(this.#words, WORD.bulk, this.#round === 1 ? 1 : 0);
@@ -362,6 +436,7 @@ export class Rounds {
       this.#checkTime();
       this.#progress();
     });
+    if (free) this.#endFreePages(free);
     this.#progress();
     const after = sumCounts(this.counts());
     const durationMs = this.#log.now() - startedMs;
@@ -387,13 +462,16 @@ export class Rounds {
   #progress(): void {
     const { journal } = this.#log;
     const counts = this.counts();
-    const { pages, zeroPages, resentPages, untouchedPages } = sumCounts(counts);
+    const sum = sumCounts(counts);
     journal.channels = counts;
-    journal.sentPages = pages;
-    journal.zeroPages = zeroPages;
-    journal.untouchedPages = untouchedPages;
-    journal.resentPages = resentPages;
-    journal.remainingPages = this.#toSend - pages - zeroPages - untouchedPages;
+    journal.sentPages = sum.pages;
+    journal.zeroPages = sum.zeroPages;
+    journal.untouchedPages = sum.untouchedPages;
+    journal.hintedPages = sum.hintedPages;
+    journal.balloonedPages = sum.balloonedPages;
+    journal.reportedPages = sum.reportedPages;
+    journal.resentPages = sum.resentPages;
+    journal.remainingPages = this.#toSend - settled(sum);
     journal.bytes = this.#bytes();
     this.#log.refresh();
   }

@@ -16,6 +16,8 @@ export const SAVE_THREADS_MAX = 64;
 
 export interface SaveOptions {
   after: After;
+  /** Ask the guest for its free pages, and leave them out. */
+  skipFree: boolean;
 }
 
 /** What the story needs of its surroundings. */
@@ -61,7 +63,7 @@ export function save(
     const rounds = new Rounds(
       guest,
       share,
-      { writer, crew, limits, checkStop, sleep, stopGuest: () => stop.now() },
+      { writer, crew, skipFree: options.skipFree, limits, checkStop, sleep, stopGuest: () => stop.now() },
       log,
     );
     do while (rounds.mustContinue()) rounds.send(false);

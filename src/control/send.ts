@@ -17,6 +17,8 @@ export interface SendOptions {
   channels: number;
   /** Compare what has arrived with what was sent, before the guest is handed over. */
   verify: boolean;
+  /** Ask the guest for its free pages, and leave them out. */
+  skipFree: boolean;
   /** Only the rounds, up to where the guest would be stopped: it stays here, and is never stopped. */
   rehearse: boolean;
 }
@@ -78,7 +80,18 @@ export function send(guest: Guest, writer: MoveWriter, options: SendOptions, con
     const bytes = () => writer.bytes + sumCounts(crew?.counts() ?? []).bytes;
     const time = (sinceMs: number | null) => context.time(sinceMs);
     const unsentBytes = () => context.unsentBytes();
-    const carrying = { writer: crew ? null : writer, crew, limits, checkStop, sleep, bytes, unsentBytes, time };
+    const { skipFree } = options;
+    const carrying = {
+      writer: crew ? null : writer,
+      crew,
+      skipFree,
+      limits,
+      checkStop,
+      sleep,
+      bytes,
+      unsentBytes,
+      time,
+    };
     const rounds = new Rounds(guest, share, { ...carrying, stopGuest: () => stop.now() }, log);
     const sendRound = (stopped: boolean, last = stopped) => {
       writer.beginRound(last);

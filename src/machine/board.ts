@@ -35,6 +35,17 @@ export interface MachineHandles {
   ram: RamHandle;
   description: MachineDescription;
   tracking: Tracking;
+  /** Sets of pages (native/marks.ts) for devices that write to its memory, or tell of it; null: there are none. */
+  marks: DeviceMarks | null;
+}
+
+export interface DeviceMarks {
+  /** Pages that devices have written to. */
+  written: number;
+  /** Pages that were free when the guest was last asked, those in its balloon, and those that it has reported as free. */
+  hinted: number;
+  ballooned: number;
+  reported: number;
 }
 
 const DESIRE = { pause: 0, run: 1, exit: 2 } as const;
@@ -74,7 +85,7 @@ const MACHINE_BYTES_MAX = 64 << 10;
 const RESTORE_AT = MACHINE_AT + MACHINE_BYTES_MAX;
 const RESTORE_BYTES_MAX = 16 << 10;
 const DEVICES_AT = RESTORE_AT + RESTORE_BYTES_MAX;
-const DEVICES_BYTES = 512;
+const DEVICES_BYTES = 4096;
 const LIMITS_AT = DEVICES_AT + DEVICES_BYTES;
 const STARTED_AT = LIMITS_AT + LIMITS_BYTES;
 const KICK_AGAIN_MS = 5;
@@ -229,6 +240,17 @@ export class Board {
   /** Ends the vCPUs' Workers. */
   exitCpus(): void {
     this.locked(() => this.#command(DESIRE.exit));
+  }
+
+  /** Has vCPUs that wait in a device look around. */
+  wakeWaiting(): void {
+    Atomics.notify(this.#words, WORD.generation);
+  }
+
+  /** Those that run, too. */
+  wakeCpus(): void {
+    this.wakeWaiting();
+    for (let cpu = 0; cpu < this.cpus; cpu++) this.#kick(cpu);
   }
 
   /** Has all vCPUs rest for this share of time from now on; 0: they run at full speed. */

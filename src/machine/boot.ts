@@ -15,12 +15,20 @@ import { attachRam, deviceWords } from "./machine.ts";
 export const FILLS = ["zero", "random", "text", "mixed"] as const;
 export type Fill = (typeof FILLS)[number];
 
+/** What it does when it is asked which of its pages are free; see enum walker_habit in c/guest/walker.h. */
+export const HABITS = ["keep", "reuse", "late", "stale", "silent", "report"] as const;
+export type Habit = (typeof HABITS)[number];
+
 export interface WalkerOptions {
   workingSetBytes: number;
   /** Pages per second over all vCPUs; 0: as fast as it can. */
   dirtyRate: number;
   fill: Fill;
   seed: number;
+  /** What it does not walk and does not need; and of that, what is cache at first. */
+  freeBytes: number;
+  cacheBytes: number;
+  habit: Habit;
 }
 
 // c/guest/walker.h
@@ -43,11 +51,14 @@ export function bootWalker(handles: MachineHandles, board: Board, options: Walke
   const setPages = options.workingSetBytes / PAGE_BYTES;
   const firstPage = WALKER_RAM_START / PAGE_BYTES;
   const { cpus } = handles.description;
-  if (setPages < cpus || setPages > ram.pages - firstPage)
+  const freePages = options.freeBytes / PAGE_BYTES;
+  const tableFirst = ram.pages - freePages - Math.ceil((4 * freePages) / PAGE_BYTES); // 4 bytes for each
+  const room = tableFirst - firstPage;
+  if (setPages < cpus || setPages > room)
     throw new TramError("E_USAGE", "the working set does not fit the guest's memory", {
-      expected: `${cpus} to ${ram.pages - firstPage} pages (--memory less ${WALKER_RAM_START >> 20} MiB for the walker itself)`,
+      expected: `${cpus} to ${Math.max(0, room)} pages (--memory less ${WALKER_RAM_START >> 20} MiB for the walker itself, and less --free)`,
       found: `${setPages} pages`,
-      next: "use a larger --memory or a smaller --working-set",
+      next: "use a larger --memory, or a smaller --working-set or --free",
     });
   const needsCode = !isTwin(handles.description);
   if (needsCode) {
@@ -66,6 +77,11 @@ export function bootWalker(handles: MachineHandles, board: Board, options: Walke
   params.setUint32(20, setPages, true);
   params.setUint32(24, FILLS.indexOf(options.fill), true);
   params.setBigUint64(32, BigInt(options.seed), true);
+  params.setUint32(40, ram.pages - freePages, true);
+  params.setUint32(44, freePages, true);
+  params.setUint32(48, tableFirst, true);
+  params.setUint32(52, options.cacheBytes / PAGE_BYTES, true);
+  params.setUint32(56, HABITS.indexOf(options.habit), true);
   ram.write(PARAMS, new Uint8Array(params.buffer));
   walkerFill(ram.native, ram.read(PARAMS, 64 + 64 * 16));
   WalkerPorts.reset(deviceWords(board).walker, options.dirtyRate);

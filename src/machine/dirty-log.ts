@@ -1,5 +1,5 @@
 // KVM's dirty log of all slots of a machine: reported per round, taken back just before a range is read. Any thread may do so.
-import type { Bitmap } from "../memory/bitmap.ts";
+import { Bitmap, type PageRange } from "../memory/bitmap.ts";
 import { PAGE_BYTES, type Slot } from "../memory/block.ts";
 import { clearDirtyLog, getDirtyLog } from "../native/kvm.ts";
 import type { WriteTracker } from "./tracking.ts";
@@ -38,7 +38,8 @@ export class DirtyLog {
     }
   }
 
-  clear(firstPage: number, pages: number): void {
+  /** `except`: pages that stay as they are, as words of a set that begins at `firstPage`. */
+  clear(firstPage: number, pages: number, except: Uint32Array | null = null): void {
     const { vm, slots, manualProtect } = this.handles;
     if (!manualProtect) return; // getting the log has cleared it already
     for (const { slot, offset, bytes } of slots) {
@@ -47,9 +48,29 @@ export class DirtyLog {
       const end = Math.min(firstPage + pages, slotFirst + bytes / PAGE_BYTES);
       if (first >= end) continue;
       const word = (first - slotFirst) / 32;
-      const reported = this.#reported[slot].subarray(word, word + Math.ceil((end - first) / 64) * 2);
+      const all = this.#reported[slot].subarray(word, word + Math.ceil((end - first) / 64) * 2);
+      const reported = except ? without(all, except.subarray((first - firstPage) / 32)) : all;
       if (reported.some((bits) => bits !== 0)) clearDirtyLog(vm, slot, first - slotFirst, end - first, reported);
     }
+  }
+}
+
+const without = (words: Uint32Array, others: Uint32Array): Uint32Array =>
+  words.map((word, i) => word & ~(i < others.length ? others[i] : 0));
+
+/** Just these pages are as if nobody had written to them: of slots whose log is on, and can be taken back. Any thread. */
+export function clearPages(vm: number, slots: readonly Slot[], { first, pages }: PageRange): void {
+  for (const { slot, offset, bytes } of slots) {
+    const slotFirst = offset / PAGE_BYTES;
+    const slotPages = bytes / PAGE_BYTES;
+    const from = Math.max(first - slotFirst, 0);
+    const to = Math.min(first + pages - slotFirst, slotPages);
+    if (from >= to) continue;
+    const begin = Math.floor(from / 64) * 64; // as the kernel wants it
+    const end = Math.min(Math.ceil(to / 64) * 64, slotPages);
+    const mask = new Bitmap(end - begin);
+    mask.addRange({ first: from - begin, pages: to - from });
+    clearDirtyLog(vm, slot, begin, end - begin, mask.words);
   }
 }
 
@@ -71,8 +92,8 @@ export class LoggedWrites implements WriteTracker {
     return true;
   }
 
-  clear(firstPage: number, pages: number): void {
-    this.#log.clear(firstPage, pages);
+  clear(firstPage: number, pages: number, except: Uint32Array | null): void {
+    this.#log.clear(firstPage, pages, except);
   }
 
   stop(): void {

@@ -1,5 +1,6 @@
 // A machine as control/ sees it: memory, dirty log, stop and go, device state. Any thread of the process may hold one.
 import type { DeviceState, Guest } from "../control/guest.ts";
+import type { FreePages } from "../control/hints.ts";
 import { fromErrorData, TramError } from "../errors.ts";
 import type { Bitmap } from "../memory/bitmap.ts";
 import { net } from "../native/net.ts";
@@ -8,11 +9,14 @@ import { badStream } from "../stream/bytes.ts";
 import { isTwin, type MachineDescription } from "../stream/devices/machine.ts";
 import { serial as serialTable, walker as walkerTable } from "../stream/devices/ports.ts";
 import { vcpu as vcpuTable } from "../stream/devices/vcpu.ts";
+import { balloon as balloonTable } from "../stream/devices/virtio.ts";
 import { apic as apicTable, i8259 as i8259Table, ioapic as ioapicTable, kvmclock } from "../stream/devices/x86.ts";
 import type { State } from "../stream/vmstate.ts";
+import { BalloonDevice } from "./balloon.ts";
 import type { Board, MachineHandles, RunState } from "./board.ts";
 import { Serial } from "./devices/serial.ts";
 import { WalkerPorts } from "./devices/walker.ts";
+import { GuestPages } from "./guest-pages.ts";
 import {
   loadClock,
   loadIoapic,
@@ -37,6 +41,8 @@ export class MachineGuest implements Guest {
   /** The board's generation, if it stood still when its writes began to be tracked. */
   #stillSince: number | null = null;
   #pagemapFd = -1;
+  /** Null: it has none. */
+  readonly balloon: BalloonDevice | null;
 
   constructor(handles: MachineHandles, board: Board, startWatcher: StartFaultWatcher) {
     this.#handles = handles;
@@ -44,6 +50,7 @@ export class MachineGuest implements Guest {
     this.description = handles.description;
     this.ram = attachRam(handles);
     this.#startWatcher = startWatcher;
+    this.balloon = BalloonDevice.attach(board, handles);
   }
 
   startTracking(): void {
@@ -74,16 +81,32 @@ export class MachineGuest implements Guest {
   }
 
   syncDirty(dirty: Bitmap): void {
-    if (this.tracker.sync(dirty) || this.#board.command().generation === this.#stillSince) return;
-    throw lostWrites("E_TRACKING");
+    const isWhole = this.tracker.sync(dirty) || this.#board.command().generation === this.#stillSince;
+    if (!isWhole) throw lostWrites("E_TRACKING");
+    this.balloon?.written.moveTo(dirty); // no kernel sees what devices write
   }
 
-  clearDirty(firstPage: number, pages: number): void {
-    this.#tracker?.clear(firstPage, pages);
+  get pages(): GuestPages {
+    const { tracker } = this;
+    const clear: GuestPages["clearDirty"] = (first, pages, except) => tracker.clear(first, pages, except);
+    return new GuestPages(this.ram, this.#pagemapFd, this.#handles.marks, clear);
+  }
+
+  get freePages(): FreePages | null {
+    const { balloon } = this;
+    if (!balloon?.facts().hints || !this.#board.command().run) return null;
+    return {
+      ask: () => balloon.askForHints(),
+      end: () => balloon.endHints(),
+      get answer() {
+        return balloon.answer;
+      },
+    };
   }
 
   stopTracking(): void {
     this.#board.throttleCpus(0);
+    this.balloon?.endHints();
     // A vCPU that goes on writing meanwhile keeps the kernel from it: for up to a second, where a stop takes milliseconds.
     this.#board.whileStopped(() => this.#tracker?.stop());
     this.#tracker = null;
@@ -128,6 +151,7 @@ export class MachineGuest implements Guest {
     const ports: DeviceState[] = [
       { table: serialTable, instance: 0, state: Serial.save(words.serial) },
       ...(this.description.walker ? [{ table: walkerTable, instance: 0, state: WalkerPorts.save(words.walker) }] : []),
+      ...(this.balloon ? [{ table: balloonTable, instance: 0, state: this.balloon.save() }] : []),
     ];
     if (isTwin(this.description)) return ports; // all else that it knows is in its memory
     const cpus = vcpus.map((fd) => saveVcpu(fd));
@@ -164,5 +188,6 @@ export class MachineGuest implements Guest {
       loadVcpu(fd, find("tram/vcpu", cpu), find("apic", cpu));
     });
     loadClock(vm, find("kvmclock"));
+    this.balloon?.load(find("tram/balloon"));
   }
 }

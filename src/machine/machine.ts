@@ -5,16 +5,19 @@ import { TramError } from "../errors.ts";
 import { layOut } from "../memory/block.ts";
 import { describeErrno } from "../native/errno.ts";
 import { ioctlValue, KVM_CAP, mapRun, openKvm, setMemoryRegion, tryIoctlValue } from "../native/kvm.ts";
+import { Marks } from "../native/marks.ts";
 import { net } from "../native/net.ts";
 import { Ram } from "../native/ram.ts";
 import { createTwin, TWIN_RUN_BYTES } from "../native/twin.ts";
 import { type CpuidEntry, isTwin, type MachineDescription } from "../stream/devices/machine.ts";
-import type { Board, MachineHandles } from "./board.ts";
+import type { Board, DeviceMarks, MachineHandles } from "./board.ts";
 import { setCpuid, supportedCpuid } from "./cpuid.ts";
 import { SERIAL_WORDS, Serial } from "./devices/serial.ts";
 import { WALKER_WORDS, WalkerPorts } from "./devices/walker.ts";
 import { createRings } from "./dirty-ring.ts";
 import { AUTO, enableTracking, type TrackingWish, trackingWithoutKvm, type VmTracking } from "./tracking.ts";
+import { BALLOON_QUEUES, BALLOON_WORDS } from "./virtio/balloon.ts";
+import { mmioWords } from "./virtio/mmio.ts";
 
 const TSS_ADDRESS = 0xfffbd000; // below the BIOS area, in the hole
 
@@ -23,7 +26,21 @@ export const deviceWords = (board: Board) => ({
   lock: board.deviceWords(0, 1),
   serial: board.deviceWords(64, SERIAL_WORDS),
   walker: board.deviceWords(192, WALKER_WORDS),
+  balloonRegisters: board.deviceWords(512, mmioWords(BALLOON_QUEUES)),
+  balloon: board.deviceWords(1024, BALLOON_WORDS),
 });
+
+/** Devices are shared by all vCPUs, and by who asks them for something: one at a time. */
+export function withDevices<T>(board: Board, action: () => T): T {
+  const { lock } = deviceWords(board);
+  while (Atomics.compareExchange(lock, 0, 0, 1) !== 0) Atomics.wait(lock, 0, 1, 1);
+  try {
+    return action();
+  } finally {
+    Atomics.store(lock, 0, 0);
+    Atomics.notify(lock, 0, 1);
+  }
+}
 
 /** A VM without memory and vCPUs, and what its host can show a guest. */
 export interface EmptyVm {
@@ -70,6 +87,7 @@ export function createMachine(
     ram: memory.share(),
     description,
     tracking: trackingWithoutKvm("vm" in within ? AUTO : within, memory.pages),
+    marks: null,
   };
 }
 
@@ -102,7 +120,13 @@ function createKvmMachine(
     ram: memory.share(),
     description: { ...description, tscKhz },
     tracking: tracking.by === "log" ? tracking : createRings(vm, tracking.entries, slots, vcpus),
+    marks: description.balloon ? createMarks(memory.pages) : null,
   };
+}
+
+function createMarks(pages: number): DeviceMarks {
+  const create = () => Marks.create(pages).handle;
+  return { written: create(), hinted: create(), ballooned: create(), reported: create() };
 }
 
 function require(vm: number, name: string, capability: number): void {

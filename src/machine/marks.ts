@@ -1,6 +1,6 @@
 // What the walker's twin notes itself, as a tracker: where a sandbox lets nobody else see what it writes. Always on.
 import type { Bitmap } from "../memory/bitmap.ts";
-import { takeMarks } from "../native/twin.ts";
+import { Marks } from "../native/marks.ts";
 import type { WriteTracker } from "./tracking.ts";
 
 export interface MarksHandles {
@@ -10,14 +10,14 @@ export interface MarksHandles {
 
 export class MarkedWrites implements WriteTracker {
   readonly log = null;
-  readonly #marks: number;
+  readonly #marks: Marks;
 
   constructor({ marks }: MarksHandles) {
-    this.#marks = marks;
+    this.#marks = Marks.attach(marks);
   }
 
   sync(dirty: Bitmap): boolean {
-    takeMarks(this.#marks, dirty);
+    this.#marks.moveTo(dirty);
     return true;
   }
 

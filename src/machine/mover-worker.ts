@@ -4,6 +4,7 @@
 import type { ZeroCopyMode } from "../control/copying.ts";
 import { MoveLog } from "../control/journal.ts";
 import { type ForecastNote, type Measured, measureDirtyRate } from "../control/measure.ts";
+import { cannotDrop, dropPageCache, type PageCache } from "../control/page-cache.ts";
 import { receive } from "../control/receive.ts";
 import { SAVE_BATCH_PAGES, type SaveContext, type SaveOptions, save } from "../control/save.ts";
 import { type SendContext, type SendOptions, send } from "../control/send.ts";
@@ -63,6 +64,7 @@ export type Job =
       copying: boolean;
       /** What was foretold of it; null: nothing. */
       forecast: ForecastNote | null;
+      pageCache: PageCache;
     }
   | {
       kind: "save";
@@ -76,6 +78,7 @@ export type Job =
       reserve: boolean;
       /** For the benchmark: the guest stands still while anything is written. */
       blocking: boolean;
+      pageCache: PageCache;
     }
   | { kind: "measure"; forMs: number }
   | { kind: "receive"; listener: Listener; wanted: Wanted; replyMs: number };
@@ -115,6 +118,7 @@ function runSend(job: Extract<Job, { kind: "send" }>): void {
   const log = logFor("outgoing", job.endpoint);
   if (job.forecast) log.journal.forecast = job.forecast;
   try {
+    freeCache(job.pageCache, log); // before anybody waits for a first byte
     const channel = open(job.endpoint, { stop: board.moverStop, silenceMs: job.options.replyMs, iovMax: job.iovMax });
     const transport = job.copying ? new WriteOnly(channel) : channel;
     const handles = board.awaitMachine();
@@ -138,6 +142,7 @@ function runSend(job: Extract<Job, { kind: "send" }>): void {
         const work = {
           share,
           log: guest.tracker.log,
+          marks: handles.marks,
           ram: handles.ram,
           hashes,
           zeroCopy,
@@ -162,6 +167,15 @@ function runSend(job: Extract<Job, { kind: "send" }>): void {
 const guestOf = (handles: MachineHandles): MachineGuest =>
   new MachineGuest(handles, board, (init) => tell({ event: "watch-faults", init } satisfies MoverMessage));
 
+function freeCache(pageCache: PageCache, log: MoveLog): void {
+  if (pageCache === "keep") return;
+  const { balloon } = guestOf(board.awaitMachine());
+  if (!balloon) throw cannotDrop("it has no balloon");
+  if (!board.command().run) throw cannotDrop("it does not run");
+  const context = { checkStop: checkCancelled, sleep: (ms: number) => board.moverSleep(ms), now: clock };
+  log.journal.cacheDrop = dropPageCache(balloon, context);
+}
+
 /** The channels of a move, connected; none, if one cannot be. */
 function connectAll(endpoint: Endpoint, count: number, timeoutMs: number): number[] {
   const fds: number[] = [];
@@ -183,6 +197,7 @@ function runSave(job: Extract<Job, { kind: "save" }>): void {
   const file = new PageFile(job.fd, job.direct);
   let crew: ThreadCrew | null = null;
   try {
+    freeCache(job.pageCache, log);
     const handles = board.awaitMachine();
     const guest = guestOf(handles);
     const snapshot = new Snapshot(job.fd, job.offset, guest.ram.bytes, job.reserve);
@@ -193,7 +208,13 @@ function runSave(job: Extract<Job, { kind: "save" }>): void {
       startCrew(share) {
         if (job.channels === 1) return null;
         crew = new ThreadCrew(job.channels - 1, checkCancelled);
-        const shared = { share, log: guest.tracker.log, ram: handles.ram, target: snapshot.target };
+        const shared = {
+          share,
+          log: guest.tracker.log,
+          marks: handles.marks,
+          ram: handles.ram,
+          target: snapshot.target,
+        };
         const work = { ...shared, fileFd: job.fd, direct: job.direct };
         tellCrew(crew.places().map((place) => ({ does: "save", ...place, ...work })));
         return crew;

@@ -9,13 +9,16 @@ import { Ram, type RamHandle } from "../native/ram.ts";
 import { initOf } from "../thread.ts";
 import type { MappedTarget } from "../writer/mapped.ts";
 import { SnapshotPages } from "../writer/snapshot.ts";
+import type { DeviceMarks } from "./board.ts";
 import type { CrewPlace } from "./crew.ts";
 import { DirtyLog, type DirtyLogHandles } from "./dirty-log.ts";
+import { GuestPages } from "./guest-pages.ts";
 
 export interface SaverInit extends CrewPlace {
   share: RoundsShare;
   /** Null: nothing is to be taken back before it is read. */
   log: DirtyLogHandles | null;
+  marks: DeviceMarks | null;
   ram: RamHandle;
   target: MappedTarget;
   /** Neither descriptor is closed here. */
@@ -32,8 +35,7 @@ const ram = Ram.attach(init.ram);
 const writer = new SnapshotPages(file, ram, init.target, share.batchPages);
 const carrier: Carrier = new Carrier(share, {
   writer,
-  splitUntouched: (index, count) => ram.splitUntouched(share.pagemapFd, index, count),
-  clearDirty: (first, pages) => log?.clear(first, pages),
+  memory: new GuestPages(ram, share.pagemapFd, init.marks, (first, pages, except) => log?.clear(first, pages, except)),
   checkStop() {
     if (Atomics.load(barrier.stop, 0) !== 0) throw new TramError("E_CANCELLED", "cancelled");
   },

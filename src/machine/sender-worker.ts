@@ -10,13 +10,16 @@ import { RAM_BLOCK_NAME } from "../stream/devices/machine.ts";
 import { initOf } from "../thread.ts";
 import { FdTransport } from "../transport/fd.ts";
 import { ChannelWriter } from "../writer/channel.ts";
+import type { DeviceMarks } from "./board.ts";
 import type { CrewPlace } from "./crew.ts";
 import { DirtyLog, type DirtyLogHandles } from "./dirty-log.ts";
+import { GuestPages } from "./guest-pages.ts";
 
 export interface SenderInit extends CrewPlace {
   share: RoundsShare;
   /** Null: nothing is to be taken back before it is read. */
   log: DirtyLogHandles | null;
+  marks: DeviceMarks | null;
   ram: RamHandle;
   /** Of what is sent, with --verify; null: not wanted. */
   hashes: SharedArrayBuffer | null;
@@ -44,8 +47,9 @@ try {
   writer = open;
   const carrier: Carrier = new Carrier(share, {
     writer: open,
-    splitUntouched: (index, count) => ram.splitUntouched(share.pagemapFd, index, count),
-    clearDirty: (first, pages) => log?.clear(first, pages),
+    memory: new GuestPages(ram, share.pagemapFd, init.marks, (first, pages, except) =>
+      log?.clear(first, pages, except),
+    ),
     checkStop() {
       if (Atomics.load(barrier.stop, 0) !== 0) throw new TramError("E_CANCELLED", "cancelled");
     },

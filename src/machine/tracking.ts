@@ -14,8 +14,8 @@ import {
   tryIoctl,
   tryIoctlValue,
 } from "../native/kvm.ts";
+import { Marks } from "../native/marks.ts";
 import type { Ram } from "../native/ram.ts";
-import { createMarks } from "../native/twin.ts";
 import { canWatchWrites } from "../native/write-protect.ts";
 import { type DirtyLogHandles, LoggedWrites } from "./dirty-log.ts";
 import { DirtyRing, type DirtyRingHandles } from "./dirty-ring.ts";
@@ -54,8 +54,8 @@ export interface WriteTracker {
   readonly log: DirtyLogHandles | null;
   /** Adds all pages written since the last sync, and not yet cleared; false: some were lost, now or before. */
   sync(dirty: Bitmap): boolean;
-  /** Just before [firstPage, firstPage + pages) is read: later writes to it count again. */
-  clear(firstPage: number, pages: number): void;
+  /** Just before [firstPage, firstPage + pages) is read, but for `except` (see CarrierMemory): later writes to it count again. */
+  clear(firstPage: number, pages: number, except: Uint32Array | null): void;
   stop(): void;
 }
 
@@ -115,7 +115,7 @@ export function enableTracking(vm: number, wish: TrackingWish): VmTracking {
 /** Of a machine without a VM. */
 export function trackingWithoutKvm({ by }: TrackingWish, pages: number): Tracking {
   if (by === "faults") return { by };
-  if (by === "marks") return { by, marks: createMarks(pages) };
+  if (by === "marks") return { by, marks: Marks.create(pages).handle };
   if (canWatchWrites(true)) return { by: "scan" };
   if (by === "scan")
     throw new TramError("E_TRACKING", "this kernel does not note by itself which pages are written to", {
@@ -123,7 +123,7 @@ export function trackingWithoutKvm({ by }: TrackingWish, pages: number): Trackin
         "PAGEMAP_SCAN and UFFD_FEATURE_WP_ASYNC, in Linux 6.7 and later, and a sandbox that lets userfaultfd through",
       next: "use --dirty-tracking faults or marks",
     });
-  return canWatchWrites(false) ? { by: "faults" } : { by: "marks", marks: createMarks(pages) };
+  return canWatchWrites(false) ? { by: "faults" } : { by: "marks", marks: Marks.create(pages).handle };
 }
 
 function enableRing(vm: number, entries: number, entriesMax: number): VmTracking {

@@ -10,10 +10,17 @@ import { Rings } from "../native/rings.ts";
 import { runTwin } from "../native/twin.ts";
 import { isTwin } from "../stream/devices/machine.ts";
 import { initOf, tell } from "../thread.ts";
+import { BalloonDevice } from "./balloon.ts";
 import { Board } from "./board.ts";
 import { SERIAL_PORT, SERIAL_PORTS, Serial } from "./devices/serial.ts";
-import { WALKER_MMIO_PROBE, WALKER_PORT_GRANT, WALKER_PORT_PROBE, WalkerPorts } from "./devices/walker.ts";
-import { deviceWords } from "./machine.ts";
+import {
+  WALKER_ATTENTION,
+  WALKER_MMIO_PROBE,
+  WALKER_PORT_GRANT,
+  WALKER_PORT_PROBE,
+  WalkerPorts,
+} from "./devices/walker.ts";
+import { deviceWords, withDevices } from "./machine.ts";
 
 export interface VcpuInit {
   board: SharedArrayBuffer;
@@ -38,6 +45,8 @@ const serial = new Serial(words.serial, (byte) => {
 const rings = handles.tracking.by === "ring" ? Rings.attach(handles.tracking.rings) : null;
 const walker = handles.description.walker ? new WalkerPorts(words.walker, cpu, handles.vcpus.length) : null;
 
+const balloon = BalloonDevice.attach(board, handles);
+
 /** It runs here, and in no VM. */
 const twin = isTwin(handles.description) ? walker : null;
 
@@ -51,17 +60,6 @@ function putSerial(byte: number): void {
   }
 }
 
-/** Devices are shared by all vCPUs: one at a time. */
-function withDevices<T>(action: () => T): T {
-  while (Atomics.compareExchange(words.lock, 0, 0, 1) !== 0) Atomics.wait(words.lock, 0, 1, 1);
-  try {
-    return action();
-  } finally {
-    Atomics.store(words.lock, 0, 0);
-    Atomics.notify(words.lock, 0, 1);
-  }
-}
-
 /** Waiting time that the next memory read takes over from a grant: a vCPU is stopped in the middle of both kinds of read. */
 let owedMs = 0;
 let waitsInMmio = false;
@@ -69,35 +67,39 @@ let waitsInMmio = false;
 /** Waits until the walker may go on, or a command comes. Not under the device lock. */
 function waitInRead(ports: WalkerPorts, where: "pio" | "mmio", waitMs: number): void {
   const { run: mayRun, generation } = board.command();
-  if (!mayRun || waitMs <= 0) return;
-  if (board.waitForCommand(generation, waitMs)) ports.noteStopped(where);
+  if (!mayRun || waitMs <= 0 || wantsAttention()) return;
+  board.waitForCommand(generation, waitMs);
+  if (board.command().generation !== generation) ports.noteStopped(where);
 }
+
+/** The walker takes no interrupts: the first vCPU learns of a device's from its grants. */
+const wantsAttention = (): boolean => cpu === 0 && balloon !== null && balloon.isInterrupting;
 
 function grantPages(ports: WalkerPorts): number {
   const { pages, waitMs } = ports.grant(performance.now());
   waitsInMmio = !waitsInMmio;
   if (waitsInMmio) owedMs = waitMs;
   else waitInRead(ports, "pio", waitMs);
-  return pages;
+  return wantsAttention() ? pages | WALKER_ATTENTION : pages;
 }
 
 function probeMmio(ports: WalkerPorts, index: number): number {
   waitInRead(ports, "mmio", owedMs);
   owedMs = 0;
-  return withDevices(() => ports.probeMmio(index));
+  return withDevices(board, () => ports.probeMmio(index));
 }
 
 function readPort(port: number): number {
   if (port >= SERIAL_PORT && port < SERIAL_PORT + SERIAL_PORTS)
-    return withDevices(() => serial.read(port - SERIAL_PORT));
+    return withDevices(board, () => serial.read(port - SERIAL_PORT));
   if (walker && port === WALKER_PORT_GRANT) return grantPages(walker);
-  if (walker && port === WALKER_PORT_PROBE) return withDevices(() => walker.probePio());
+  if (walker && port === WALKER_PORT_PROBE) return withDevices(board, () => walker.probePio());
   return 0xffffffff; // nothing answers on an ISA bus
 }
 
 function writePort(port: number, value: number): void {
   if (port >= SERIAL_PORT && port < SERIAL_PORT + SERIAL_PORTS)
-    withDevices(() => serial.write(port - SERIAL_PORT, value & 0xff));
+    withDevices(board, () => serial.write(port - SERIAL_PORT, value & 0xff));
 }
 
 function handleIo(): void {
@@ -124,12 +126,27 @@ function handleMmio(): void {
   const address = Number(run.getBigUint64(RUN.mmio.address, true));
   // No device is there: it is memory that the kernel could not reach.
   if (slots.some(({ gpa, bytes }) => address >= gpa && address < gpa + bytes)) throw unreadable(address);
-  if (run.getUint8(RUN.mmio.isWrite)) return; // nothing there takes writes
+  const register = balloon ? BalloonDevice.registerAt(address) : null;
+  if (balloon && register !== null) {
+    reachRegister(balloon, register);
+    return;
+  }
+  if (run.getUint8(RUN.mmio.isWrite)) return; // nothing else takes writes
   const index = (address - WALKER_MMIO_PROBE) / 4;
   const answers = walker !== null && Number.isInteger(index) && index >= 0 && index < handles.vcpus.length;
   const value = answers ? probeMmio(walker, index) : 0xffffffff;
   run.setUint32(RUN.mmio.data, value, true);
   run.setUint32(RUN.mmio.data + 4, 0xffffffff, true);
+}
+
+/** Registers are of 32 bits at most. */
+function reachRegister(device: BalloonDevice, at: number): void {
+  const bytes = Math.min(4, run.getUint32(RUN.mmio.length, true));
+  if (run.getUint8(RUN.mmio.isWrite)) {
+    device.write(at, bytes, run.getUint32(RUN.mmio.data, true) & (2 ** (8 * bytes) - 1));
+    return;
+  }
+  run.setBigUint64(RUN.mmio.data, BigInt(device.read(at, bytes) >>> 0), true);
 }
 
 function unreadable(address: number): TramError {
@@ -262,7 +279,10 @@ function live(): void {
     }
     if (!board.hasAnswered(cpu, generation)) board.answer(cpu, generation);
     throttle.rest(generation);
-    able = attempt(enter);
+    able = attempt(() => {
+      balloon?.serve();
+      return enter();
+    });
   }
 }
 

@@ -59,6 +59,16 @@ export class Bitmap {
     this.words[page >>> 5] &= ~(1 << (page & 31));
   }
 
+  /** Removes the pages of `words`, a set that begins at `first`, a multiple of 32; how many were in it. */
+  removeWords(first: number, words: Uint32Array): number {
+    let removed = 0;
+    for (let i = 0, at = first >>> 5; i < words.length; i++, at++) {
+      removed += popcount(this.words[at] & words[i]);
+      this.words[at] &= ~words[i];
+    }
+    return removed;
+  }
+
   clear(): void {
     this.words.fill(0);
   }

@@ -164,6 +164,11 @@ export function clearDirtyLog(vm: number, slot: number, firstPage: number, pages
   ioctl(vm, "CLEAR_DIRTY_LOG", new Uint8Array(view.buffer));
 }
 
+/** The level of an interrupt line of the chip in the kernel. */
+export function setIrqLine(vm: number, line: number, on: boolean): void {
+  ioctl(vm, "IRQ_LINE", new Uint8Array(Uint32Array.of(line, on ? 1 : 0).buffer));
+}
+
 export function setMemoryRegion(
   vm: number,
   slot: { slot: number; gpa: number; bytes: number; host: number },

@@ -153,6 +153,12 @@ export class Ram {
     return symbols.tram_ram_detach(this.#h, u53(offset, "offset"), u53(bytes, "size"));
   }
 
+  /** What is there is nobody's any more, and its memory is given back. `isFile`: it comes from one. */
+  discard(offset: number, bytes: number, isFile: boolean): void {
+    const result = symbols.tram_ram_discard(this.#h, u53(offset, "offset"), u53(bytes, "size"), isFile ? 1 : 0);
+    check(result, "E_MEMORY", "give guest memory back");
+  }
+
   /** Whoever touches the page fails from here on. */
   forbid(page: number): void {
     check(symbols.tram_guard_install(), "E_MEMORY", "cannot guard guest memory");

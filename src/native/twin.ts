@@ -1,7 +1,6 @@
 // The walker's native twin (c/twin.c): the same walk through the same memory, without KVM.
 import { TramError } from "../errors.ts";
 import { check, errnoName, u32 } from "./errno.ts";
-import type { PageSet } from "./page-list.ts";
 import { symbols } from "./symbols.ts";
 
 /** As long as what stands for a kvm_run. */
@@ -18,13 +17,4 @@ export function runTwin(ram: number, run: number, cpu: number, pages: number, ma
       next: "tram check-guest says which",
     });
   return check(result, "E_GUEST_RAM", "walk through guest memory");
-}
-
-/** A set of pages that twins note themselves. */
-export const createMarks = (pages: number): number =>
-  check(symbols.tram_marks_create(u32(pages, "pages")), "E_MEMORY", "make the twins' marks");
-
-/** Moves what was noted into a set. */
-export function takeMarks(marks: number, { words, pages }: PageSet): void {
-  check(symbols.tram_marks_take(marks, words, pages), "E_INTERNAL", "take the twins' marks");
 }

@@ -4,6 +4,7 @@ import type { Limits } from "../control/limits.ts";
 import type { Measured } from "../control/measure.ts";
 import type { RestoreJournal } from "../control/restore.ts";
 import { TramError, toErrorData } from "../errors.ts";
+import type { BalloonFacts } from "../machine/balloon.ts";
 import type { Tracking } from "../machine/tracking.ts";
 import type { RingsState } from "../native/rings.ts";
 import type { QmpError, QmpMessage } from "./protocol.ts";
@@ -32,6 +33,13 @@ export interface GuestControl {
   measured(): Measured;
   /** Of the move or save that is under way; all limits as they are then. */
   setLimits(changes: Record<string, unknown>): Limits;
+  /** What the guest has said of its memory; null: it has no balloon. */
+  balloon(): (BalloonFacts & { memoryBytes: number }) | null;
+  wantStats(): void;
+  /** How much memory it is to have. */
+  resize(bytes: unknown): void;
+  /** What it had free when it was last asked: a bit for each page, the lowest first, as zlib has it, in base64. */
+  freePages(): { pages: number; free: number; bitmap: string } | null;
   /** The file has its name. */
   commitSave(): void;
   migrateIncoming(uri: string): void;
@@ -73,6 +81,12 @@ const text = (args: Record<string, unknown>, name: string): string => {
   if (typeof value === "string") return value;
   throw new TramError("E_QMP", `parameter '${name}' is missing or no string`);
 };
+
+function balloonOf(control: GuestControl) {
+  const balloon = control.balloon();
+  if (balloon) return balloon;
+  throw new TramError("E_STATE", "the guest has no balloon", { next: "start it with --balloon" });
+}
 
 export const COMMANDS: Record<string, Handler> = {
   "query-status": (control) => {
@@ -129,6 +143,20 @@ export const COMMANDS: Record<string, Handler> = {
     control.noteForecast(args);
     return {};
   },
+  balloon: (control, args) => {
+    control.resize(args.value);
+    return {};
+  },
+  "query-balloon": (control) => {
+    const { memoryBytes, actualBytes } = balloonOf(control);
+    return { actual: memoryBytes - actualBytes };
+  },
+  "tram-query-balloon": (control) => control.balloon() ?? {},
+  "tram-balloon-stats": (control) => {
+    control.wantStats();
+    return {};
+  },
+  "tram-query-free-pages": (control) => control.freePages() ?? {},
   "tram-query-measure": (control) => control.measured(),
   "tram-set": (control, args) => control.setLimits(args),
   "migrate-incoming": (control, args) => {

@@ -1,23 +1,28 @@
 // The guest's QMP socket: poll and recvmsg in a Worker of its own, several clients at once. It acts on the board by itself;
 // what needs the main thread (a job for the mover, the end of the process) goes there as a message.
 
+import { deflateSync } from "node:zlib";
 import { ZERO_COPY_MODES } from "../control/copying.ts";
 import { isOver, type Journal } from "../control/journal.ts";
 import { DEFAULT_LIMITS, type Limits, ON_TIMEOUT } from "../control/limits.ts";
 import type { ForecastNote, Measured } from "../control/measure.ts";
+import { PAGE_CACHE, type PageCache } from "../control/page-cache.ts";
 import type { RestoreJournal } from "../control/restore.ts";
 import { AFTER, SAVE_THREADS_MAX } from "../control/save.ts";
 import { DEFAULT_REPLY_MS, MOVE_CHANNELS_MAX, type SendOptions, ZSTD_LEVEL_MAX } from "../control/send.ts";
 import { TramError, toErrorData } from "../errors.ts";
+import { BalloonDevice, type BalloonFacts } from "../machine/balloon.ts";
 import { Board } from "../machine/board.ts";
 import { WalkerPorts } from "../machine/devices/walker.ts";
 import { deviceWords } from "../machine/machine.ts";
 import type { Job } from "../machine/mover-worker.ts";
 import { lostWrites } from "../machine/tracking.ts";
-import { layOut } from "../memory/block.ts";
+import { Bitmap } from "../memory/bitmap.ts";
+import { layOut, PAGE_BYTES } from "../memory/block.ts";
 import { BUFFERED } from "../native/file.ts";
 import { host } from "../native/host.ts";
 import { isTracked, walkerCheck } from "../native/kvm.ts";
+import { Marks } from "../native/marks.ts";
 import { net, POLL } from "../native/net.ts";
 import { Rings } from "../native/rings.ts";
 import { initOf, tell } from "../thread.ts";
@@ -141,6 +146,12 @@ const numbersOf =
     });
   };
 
+function pageCacheOf(given: Record<string, unknown>): PageCache {
+  const found = PAGE_CACHE.find((one) => one === (given.pageCache ?? "keep"));
+  if (found) return found;
+  throw new TramError("E_QMP", "'pageCache' is not known", { expected: PAGE_CACHE.join(", ") });
+}
+
 /** What limits a move or a save, from the client's options, checked; where it says nothing, as it was. */
 function limitsOf(given: Record<string, unknown>, before: Limits): Limits {
   const number = numbersOf(given);
@@ -163,6 +174,7 @@ function moveRequest(given: Record<string, unknown>) {
     replyMs: Math.min(number("replyMs", DEFAULT_REPLY_MS, 1), MS_MAX),
     channels: number("channels", 0, 0, MOVE_CHANNELS_MAX),
     verify: given.verify === true,
+    skipFree: given.skipFree !== false,
     rehearse: given.rehearse === true,
   };
   const zeroCopy = ZERO_COPY_MODES.find((one) => one === (given.zeroCopy ?? "auto"));
@@ -170,7 +182,8 @@ function moveRequest(given: Record<string, unknown>) {
   const compressLevel = given.compressLevel === undefined ? null : number("compressLevel", 1, 1, ZSTD_LEVEL_MAX);
   const iovMax = Math.min(number("iovMax", IOV_MAX, 1), IOV_MAX);
   const copying = given.copying === true;
-  return { limits, request: { request: "migrate" as const, options, iovMax, zeroCopy, compressLevel, copying } };
+  const way = { options, iovMax, zeroCopy, compressLevel, copying, pageCache: pageCacheOf(given) };
+  return { limits, request: { request: "migrate" as const, ...way } };
 }
 
 /** A client that has read that a move is over may ask for the next thing at once, a moment before the mover is idle. */
@@ -298,6 +311,7 @@ class Control implements GuestControl {
     const offset = number("offset", 0);
     const limits = limitsOf(given, DEFAULT_LIMITS);
     const name = String(given.peer ?? "a file").slice(0, PEER_CHARS_MAX);
+    const pageCache = pageCacheOf(given);
     const fd = this.#take(fdname);
     const direct =
       given.directFdname === undefined
@@ -316,10 +330,11 @@ class Control implements GuestControl {
         direct,
         offset,
         name,
-        options: { after },
+        options: { after, skipFree: given.skipFree !== false },
         channels,
         reserve: given.reserve === true,
         blocking: given.blocking === true,
+        pageCache,
       },
     });
   }
@@ -373,6 +388,40 @@ class Control implements GuestControl {
       });
     board.limits.set(limitsOf(given, board.limits.now()));
     return board.limits.now();
+  }
+
+  /** Null: it has none. */
+  #balloon(): BalloonDevice | null {
+    const machine = board.machine();
+    return machine && BalloonDevice.attach(board, machine);
+  }
+
+  balloon(): (BalloonFacts & { memoryBytes: number }) | null {
+    const facts = this.#balloon()?.facts();
+    return facts ? { ...facts, memoryBytes: this.facts().memoryBytes } : null;
+  }
+
+  wantStats(): void {
+    this.#balloon()?.wantStats();
+  }
+
+  resize(bytes: unknown): void {
+    const { memoryBytes } = this.facts();
+    const wanted = numbersOf({ value: bytes })("value", 0, 4096, memoryBytes);
+    const { runState } = board;
+    if (runState !== "running" && runState !== "paused") throw stateError("given another size", runState);
+    const balloon = this.#balloon();
+    if (!balloon) throw new TramError("E_STATE", "the guest has no balloon", { next: "start it with --balloon" });
+    balloon.resize(memoryBytes - wanted);
+  }
+
+  freePages(): { pages: number; free: number; bitmap: string } | null {
+    const machine = board.machine();
+    if (!machine?.marks) return null;
+    const pages = machine.ram.bytes / PAGE_BYTES;
+    const bitmap = new Bitmap(pages);
+    const free = Marks.attach(machine.marks.hinted).read(0, pages, bitmap.words);
+    return { pages, free, bitmap: deflateSync(bitmap.words).toString("base64") };
   }
 
   commitSave(): void {
@@ -444,17 +493,19 @@ class Control implements GuestControl {
         return {
           pages: 0,
           nonZero: 0,
+          reused: 0,
           bad: 1,
           firstBad: { page: 1, offset: 0 },
           badCpus: 0,
           cpus: [],
           parametersAreBad: true,
         };
-      const [pages, bad, page, offset, cpus, badCpus, nonZero] = result;
+      const [pages, bad, page, offset, cpus, badCpus, nonZero, reused] = result;
       const rows = Array.from({ length: cpus }, (_, i) => result.subarray(8 + 4 * i, 12 + 4 * i));
       return {
         pages,
         nonZero,
+        reused,
         bad,
         ...(bad > 0 && { firstBad: { page, offset } }),
         badCpus,

@@ -26,7 +26,17 @@ export interface ChannelBlock {
 }
 
 /** The part of a channel's counts that only its writer knows. */
-type WriterCounts = Omit<ChannelCounts, "pages" | "zeroPages" | "directBytes" | "resentPages" | "untouchedPages">;
+type WriterCounts = Omit<
+  ChannelCounts,
+  | "pages"
+  | "zeroPages"
+  | "directBytes"
+  | "resentPages"
+  | "untouchedPages"
+  | "hintedPages"
+  | "balloonedPages"
+  | "reportedPages"
+>;
 
 export class ChannelWriter implements PageWriter {
   readonly #transport: Transport;

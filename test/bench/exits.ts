@@ -38,10 +38,19 @@ export async function measureExits(allocators: number, count: number): Promise<E
     cpus: 1,
     tscKhz: 0,
     walker: true,
+    balloon: false,
     cpuid: vm.cpuid,
   };
   const handles = createMachine(description, ram, board, vm);
-  bootWalker(handles, board, { workingSetBytes: 4096, dirtyRate: 0, fill: "zero", seed: 1 });
+  bootWalker(handles, board, {
+    workingSetBytes: 4096,
+    dirtyRate: 0,
+    fill: "zero",
+    seed: 1,
+    freeBytes: 0,
+    cacheBytes: 0,
+    habit: "keep" as const,
+  });
   ram.write(CODE_AT, CODE);
   const others = Array.from({ length: allocators }, () => new Worker(ALLOCATE, { eval: true }));
   await Bun.sleep(300); // they are at work

@@ -30,9 +30,25 @@ describe.skipIf(reason !== null)(
         const vm = createVm();
         const board = new Board();
         const ram = Ram.create(16 << 20);
-        const description = { name: "t", memoryBytes: 16 << 20, cpus: 1, tscKhz: 0, walker: true, cpuid: vm.cpuid };
+        const description = {
+          name: "t",
+          memoryBytes: 16 << 20,
+          cpus: 1,
+          tscKhz: 0,
+          walker: true,
+          balloon: false,
+          cpuid: vm.cpuid,
+        };
         const handles = createMachine(description, ram, board, vm);
-        bootWalker(handles, board, { workingSetBytes: 4096, dirtyRate: 0, fill: "zero", seed: 1 });
+        bootWalker(handles, board, {
+          workingSetBytes: 4096,
+          dirtyRate: 0,
+          fill: "zero",
+          seed: 1,
+          freeBytes: 0,
+          cacheBytes: 0,
+          habit: "keep" as const,
+        });
         ram.write(CODE_AT, Buffer.from(code, "hex"));
         const [vcpu] = handles.vcpus;
         const run = viewRun(handles.runs[0], handles.runBytes);

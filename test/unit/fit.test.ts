@@ -83,6 +83,7 @@ describe("whether a guest fits", () => {
     cpus: 2,
     tscKhz: 1,
     walker: true,
+    balloon: false,
     cpuid: [leaf(1, 0, { edx: 3 })],
   };
   const hello: Hello = {

@@ -9,6 +9,7 @@ import { TramError } from "../../src/errors.ts";
 import type { Bitmap } from "../../src/memory/bitmap.ts";
 import { Ram } from "../../src/native/ram.ts";
 import type { MachineDescription } from "../../src/stream/devices/machine.ts";
+import { plainPages } from "../support/plain-pages.ts";
 
 const PAGES = 64;
 const description: MachineDescription = {
@@ -17,6 +18,7 @@ const description: MachineDescription = {
   cpus: 1,
   tscKhz: 1,
   walker: false,
+  balloon: false,
   cpuid: [],
 };
 
@@ -50,7 +52,8 @@ class Scene implements Guest {
     if (this.#syncs === 2) dirty.add(7);
     if (this.#paused) dirty.add(9);
   }
-  clearDirty(): void {}
+  readonly freePages = null;
+  readonly pages = plainPages;
   stopTracking(): void {
     this.calls.push("stopTracking");
   }
@@ -107,7 +110,7 @@ class Scene implements Guest {
       finish: () => this.step("finish"),
       presentPages: () => PAGES,
     };
-    save(this, file, { after }, context, log);
+    save(this, file, { after, skipFree: true }, context, log);
     return log.journal;
   }
 }

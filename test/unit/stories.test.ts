@@ -13,6 +13,7 @@ import { Ram } from "../../src/native/ram.ts";
 import type { MachineDescription } from "../../src/stream/devices/machine.ts";
 import { kvmclock } from "../../src/stream/devices/x86.ts";
 import { HELLO_VERSION, type Hello } from "../../src/stream/return-path.ts";
+import { plainPages } from "../support/plain-pages.ts";
 
 const PAGES = 64;
 const description: MachineDescription = {
@@ -21,6 +22,7 @@ const description: MachineDescription = {
   cpus: 1,
   tscKhz: 1,
   walker: false,
+  balloon: false,
   cpuid: [],
 };
 const hello: Hello = { version: HELLO_VERSION, name: "t", memoryBytes: null, cpus: null, cpuid: [] };
@@ -39,7 +41,8 @@ class ScriptedGuest implements Guest {
   syncDirty(dirty: { add(page: number): void }): void {
     if (++this.syncs === 2) dirty.add(7);
   }
-  clearDirty(): void {}
+  readonly freePages = null;
+  readonly pages = plainPages;
   stopTracking(): void {
     this.calls.push("stopTracking");
   }
@@ -138,6 +141,7 @@ const options: SendOptions = {
   replyMs: 1000,
   channels: 0,
   verify: false,
+  skipFree: true,
   rehearse: false,
 };
 

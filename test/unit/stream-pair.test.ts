@@ -168,6 +168,7 @@ class Move {
       cpus: 2,
       tscKhz: 1_000_000,
       walker: false,
+      balloon: false,
       cpuid: [],
     });
     this.writer.startRam([{ name: RAM_BLOCK_NAME, bytes: this.source.bytes }]);

@@ -247,6 +247,7 @@ describe("the machine's description", () => {
     cpus: 4,
     tscKhz: 2_000_000,
     walker: true,
+    balloon: false,
     cpuid: [entry, { ...entry, index: 1 }],
   };
 

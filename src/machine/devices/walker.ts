@@ -4,6 +4,8 @@ import type { State } from "../../stream/vmstate.ts";
 
 export const WALKER_PORT_GRANT = 0x510;
 export const WALKER_PORT_PROBE = 0x514;
+/** In a grant: a device has interrupted. */
+export const WALKER_ATTENTION = 0x80000000;
 export const WALKER_MMIO_PROBE = 0xd0000000;
 
 const WORD = {

@@ -1,8 +1,9 @@
 // A virtio device's registers in guest-physical memory. They lie in memory that all vCPUs share, so that whichever took the exit can
 // serve it, and saving the device is reading them.
 // Source: Virtual I/O Device (VIRTIO) Version 1.2, 4.2 (Virtio Over MMIO) and 2.1 (status).
-import { DriverError } from "./memory.ts";
-import { QUEUE, QUEUE_WORDS } from "./queue.ts";
+import type { State } from "../../stream/vmstate.ts";
+import { type DeviceMemory, DriverError } from "./memory.ts";
+import { loadQueue, QUEUE, QUEUE_WORDS, SplitQueue, saveQueue } from "./queue.ts";
 
 export const MMIO_BYTES = 0x200;
 const CONFIG_AT = 0x100;
@@ -58,7 +59,9 @@ const WORD = {
   queueSelect: 4,
   driverFeatures: 5, // and the high half behind it
   configGeneration: 7,
-  queues: 8,
+  /** Queues, as bits, in which more may be than was dealt with: whoever has the time goes on. */
+  pending: 8,
+  queues: 9,
 } as const;
 
 export const mmioWords = (queues: number): number => WORD.queues + queues * QUEUE_WORDS;
@@ -72,8 +75,11 @@ export interface VirtioDevice {
   readonly queueSizes: readonly number[];
   readConfig(at: number, bytes: number): number;
   writeConfig(at: number, bytes: number, value: number): void;
-  /** The driver has put something into this queue. Throws DriverError. */
-  notify(queue: number): void;
+  /**
+   * Deals with what the driver has put into this queue, a bounded part of it at a time; whether there may be more. Throws
+   * DriverError.
+   */
+  serve(queue: SplitQueue, index: number): boolean;
   /** As it was before the driver came. */
   reset(): void;
 }
@@ -81,19 +87,29 @@ export interface VirtioDevice {
 export class VirtioMmio {
   readonly #words: Int32Array;
   readonly #device: VirtioDevice;
+  readonly #memory: DeviceMemory;
   readonly #setInterrupt: (on: boolean) => void;
 
   /** `setInterrupt` is told the level of its line. */
-  constructor(words: Int32Array, device: VirtioDevice, setInterrupt: (on: boolean) => void) {
+  constructor(words: Int32Array, device: VirtioDevice, memory: DeviceMemory, setInterrupt: (on: boolean) => void) {
     this.#words = words;
     this.#device = device;
+    this.#memory = memory;
     this.#setInterrupt = setInterrupt;
   }
 
-  /** A queue's registers, for the device. */
-  queueWords(queue: number): Int32Array {
+  #queueWords(queue: number): Int32Array {
     const at = WORD.queues + queue * QUEUE_WORDS;
     return this.#words.subarray(at, at + QUEUE_WORDS);
+  }
+
+  #queue(index: number): SplitQueue {
+    const { features } = this;
+    const has = (feature: bigint) => (features & feature) !== 0n;
+    return new SplitQueue(this.#memory, this.#queueWords(index), {
+      eventIndex: has(FEATURE.eventIndex),
+      indirect: has(FEATURE.indirect),
+    });
   }
 
   /** What both sides have. */
@@ -166,7 +182,9 @@ export class VirtioMmio {
         this.#setReady(value);
         break;
       case REGISTER.queueNotify:
-        if (this.isDriven && value < this.#device.queueSizes.length) this.guarded(() => this.#device.notify(value));
+        if (value >= this.#device.queueSizes.length) break;
+        this.#words[WORD.pending] |= 1 << value;
+        this.serve();
         break;
       case REGISTER.interruptAck:
         words[WORD.interruptStatus] &= ~value;
@@ -182,20 +200,47 @@ export class VirtioMmio {
     }
   }
 
-  /** Has the device do something with what the driver has given it; a driver that breaks the rules has to reset it. */
-  guarded(action: () => void): void {
+  /** Something may be in a queue that was not dealt with yet. */
+  get isPending(): boolean {
+    return Atomics.load(this.#words, WORD.pending) !== 0;
+  }
+
+  /** Goes through the queues once. A driver that breaks the rules has to reset the device. */
+  serve(): void {
+    const words = this.#words;
+    const pending = words[WORD.pending];
+    words[WORD.pending] = 0;
     try {
-      action();
+      for (const index of this.#device.queueSizes.keys())
+        if (pending & (1 << index) && this.isDriven && this.#serve(index)) words[WORD.pending] |= 1 << index;
     } catch (error) {
       if (!(error instanceof DriverError)) throw error;
-      this.#words[WORD.status] |= STATUS.needsReset;
+      words[WORD.status] |= STATUS.needsReset;
       this.interrupt(INTERRUPT.config);
     }
+  }
+
+  #serve(index: number): boolean {
+    const queue = this.#queue(index);
+    if (!queue.isReady) return false;
+    const isMore = this.#device.serve(queue, index);
+    if (queue.mustInterrupt()) this.interrupt(INTERRUPT.used);
+    return isMore;
+  }
+
+  /** The device wants to look at a queue by itself, in the thread that runs its guest. */
+  want(queue: number): void {
+    Atomics.or(this.#words, WORD.pending, 1 << queue);
   }
 
   interrupt(why: number): void {
     this.#words[WORD.interruptStatus] |= why;
     this.#setInterrupt(true);
+  }
+
+  /** The driver has not yet acknowledged an interrupt. */
+  get isInterrupting(): boolean {
+    return Atomics.load(this.#words, WORD.interruptStatus) !== 0;
   }
 
   /** What the driver reads there is another now. */
@@ -210,7 +255,7 @@ export class VirtioMmio {
 
   get #selected(): Int32Array | null {
     const queue = this.#words[WORD.queueSelect] >>> 0;
-    return queue < this.#device.queueSizes.length ? this.queueWords(queue) : null;
+    return queue < this.#device.queueSizes.length ? this.#queueWords(queue) : null;
   }
 
   /** Not while the queue is in use. */
@@ -240,5 +285,37 @@ export class VirtioMmio {
     const isAgreed = (this.features & ~this.#offered) === 0n && (this.features & FEATURE.version1) !== 0n;
     const refused = value & STATUS.featuresOk && !isAgreed ? STATUS.featuresOk : 0;
     words[WORD.status] = (value & 0xff & ~refused) | (words[WORD.status] & STATUS.needsReset);
+  }
+
+  save(): State {
+    const words = this.#words;
+    return {
+      status: words[WORD.status] & 0xff,
+      interrupt_status: words[WORD.interruptStatus] & 0xff,
+      device_features_select: words[WORD.deviceFeaturesSelect] >>> 0,
+      driver_features_select: words[WORD.driverFeaturesSelect] >>> 0,
+      queue_select: words[WORD.queueSelect] >>> 0,
+      driver_features: this.features,
+      config_generation: words[WORD.configGeneration] >>> 0,
+      queue_count: this.#device.queueSizes.length,
+      queues: this.#device.queueSizes.map((_, i) => saveQueue(this.#queueWords(i))),
+    };
+  }
+
+  /** The mirror of save, before the guest runs: what lay in its queues is looked at again, and its line is as it was. */
+  load(state: State): void {
+    const words = this.#words;
+    const queues = state.queues as State[];
+    words[WORD.status] = Number(state.status);
+    words[WORD.interruptStatus] = Number(state.interrupt_status);
+    words[WORD.deviceFeaturesSelect] = Number(state.device_features_select);
+    words[WORD.driverFeaturesSelect] = Number(state.driver_features_select);
+    words[WORD.queueSelect] = Number(state.queue_select);
+    words[WORD.driverFeatures] = Number(BigInt.asIntN(32, state.driver_features as bigint));
+    words[WORD.driverFeatures + 1] = Number(BigInt.asIntN(32, (state.driver_features as bigint) >> 32n));
+    words[WORD.configGeneration] = Number(state.config_generation);
+    for (const i of this.#device.queueSizes.keys()) if (queues[i]) loadQueue(this.#queueWords(i), queues[i]);
+    words[WORD.pending] = (1 << this.#device.queueSizes.length) - 1;
+    this.#setInterrupt(words[WORD.interruptStatus] !== 0);
   }
 }

@@ -5,6 +5,7 @@
 //   used         le16 flags, le16 index, size × (le32 head, le32 written), le16 avail_event
 //
 // Source: Virtual I/O Device (VIRTIO) Version 1.2, 2.6 and 2.7.
+import type { State } from "../../stream/vmstate.ts";
 import { type DeviceMemory, DriverError } from "./memory.ts";
 
 export const QUEUE_SIZE_MAX = 1024;
@@ -31,6 +32,37 @@ export const QUEUE = {
   signalled: 10,
 } as const;
 export const QUEUE_WORDS = 11;
+
+const halves = (words: Int32Array, at: number): bigint =>
+  BigInt(words[at] >>> 0) | (BigInt(words[at + 1] >>> 0) << 32n);
+
+/** A queue's registers as the stream has them. */
+export const saveQueue = (words: Int32Array): State => ({
+  size: words[QUEUE.size] >>> 0,
+  ready: words[QUEUE.ready],
+  descriptors: halves(words, QUEUE.descriptors),
+  available: halves(words, QUEUE.available),
+  used: halves(words, QUEUE.used),
+  taken: words[QUEUE.taken],
+  returned: words[QUEUE.returned],
+  signalled: words[QUEUE.signalled],
+});
+
+/** The mirror of saveQueue. What makes no sense in it is found out like a driver's nonsense, when it is used. */
+export function loadQueue(words: Int32Array, state: State): void {
+  const setHalves = (at: number, value: bigint) => {
+    words[at] = Number(BigInt.asIntN(32, value));
+    words[at + 1] = Number(BigInt.asIntN(32, value >> 32n));
+  };
+  words[QUEUE.size] = Number(state.size);
+  words[QUEUE.ready] = Number(state.ready);
+  setHalves(QUEUE.descriptors, state.descriptors as bigint);
+  setHalves(QUEUE.available, state.available as bigint);
+  setHalves(QUEUE.used, state.used as bigint);
+  words[QUEUE.taken] = Number(state.taken);
+  words[QUEUE.returned] = Number(state.returned);
+  words[QUEUE.signalled] = Number(state.signalled);
+}
 
 export interface Segment {
   gpa: number;

@@ -12,6 +12,9 @@ const cpuidEntry: Table = {
   fields: "function index flags eax ebx ecx edx".split(" ").map((name) => ({ name, type: "uint32" })),
 };
 
+/** Beside those that every machine has: the walker guest's ports, a memory balloon. */
+const DEVICE = { walker: 1, balloon: 2 } as const;
+
 export const CPUID_ENTRIES_MAX = 256;
 export const NAME_BYTES_MAX = 64;
 
@@ -22,8 +25,8 @@ export const machine: Table = {
     { name: "memory_bytes", type: "uint64" },
     { name: "cpus", type: "uint32" },
     { name: "tsc_khz", type: "uint32" },
-    /** 1: the walker guest's port devices are there. */
-    { name: "walker", type: "bool" },
+    /** DEVICE bits. */
+    { name: "devices", type: "uint8" },
     { name: "name_bytes", type: "uint8" },
     { name: "name", type: "blob", countFrom: "name_bytes", max: NAME_BYTES_MAX },
     { name: "cpuid_count", type: "uint32" },
@@ -91,6 +94,7 @@ export interface MachineDescription {
   cpus: number;
   tscKhz: number;
   walker: boolean;
+  balloon: boolean;
   cpuid: CpuidEntry[];
 }
 
@@ -103,7 +107,7 @@ export function machineToState(description: MachineDescription): State {
     memory_bytes: BigInt(description.memoryBytes),
     cpus: description.cpus,
     tsc_khz: description.tscKhz,
-    walker: description.walker ? 1 : 0,
+    devices: (description.walker ? DEVICE.walker : 0) | (description.balloon ? DEVICE.balloon : 0),
     name_bytes: name.length,
     name,
     cpuid_count: description.cpuid.length,
@@ -126,12 +130,17 @@ export function machineFromState(state: State, offset: number): MachineDescripti
     );
   if (cpus < 1 || cpus > CPUS_MAX)
     throw badStream("the machine has an impossible number of CPUs", offset, `1 to ${CPUS_MAX}`, `${cpus}`);
+  const devices = Number(state.devices);
+  const known = DEVICE.walker | DEVICE.balloon;
+  if (devices & ~known)
+    throw badStream("the machine has devices that this tram does not know", offset, `bits ${known}`, `${devices}`);
   return {
     name: new TextDecoder().decode(state.name as Uint8Array),
     memoryBytes,
     cpus,
     tscKhz: Number(state.tsc_khz),
-    walker: state.walker !== 0,
+    walker: (devices & DEVICE.walker) !== 0,
+    balloon: (devices & DEVICE.balloon) !== 0,
     cpuid: state.cpuid as unknown as CpuidEntry[],
   };
 }

@@ -1,0 +1,56 @@
+// Virtio devices of tram's own machine: a device's registers in memory and its queues, and behind them what the device itself knows.
+import type { Field, Table } from "../vmstate.ts";
+
+const queue: Table = {
+  name: "tram/virtio/queue",
+  version: 1,
+  fields: [
+    { name: "size", type: "uint32" },
+    { name: "ready", type: "bool" },
+    { name: "descriptors", type: "uint64" },
+    { name: "available", type: "uint64" },
+    { name: "used", type: "uint64" },
+    /** Heads taken, given back, and given back when the driver was last interrupted; modulo 2^16. */
+    { name: "taken", type: "uint16" },
+    { name: "returned", type: "uint16" },
+    { name: "signalled", type: "uint16" },
+  ],
+};
+
+export const VIRTIO_QUEUES_MAX = 8;
+
+const registers: Table = {
+  name: "tram/virtio/registers",
+  version: 1,
+  fields: [
+    { name: "status", type: "uint8" },
+    { name: "interrupt_status", type: "uint8" },
+    { name: "device_features_select", type: "uint32" },
+    { name: "driver_features_select", type: "uint32" },
+    { name: "queue_select", type: "uint32" },
+    { name: "driver_features", type: "uint64" },
+    { name: "config_generation", type: "uint32" },
+    { name: "queue_count", type: "uint32" },
+    { name: "queues", type: "list", table: queue, countFrom: "queue_count", max: VIRTIO_QUEUES_MAX },
+  ],
+};
+
+const virtio: Field = { name: "virtio", type: "struct", table: registers };
+
+export const balloon: Table = {
+  name: "tram/balloon",
+  version: 1,
+  fields: [
+    virtio,
+    /** Pages of 4 KiB that the guest is to give up, and has. */
+    { name: "wanted", type: "uint32" },
+    { name: "actual", type: "uint32" },
+    /** What it was told of hints, and which request it answers; 0: none. */
+    { name: "hint_command", type: "uint32" },
+    { name: "hint_answered", type: "uint32" },
+    /** The last request's number. */
+    { name: "hint_last", type: "uint32" },
+    /** The buffer for its statistics that it has offered; -1: none. */
+    { name: "stats_head", type: "int32" },
+  ],
+};
