@@ -3,7 +3,7 @@
 #include "balloon.h"
 
 enum { INFLATE, DEFLATE, STATS, HINT, REPORT, QUEUES };
-enum { ENTRIES = 32, LIST_PAGES = 1024 };
+enum { ENTRIES = 32, LIST_PAGES = 256 };
 enum { REUSE_SHARE = 8, CHURN_PAGES = 16, LATE_TICKS = 8 };
 enum { CMD_DONE = 1, CMD_FIRST = 2 };
 enum { DESC_NEXT = 1, DESC_WRITE = 2 };
@@ -258,61 +258,6 @@ static void answer(volatile struct walker_params *params) {
 
 /* --- the balloon */
 
-/* Gives the pages that are listed to the device. */
-static void flush_list(uint32_t queue, uint32_t *listed) {
-  if (!*listed) return;
-  offer(queue, (uintptr_t)list(), *listed * 4, 0);
-  notify_and_wait(queue);
-  *listed = 0;
-}
-
-/* Pages in this state go into the balloon until it has as many as are wanted. */
-static void inflate_with(volatile struct walker_params *params, uint32_t state, uint32_t wanted) {
-  uint32_t listed = 0;
-  for (uint32_t block = blocks_of(params); block-- > 0 && driver.actual < wanted && !driver.broken;) {
-    uint32_t size = block_pages(params, block), taken = *taken_of(block);
-    if (state == WALKER_FREE ? taken == size : taken == 0) continue;
-    volatile uint32_t *states = states_of(params, block);
-    for (uint32_t at = size; at-- > 0 && driver.actual < wanted;) {
-      if (states[at] != state) continue;
-      set_state(params, block * WALKER_BLOCK + at, WALKER_BALLOONED); /* before the device has it */
-      list()[listed++] = (uint32_t)(guest_address(params, params->free_first + block * WALKER_BLOCK + at) / WALKER_PAGE);
-      driver.actual++;
-      if (listed == LIST_PAGES) flush_list(INFLATE, &listed);
-    }
-  }
-  flush_list(INFLATE, &listed);
-}
-
-static void deflate_to(volatile struct walker_params *params, uint32_t wanted) {
-  for (uint32_t block = 0; block < blocks_of(params) && driver.actual > wanted && !driver.broken; block++) {
-    if (!*taken_of(block)) continue;
-    uint32_t size = block_pages(params, block), listed = 0, first = size, end = 0;
-    volatile uint32_t *states = states_of(params, block);
-    for (uint32_t at = 0; at < size && driver.actual > wanted; at++) {
-      if (states[at] != WALKER_BALLOONED) continue;
-      if (!listed) first = at;
-      list()[listed++] = (uint32_t)(guest_address(params, params->free_first + block * WALKER_BLOCK + at) / WALKER_PAGE);
-      driver.actual--;
-      end = at + 1;
-    }
-    flush_list(DEFLATE, &listed); /* a block's pages fit the list */
-    for (uint32_t at = first; at < end; at++) /* only now */
-      if (states[at] == WALKER_BALLOONED) set_state(params, block * WALKER_BLOCK + at, WALKER_FREE);
-  }
-}
-
-static void resize(volatile struct walker_params *params) {
-  uint32_t wanted = *reg(CONFIG_WANTED), before = driver.actual;
-  if (wanted > driver.actual) {
-    inflate_with(params, WALKER_FREE, wanted);
-    inflate_with(params, WALKER_CACHE, wanted); /* it gives that up before it does without */
-  } else if (wanted < driver.actual) {
-    deflate_to(params, wanted);
-  }
-  if (driver.actual != before) *reg(CONFIG_ACTUAL) = driver.actual;
-}
-
 static void tell_stats(volatile struct walker_params *params) {
   const uint64_t cache = driver.cache, free = params->free_pages - driver.taken;
   const uint64_t total = params->ram_pages - driver.actual;
@@ -333,6 +278,62 @@ static void tell_stats(volatile struct walker_params *params) {
   __atomic_thread_fence(__ATOMIC_SEQ_CST);
   at->available.index++;
   *reg(REG_NOTIFY) = STATS;
+}
+
+/* Gives the pages that are listed to the device, and says how far it is. */
+static void flush_list(volatile struct walker_params *params, uint32_t queue, uint32_t *listed) {
+  if (!*listed) return;
+  offer(queue, (uintptr_t)list(), *listed * 4, 0);
+  notify_and_wait(queue);
+  *listed = 0;
+  *reg(CONFIG_ACTUAL) = driver.actual;
+  if (rings(STATS)->used.index != driver.stats_used) tell_stats(params);
+}
+
+/* Pages in this state go into the balloon until it has as many as are wanted. */
+static void inflate_with(volatile struct walker_params *params, uint32_t state, uint32_t wanted) {
+  uint32_t listed = 0;
+  for (uint32_t block = blocks_of(params); block-- > 0 && driver.actual < wanted && !driver.broken;) {
+    uint32_t size = block_pages(params, block), taken = *taken_of(block);
+    if (state == WALKER_FREE ? taken == size : taken == 0) continue;
+    volatile uint32_t *states = states_of(params, block);
+    for (uint32_t at = size; at-- > 0 && driver.actual < wanted;) {
+      if (states[at] != state) continue;
+      set_state(params, block * WALKER_BLOCK + at, WALKER_BALLOONED); /* before the device has it */
+      list()[listed++] = (uint32_t)(guest_address(params, params->free_first + block * WALKER_BLOCK + at) / WALKER_PAGE);
+      driver.actual++;
+      if (listed == LIST_PAGES) flush_list(params, INFLATE, &listed);
+    }
+  }
+  flush_list(params, INFLATE, &listed);
+}
+
+static void deflate_to(volatile struct walker_params *params, uint32_t wanted) {
+  for (uint32_t block = 0; block < blocks_of(params) && driver.actual > wanted && !driver.broken; block++) {
+    if (!*taken_of(block)) continue;
+    uint32_t size = block_pages(params, block), listed = 0, first = 0;
+    volatile uint32_t *states = states_of(params, block);
+    for (uint32_t at = 0; at < size && driver.actual > wanted; at++) {
+      if (states[at] == WALKER_BALLOONED) {
+        list()[listed++] = (uint32_t)(guest_address(params, params->free_first + block * WALKER_BLOCK + at) / WALKER_PAGE);
+        driver.actual--;
+      }
+      if (listed < LIST_PAGES && driver.actual > wanted && at + 1 < size) continue;
+      flush_list(params, DEFLATE, &listed);
+      for (; first <= at; first++) /* only now */
+        if (states[first] == WALKER_BALLOONED) set_state(params, block * WALKER_BLOCK + first, WALKER_FREE);
+    }
+  }
+}
+
+static void resize(volatile struct walker_params *params) {
+  uint32_t wanted = *reg(CONFIG_WANTED);
+  if (wanted > driver.actual) {
+    inflate_with(params, WALKER_FREE, wanted);
+    inflate_with(params, WALKER_CACHE, wanted); /* it gives that up before it does without */
+  } else if (wanted < driver.actual) {
+    deflate_to(params, wanted);
+  }
 }
 
 void balloon_tick(volatile struct walker_params *params, int attention) {

@@ -53,6 +53,7 @@ export function openOutput(option: string, path: string): number {
 /** The live line of a terminal. */
 export function progressLine(journal: Journal, width: number): string {
   const { totalPages, remainingPages, roundsDone, bandwidthBytesPerSec, expectedDowntimeMs, phase } = journal;
+  if (phase === "cache") return "the guest gives up its page cache".slice(0, width);
   if (phase === "none" || phase === "waiting" || phase === "setup")
     return `${phase === "setup" ? "greeting" : "connecting to"} ${journal.peer}`.slice(0, width);
   const done = totalPages > 0 ? Math.floor(((totalPages - remainingPages) / totalPages) * 100) : 0;

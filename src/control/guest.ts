@@ -4,13 +4,27 @@ import type { Ram } from "../native/ram.ts";
 import type { MachineDescription } from "../stream/devices/machine.ts";
 import type { State, Table } from "../stream/vmstate.ts";
 import type { FreePages } from "./hints.ts";
-import type { CarrierMemory } from "./rounds.ts";
 
 /** One device's section. */
 export interface DeviceState {
   table: Table;
   instance: number;
   state: State;
+}
+
+/** What one thread needs of the guest's memory, beside its bytes. */
+export interface CarrierMemory {
+  /** Sorts pages that nobody has ever written to behind the others, and says how many others there are. */
+  splitUntouched(index: Uint32Array, count: number): number;
+  /** Of such pages: those that lie in the guest's balloon, and of the others those that it has reported as free. */
+  givenUp(untouched: Uint32Array): { ballooned: number; reported: number };
+  /** Of [first, first + pages) those that the guest has said to be free, as words of a set that begins there; null: none. */
+  hinted(first: number, pages: number): Uint32Array | null;
+  /**
+   * Just before [first, first + pages) is read: what is written to it from then on counts again. Multiples of 64, or to the end.
+   * `except`, which hinted has returned, is not read: what was written to it since it was named still counts.
+   */
+  clearDirty(first: number, pages: number, except: Uint32Array | null): void;
 }
 
 export interface Guest {

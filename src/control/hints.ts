@@ -1,5 +1,5 @@
-// A running guest's free pages: it is asked for them just before the bulk pass, which leaves out what it names. Whether to wait for
-// its answer, as a pure function: what comes later still counts, for pages that have not been sent.
+// A running guest's free pages: it is asked for them just before the bulk pass, which leaves out what it names. What it names later
+// still counts, for pages that have not been sent.
 
 /** What a guest says of pages that it has no use for now. */
 export interface FreePages {
@@ -29,7 +29,32 @@ const NEXT_WORD_MS = 50;
 /** Of one that has much to say: the rest comes beside the bulk pass. */
 const ALL_MS = 1000;
 
+/** Pure: whether the rest of its answer is worth waiting for. */
 export function mustWait({ hasBegun, hasEnded }: Answer, waitedMs: number, silentMs: number): boolean {
   if (hasEnded || waitedMs >= ALL_MS) return false;
   return hasBegun ? silentMs < NEXT_WORD_MS : waitedMs < FIRST_WORD_MS;
+}
+
+export interface AskContext {
+  checkStop(): void;
+  sleep(ms: number): void;
+  now(): number;
+}
+
+/** Between two looks at what the guest has named. */
+const LOOK_MS = 2;
+
+/** Asks, and waits as long as that may be worth it. */
+export function askForFreePages(free: FreePages, { checkStop, sleep, now }: AskContext): Hints {
+  free.ask();
+  const askedMs = now();
+  let answer = free.answer;
+  for (let newsMs = askedMs; mustWait(answer, now() - askedMs, now() - newsMs); ) {
+    sleep(LOOK_MS);
+    checkStop();
+    const before = answer;
+    answer = free.answer;
+    if (answer.pages !== before.pages || answer.hasBegun !== before.hasBegun) newsMs = now();
+  }
+  return { ...answer, waitedMs: Math.round(now() - askedMs) };
 }

@@ -8,7 +8,8 @@ import type { CacheDrop } from "./page-cache.ts";
 
 /** Legal ways through a move; QEMU's names where it has one. */
 const PHASES = {
-  none: ["setup", "waiting"],
+  none: ["cache", "setup", "waiting", "cancelled", "failed"],
+  cache: ["setup", "waiting", "cancelled", "failed"], // the guest is asked to give up its page cache
   waiting: ["setup", "cancelled", "failed"],
   setup: ["active", "device", "cancelled", "failed", "completed"],
   active: ["held", "device", "completed", "cancelled", "failed"], // completed: a rehearsal, or one of a file
@@ -99,7 +100,7 @@ export class MoveLog {
   readonly journal: Journal;
   readonly #sink: JournalSink;
   readonly #clock: () => number;
-  /** Of the move itself: waiting for a peer is not part of it. */
+  /** Of the move itself: waiting for a peer is not part of it, nor what the guest does before it. */
   startedMs: number;
   readonly #beganMs: number;
   #publishedMs = Number.NEGATIVE_INFINITY;
@@ -146,7 +147,7 @@ export class MoveLog {
   setPhase(phase: Phase): void {
     const legal: readonly Phase[] = PHASES[this.journal.phase];
     if (!legal.includes(phase)) throw new Error(`no move goes from '${this.journal.phase}' to '${phase}'`);
-    if (this.journal.phase === "waiting") this.startedMs = this.now();
+    if (this.journal.phase === "waiting" || this.journal.phase === "cache") this.startedMs = this.now();
     this.journal.phase = phase;
     this.journal.trace.push({ phase, atMs: Math.round((this.now() - this.#beganMs) * 1000) / 1000 });
     this.publish();

@@ -3,6 +3,7 @@ import type { ErrorData } from "../errors.ts";
 import { Bitmap } from "../memory/bitmap.ts";
 import { expectedDowntimeMs, PAGE_RECORD_BYTES, type Stall, stall, verdict } from "./convergence.ts";
 import type { Guest } from "./guest.ts";
+import { askForFreePages } from "./hints.ts";
 import type { Round } from "./journal.ts";
 import type { Limits } from "./limits.ts";
 
@@ -52,7 +53,7 @@ export function measureDirtyRate(guest: Guest, forMs: number, { checkStop, sleep
       guest.syncDirty(dirty);
       written.push({ ms: now() - startedMs, pages: dirty.count() });
     }
-    return { totalPages, contentPages: estimateContent(guest), written };
+    return { totalPages, contentPages: countContent(guest, { checkStop, sleep, now }), written };
   } finally {
     guest.stopTracking();
   }
@@ -62,12 +63,26 @@ const PIECE_PAGES = 4096;
 /** Of each piece of memory that was ever touched. */
 const LOOKED_AT = 16;
 
-function estimateContent({ ram, pagemapFd }: Guest): number {
+/** Without those that it would name as free if it were moved. */
+function countContent(guest: Guest, context: MeasureContext): number {
+  const free = guest.freePages;
+  if (!free) return estimateContent(guest);
+  askForFreePages(free, context);
+  try {
+    return estimateContent(guest);
+  } finally {
+    free.end();
+  }
+}
+
+function estimateContent({ ram, pagemapFd, pages: known }: Guest): number {
   let content = 0;
   for (let first = 0; first < ram.pages; first += PIECE_PAGES) {
     const pages = Math.min(PIECE_PAGES, ram.pages - first);
-    const index = Uint32Array.from({ length: pages }, (_, i) => first + i);
-    const touched = pagemapFd < 0 ? pages : ram.splitUntouched(pagemapFd, index, pages);
+    const named = known.hinted(first, pages);
+    const all = Uint32Array.from({ length: pages }, (_, i) => first + i);
+    const index = named ? all.filter((_, i) => (named[i >>> 5] & (1 << (i & 31))) === 0) : all;
+    const touched = pagemapFd < 0 ? index.length : ram.splitUntouched(pagemapFd, index, index.length);
     // An odd step: content that comes in a pattern is not met at the same place of it each time.
     const step = Math.floor(touched / LOOKED_AT) | 1;
     const some = index.subarray(0, touched).filter((_, i) => i % step === 0);

@@ -58,6 +58,7 @@ export function dropPageCache(guest: BalloonedGuest, context: DropContext): Cach
   const endMs = startedMs + ALL_MS;
   checkAble(guest.facts());
   const before = askStats(guest, context);
+  if (!before) throw cannotDrop(`it has not told how much memory it has within ${STATS_MS} ms`);
   const { actualBytes: had, wantedBytes: wanted } = guest.facts();
   const available = before.availableBytes ?? (before.freeBytes ?? 0) + (before.cacheBytes ?? 0);
   const room = roomOf(available);
@@ -68,7 +69,8 @@ export function dropPageCache(guest: BalloonedGuest, context: DropContext): Cach
       guest.resize(target);
       reached = awaitActual(guest, context, (actual) => actual >= target - 4096, endMs);
       const left = askStats(guest, context);
-      if (reached < target - 4096 || (left.availableBytes ?? Number.POSITIVE_INFINITY) < reserveOf(available)) break;
+      const isShort = (left?.availableBytes ?? Number.POSITIVE_INFINITY) < reserveOf(available);
+      if (reached < target - 4096 || !left || isShort) break;
     }
   } finally {
     guest.resize(wanted);
@@ -79,7 +81,7 @@ export function dropPageCache(guest: BalloonedGuest, context: DropContext): Cach
     elapsedMs: Math.round(context.now() - startedMs),
     inflatedBytes: reached - had,
     freeBeforeBytes: before.freeBytes ?? 0,
-    freeAfterBytes: after.freeBytes ?? 0,
+    freeAfterBytes: after?.freeBytes ?? 0,
   };
 }
 
@@ -106,8 +108,8 @@ export const cannotDrop = (found: string): TramError =>
     next: "leave --page-cache out",
   });
 
-/** Its newest word. */
-function askStats(guest: BalloonedGuest, { checkStop, sleep, now }: DropContext): MemoryFacts["stats"] {
+/** Its newest word; null: it says nothing. */
+function askStats(guest: BalloonedGuest, { checkStop, sleep, now }: DropContext): MemoryFacts["stats"] | null {
   const { statsTold } = guest.facts();
   guest.wantStats();
   for (const endMs = now() + STATS_MS; now() < endMs; sleep(LOOK_MS)) {
@@ -115,7 +117,7 @@ function askStats(guest: BalloonedGuest, { checkStop, sleep, now }: DropContext)
     const facts = guest.facts();
     if (facts.statsTold !== statsTold) return facts.stats;
   }
-  throw cannotDrop(`it has not told how much memory it has within ${STATS_MS} ms`);
+  return null;
 }
 
 /** What the balloon has when that is enough, or does not change any more. */

@@ -5,8 +5,8 @@ import { Bitmap, type PageRange } from "../memory/bitmap.ts";
 import { type ChannelCounts, noCounts, sumCounts } from "./barrier.ts";
 import type { PagesSent, PageWriter } from "./channel.ts";
 import { expectedDowntimeMs, PAGE_RECORD_BYTES, type RoundStats, stall, verdict } from "./convergence.ts";
-import type { Guest } from "./guest.ts";
-import { type FreePages, mustWait } from "./hints.ts";
+import type { CarrierMemory, Guest } from "./guest.ts";
+import { askForFreePages, type FreePages } from "./hints.ts";
 import type { Journal, MoveLog } from "./journal.ts";
 import { type LimitsPlace, LiveLimits } from "./limits.ts";
 import { TokenBucket } from "./rate.ts";
@@ -24,8 +24,6 @@ const ARRIVE_SLICE_MS = 5;
 const ARRIVE_MS = 200;
 /** While it is held, a round comes after this time at the latest: the target must not think that the source is gone. */
 const HELD_ROUND_MS = 1000;
-/** Between two looks at what the guest has named. */
-const HINT_SLICE_MS = 2;
 /** To look costs the guest a little. */
 const HELD_LOOK_MS = 250;
 
@@ -69,21 +67,6 @@ export function shareRounds(guest: Guest, batchPages: number, limits: LiveLimits
     limits: limits.place,
     batchPages,
   };
-}
-
-/** What one thread needs of the guest's memory, beside its bytes. */
-export interface CarrierMemory {
-  /** Sorts pages that nobody has ever written to behind the others, and says how many others there are. */
-  splitUntouched(index: Uint32Array, count: number): number;
-  /** Of such pages: those that lie in the guest's balloon, and of the others those that it has reported as free. */
-  givenUp(untouched: Uint32Array): { ballooned: number; reported: number };
-  /** Of [first, first + pages) those that the guest has said to be free, as words of a set that begins there; null: none. */
-  hinted(first: number, pages: number): Uint32Array | null;
-  /**
-   * Just before [first, first + pages) is read: what is written to it from then on counts again. Multiples of 64, or to the end.
-   * `except`, which hinted has returned, is not read: what was written to it since it was named still counts.
-   */
-  clearDirty(first: number, pages: number, except: Uint32Array | null): void;
 }
 
 /** What one thread needs to carry pages. */
@@ -393,18 +376,14 @@ export class Rounds {
     const { checkStop, skipFree, sleep } = this.#context;
     const free = skipFree ? this.#guest.freePages : null;
     if (!free) return null;
-    free.ask();
-    const { journal } = this.#log;
-    const askedMs = this.#log.now();
-    let answer = free.answer;
-    for (let newsMs = askedMs; mustWait(answer, this.#log.now() - askedMs, this.#log.now() - newsMs); ) {
-      sleep(HINT_SLICE_MS);
-      checkStop();
-      this.#checkTime();
-      if (free.answer.pages !== answer.pages || free.answer.hasBegun !== answer.hasBegun) newsMs = this.#log.now();
-      answer = free.answer;
-    }
-    journal.hints = { ...answer, waitedMs: Math.round(this.#log.now() - askedMs) };
+    this.#log.journal.hints = askForFreePages(free, {
+      checkStop: () => {
+        checkStop();
+        this.#checkTime();
+      },
+      sleep,
+      now: () => this.#log.now(),
+    });
     Atomics.store(this.#words, WORD.hints, 1);
     return free;
   }

@@ -1,5 +1,5 @@
 // What those who carry a guest's pages need of them, beside their bytes: any thread of its process may hold one.
-import type { CarrierMemory } from "../control/rounds.ts";
+import type { CarrierMemory } from "../control/guest.ts";
 import { Marks } from "../native/marks.ts";
 import type { Ram } from "../native/ram.ts";
 import type { DeviceMarks } from "./board.ts";

@@ -108,17 +108,15 @@ function checkCancelled(): void {
   if (board.cancelling) throw new TramError("E_CANCELLED", "cancelled");
 }
 
-function logFor(direction: "outgoing" | "incoming", endpoint: Endpoint): MoveLog {
-  const log = new MoveLog(direction, endpointName(endpoint), (journal) => board.writeJournal(journal), clock);
-  log.setPhase("waiting");
-  return log;
-}
+const logFor = (direction: "outgoing" | "incoming", peer: string): MoveLog =>
+  new MoveLog(direction, peer, (journal) => board.writeJournal(journal), clock);
 
 function runSend(job: Extract<Job, { kind: "send" }>): void {
-  const log = logFor("outgoing", job.endpoint);
+  const log = logFor("outgoing", endpointName(job.endpoint));
   if (job.forecast) log.journal.forecast = job.forecast;
   try {
     freeCache(job.pageCache, log); // before anybody waits for a first byte
+    log.setPhase("waiting");
     const channel = open(job.endpoint, { stop: board.moverStop, silenceMs: job.options.replyMs, iovMax: job.iovMax });
     const transport = job.copying ? new WriteOnly(channel) : channel;
     const handles = board.awaitMachine();
@@ -169,6 +167,7 @@ const guestOf = (handles: MachineHandles): MachineGuest =>
 
 function freeCache(pageCache: PageCache, log: MoveLog): void {
   if (pageCache === "keep") return;
+  log.setPhase("cache");
   const { balloon } = guestOf(board.awaitMachine());
   if (!balloon) throw cannotDrop("it has no balloon");
   if (!board.command().run) throw cannotDrop("it does not run");
@@ -193,7 +192,7 @@ function tellCrew(inits: CrewInit[]): void {
 }
 
 function runSave(job: Extract<Job, { kind: "save" }>): void {
-  const log = new MoveLog("outgoing", job.name, (journal) => board.writeJournal(journal), clock);
+  const log = logFor("outgoing", job.name);
   const file = new PageFile(job.fd, job.direct);
   let crew: ThreadCrew | null = null;
   try {
@@ -253,7 +252,8 @@ function runMeasure({ forMs }: Extract<Job, { kind: "measure" }>): void {
 }
 
 function runReceive(job: Extract<Job, { kind: "receive" }>): void {
-  const log = logFor("incoming", job.listener.endpoint);
+  const log = logFor("incoming", endpointName(job.listener.endpoint));
+  log.setPhase("waiting");
   const door = new Door(job.listener, job.replyMs);
   try {
     const { accel, tracking } = job.wanted;

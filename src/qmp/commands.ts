@@ -65,6 +65,7 @@ type Handler = (control: GuestControl, args: Record<string, unknown>) => unknown
 
 const QEMU_STATUS = {
   none: "none",
+  cache: "setup",
   waiting: "setup",
   setup: "setup",
   active: "active",

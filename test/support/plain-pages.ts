@@ -1,5 +1,5 @@
 // Memory of which nothing is known but its bytes, for scripted guests.
-import type { CarrierMemory } from "../../src/control/rounds.ts";
+import type { CarrierMemory } from "../../src/control/guest.ts";
 
 export const plainPages: CarrierMemory = {
   splitUntouched: (_, count) => count,

@@ -3,7 +3,8 @@ import { type Journal, Ledger, MoveLog, type Phase, type Round } from "../../src
 
 /** Every way through a move, and every phase one may be in. */
 const WAYS: Record<Phase, Phase[]> = {
-  none: ["setup", "waiting"],
+  none: ["cache", "setup", "waiting", "cancelled", "failed"],
+  cache: ["setup", "waiting", "cancelled", "failed"],
   waiting: ["setup", "cancelled", "failed"],
   setup: ["active", "device", "cancelled", "failed", "completed"],
   active: ["held", "device", "completed", "cancelled", "failed"],
@@ -19,6 +20,7 @@ const PHASES = Object.keys(WAYS) as Phase[];
 /** A legal way to each phase. */
 const PATHS: Record<Phase, Phase[]> = {
   none: [],
+  cache: ["cache"],
   waiting: ["waiting"],
   setup: ["setup"],
   active: ["setup", "active"],

@@ -111,6 +111,7 @@ export class Balloon implements VirtioDevice {
   }
 
   reset(): void {
+    this.#host.deflated([{ first: 0, pages: this.#host.pages }]);
     this.#words[WORD.actual] = 0;
     this.#words[WORD.hintAnswered] = 0;
     this.#words[WORD.statsHead] = -1;
