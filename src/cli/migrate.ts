@@ -114,6 +114,7 @@ export const migrate = command({
       // What is to go on behind its time may take a target's answer longer, too.
       ...(timeoutMs > 0 && (onTimeout ?? "cancel") === "cancel" && { replyMs: timeoutMs }),
       copying: process.env.TRAM_COPY_PAGES === "1", // for the benchmark: the same stream through a copying buffer
+      lookAtAll: process.env.TRAM_LOOK_AT_ALL === "1", // for the benchmark: never touched pages are read, and sent as zero pages
     };
     try {
       const report = await move(args.vm, address, options, new MoveView(args.vm, json, openTrace(args.trace)));

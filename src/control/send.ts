@@ -19,6 +19,8 @@ export interface SendOptions {
   verify: boolean;
   /** Ask the guest for its free pages, and leave them out. */
   skipFree: boolean;
+  /** For the benchmark: look at pages, too, of which the page tables say that nobody has ever written to them. */
+  lookAtAll?: boolean;
   /** Only the rounds, up to where the guest would be stopped: it stays here, and is never stopped. */
   rehearse: boolean;
 }
@@ -70,6 +72,7 @@ export function send(guest: Guest, writer: MoveWriter, options: SendOptions, con
     undo.push(() => guest.stopTracking());
     guest.startTracking();
     const share = shareRounds(guest, BATCH_PAGES, context.limits, log.now());
+    if (options.lookAtAll) share.pagemapFd = -1;
     const { limits, checkCancelled: checkStop, sleep } = context;
     const crew = options.channels > 0 ? openChannels(options, writer, share, context, log) : null;
     if (crew) undo.push(() => crew.end()); // before the guest is let go

@@ -175,6 +175,7 @@ function moveRequest(given: Record<string, unknown>) {
     channels: number("channels", 0, 0, MOVE_CHANNELS_MAX),
     verify: given.verify === true,
     skipFree: given.skipFree !== false,
+    lookAtAll: given.lookAtAll === true,
     rehearse: given.rehearse === true,
   };
   const zeroCopy = ZERO_COPY_MODES.find((one) => one === (given.zeroCopy ?? "auto"));

@@ -1,13 +1,14 @@
 // The seventh part of make bench: what a guest sees of being tracked and moved. A walker that writes as fast as it can is looked
 // at each millisecond, at the source and at the target, by the host's one monotonic clock. Prints each sample as a line of JSON,
 // writes STALLS.md. BENCH_QUICK=1: few rounds, into build/bench/.
-import { mkdirSync, readFileSync } from "node:fs";
+import { mkdirSync } from "node:fs";
 import { join, resolve } from "node:path";
 import type { FinalReport } from "../../src/cli/report.ts";
-import { type Pace, paceOf } from "../../src/control/pace.ts";
+import type { Pace } from "../../src/control/pace.ts";
 import { type Bed, freePort, inBed } from "../support/bed.ts";
 import { FaultFs, whyNoFaultFs } from "../support/faultfs.ts";
 import { contest, type Extent, environment, monotonicMs } from "./contest.ts";
+import { perMs, Watch } from "./looks.ts";
 import { spread, table } from "./stats.ts";
 
 const QUICK = process.env.BENCH_QUICK === "1";
@@ -18,57 +19,6 @@ const RESULTS = QUICK
 const WALKER = ["--working-set", "64M", "--dirty-rate", "max", "--fill", "random", "--prealloc"];
 const ALONE_MS = 2000;
 const AFTER_MS = 500;
-
-/** Looks at a guest, by CLOCK_MONOTONIC. */
-class Looks {
-  readonly #samples: Float64Array;
-
-  constructor(samples: Float64Array) {
-    this.#samples = samples;
-  }
-
-  get startMs(): number {
-    return this.#samples[0];
-  }
-  get steps(): number {
-    return this.#samples[this.#samples.length - 1];
-  }
-
-  /** When it had made so many steps, first. */
-  when(steps: number): number {
-    for (let i = 0; i < this.#samples.length; i += 2) if (this.#samples[i + 1] >= steps) return this.#samples[i];
-    throw new Error(`it has not made ${steps} steps`);
-  }
-
-  between(fromMs: number, toMs: number): Pace {
-    const at = (ms: number) => {
-      let i = 0;
-      while (i < this.#samples.length && this.#samples[i] < ms) i += 2;
-      return i;
-    };
-    return paceOf(this.#samples.subarray(at(fromMs), at(toMs)));
-  }
-}
-
-/** Looks at a guest until it leaves, or the time is over. */
-class Watch {
-  readonly #bed: Bed;
-  readonly #file: string;
-  readonly #done: Promise<unknown>;
-
-  constructor(bed: Bed, name: string, forMs: number) {
-    this.#bed = bed;
-    this.#file = `${name}.${Math.random()}`;
-    this.#done = bed.tram("pace", name, "--for", `${forMs}ms`, "--samples", this.#file);
-  }
-
-  async looks(): Promise<Looks> {
-    await this.#done;
-    return new Looks(Float64Array.from(readFileSync(this.#bed.path(this.#file), "utf8").trim().split(/\s/), Number));
-  }
-}
-
-const perMs = ({ steps, forMs }: Pace): number => steps / forMs;
 
 interface Tracked {
   alone: Pace;
