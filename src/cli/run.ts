@@ -303,8 +303,8 @@ function walkerOptions(args: Pick<RunArgs, (typeof WALKER_ARGS)[number]>, memory
       expected: `at least ${formatBytes(WALKER_MEMORY_MIN)}`,
       found: formatBytes(memoryBytes),
     });
-  const freeBytes = args.free === undefined ? 0 : parseMemory(args.free, "--free");
-  const cacheBytes = args.cache === undefined ? 0 : parseMemory(args.cache, "--cache");
+  const freeBytes = parseMemory(args.free ?? "0", "--free", 0);
+  const cacheBytes = parseMemory(args.cache ?? "0", "--cache", 0);
   if (cacheBytes > freeBytes)
     throw new TramError("E_USAGE", "--cache is a part of --free", {
       expected: `at most ${formatBytes(freeBytes)}`,

@@ -15,10 +15,10 @@ export function parseSize(text: string, option: string): number {
   return bytes;
 }
 
-/** As parseSize, in whole pages. */
-export function parseMemory(text: string, option: string): number {
+/** As parseSize, in whole pages, and at least `min` bytes. */
+export function parseMemory(text: string, option: string, min = 4096): number {
   const bytes = parseSize(text, option);
-  if (bytes <= 0 || bytes % 4096) throw bad("memory size", option, text, "a multiple of 4 KiB, for example 512M");
+  if (bytes < min || bytes % 4096) throw bad("memory size", option, text, "a multiple of 4 KiB, for example 512M");
   return bytes;
 }
 
