@@ -55,7 +55,8 @@ static uint32_t table_pages(const struct walker_params *params) {
 /* Behind the working set, at the end of memory: the table, then what it is of. */
 static int free_is_sane(const struct walker_params *params) {
   if (!params->free_pages) return params->cache_pages == 0;
-  return params->free_pages <= WALKER_TAKEN_MAX * WALKER_BLOCK && params->free_pages < params->ram_pages && params->free_first == params->ram_pages - params->free_pages &&
+  return params->free_pages <= WALKER_TAKEN_MAX * WALKER_BLOCK && params->free_pages < params->ram_pages &&
+         params->free_first == params->ram_pages - params->free_pages &&
          params->table_first + (uint64_t)table_pages(params) == params->free_first &&
          params->table_first >= (uint64_t)params->first_page + params->set_pages && params->cache_pages <= params->free_pages &&
          params->habit <= WALKER_REPORT;

@@ -60,6 +60,8 @@ async function memoryOf(client: QmpClient): Promise<number> {
 }
 
 async function resize(client: QmpClient, vm: string, size: number, memoryBytes: number): Promise<void> {
+  if (memoryBytes === 0)
+    throw new TramError("E_STATE", `'${vm}' is not there yet`, { next: "wait until it has booted, or arrived" });
   if (size > memoryBytes)
     throw new TramError("E_USAGE", `'${vm}' has no more memory than it was started with`, {
       expected: `at most ${formatBytes(memoryBytes)}`,

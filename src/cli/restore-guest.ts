@@ -1,7 +1,7 @@
 // A guest out of a snapshot, in this process: behind tram restore and tram run --incoming file:.
 import { openSync } from "node:fs";
 import { checkFit } from "../control/fit.ts";
-import type { RestoreMode } from "../control/restore.ts";
+import { beginRestore, type RestoreMode } from "../control/restore.ts";
 import { TramError } from "../errors.ts";
 import type { EmptyVm } from "../machine/machine.ts";
 import { restoredRam, restoreMachine } from "../machine/restore.ts";
@@ -168,6 +168,11 @@ export async function restoreGuest(
     faultFd: mode === "first" ? openUserfaultfd() : -1,
     channels: mode === "eager" ? options.channels : 1,
   };
+  // Whoever looks before a loader's first word must not take what has not come for memory that nobody has written to.
+  if (mode !== "eager") {
+    const what = { file: file.name, mode, verify, totalPages: snapshot.block.present.count(), held: leased };
+    guest.board.writeRestore(beginRestore(what, options.prefetch));
+  }
   if (mode !== "lazy") await guest.load(load); // eager: all is there; first: whoever touches a page gets it
   const handles = restoreMachine(snapshot, ram, name, guest.board, within);
   const run = !paused && runState === "running";

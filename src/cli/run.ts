@@ -136,7 +136,8 @@ export const run = command({
     paused: { type: "boolean", description: "do not run the guest yet: tram resume NAME does" },
     prealloc: {
       type: "boolean",
-      description: "touch all RAM before the guest runs (with --incoming and --memory: before it arrives)",
+      description:
+        "touch all RAM before the guest runs (with --incoming and --memory: before it arrives); a balloon gives it back",
     },
   },
   examples: [

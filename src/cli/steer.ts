@@ -1,9 +1,10 @@
 // tram ps, status, pause, resume, quit, check-guest: look at running guests and steer them, tram's and QEMU's.
+import { deflateSync, inflateSync } from "node:zlib";
 import { type RestoreJournal, unverifiedPages } from "../control/restore.ts";
 import { EXIT, formatError, TramError } from "../errors.ts";
 import type { BalloonFacts } from "../machine/balloon.ts";
 import type { QmpClient } from "../qmp/client.ts";
-import type { TrackingFacts } from "../qmp/commands.ts";
+import type { FreePagesPart, TrackingFacts } from "../qmp/commands.ts";
 import { command, type TramCommand } from "./command.ts";
 import { print, say } from "./console.ts";
 import { JSON_ARG, VM_ARG, withGuest } from "./guest.ts";
@@ -60,14 +61,27 @@ async function readBalloon(client: QmpClient): Promise<{ balloon?: BalloonFacts 
   }
 }
 
-/** Which pages it had free when it was last asked. */
-async function readFreePages(client: QmpClient): Promise<{ freePages?: object }> {
+/** Which pages it had free when it was last asked: a bit for each, the lowest first, as zlib has it, in base64. */
+async function readFreePages(
+  client: QmpClient,
+): Promise<{ freePages?: { pages: number; free: number; bitmap: string } }> {
   try {
-    const freePages = await client.execute<object>("tram-query-free-pages");
-    return "bitmap" in freePages ? { freePages } : {};
+    const parts: Buffer[] = [];
+    let free = 0;
+    for (let first = 0, pages = 1; first < pages; ) {
+      const part = await client.execute<Partial<FreePagesPart>>("tram-query-free-pages", { firstPage: first });
+      if (part.bitmap === undefined || !part.pages) return {};
+      parts.push(inflateSync(Buffer.from(part.bitmap, "base64")));
+      free += part.free ?? 0;
+      first += part.pages;
+      pages = part.totalPages ?? 0;
+      if (first >= pages)
+        return { freePages: { pages, free, bitmap: deflateSync(Buffer.concat(parts)).toString("base64") } };
+    }
   } catch {
-    return {};
+    // of QEMU's guests nobody knows
   }
+  return {};
 }
 
 function balloonLine({ balloon, memory }: Status & { balloon?: BalloonFacts }): string {

@@ -42,7 +42,7 @@ export interface MoveWriter extends PageWriter {
   endRound(): void;
   /** The end of all rounds without one: no channel says anything. */
   endRounds(): void;
-  /** Pages that were not sent, because nobody has ever written to them. */
+  /** Pages that were not sent at all. */
   untouched(ranges: readonly PageRange[]): void;
   devices(devices: readonly DeviceState[], runState: string): void;
   /** Two-way only: until the target has accepted everything. */

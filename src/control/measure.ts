@@ -66,20 +66,20 @@ const LOOKED_AT = 16;
 /** Without those that it would name as free if it were moved. */
 function countContent(guest: Guest, context: MeasureContext): number {
   const free = guest.freePages;
-  if (!free) return estimateContent(guest);
+  if (!free) return estimateContent(guest, false);
   askForFreePages(free, context);
   try {
-    return estimateContent(guest);
+    return estimateContent(guest, true);
   } finally {
     free.end();
   }
 }
 
-function estimateContent({ ram, pagemapFd, pages: known }: Guest): number {
+function estimateContent({ ram, pagemapFd, pages: known }: Guest, wasAsked: boolean): number {
   let content = 0;
   for (let first = 0; first < ram.pages; first += PIECE_PAGES) {
     const pages = Math.min(PIECE_PAGES, ram.pages - first);
-    const named = known.hinted(first, pages);
+    const named = wasAsked ? known.hinted(first, pages) : null; // what it said before may be in use by now
     const all = Uint32Array.from({ length: pages }, (_, i) => first + i);
     const index = named ? all.filter((_, i) => (named[i >>> 5] & (1 << (i & 31))) === 0) : all;
     const touched = pagemapFd < 0 ? index.length : ram.splitUntouched(pagemapFd, index, index.length);

@@ -4,6 +4,7 @@
 // The guest does not run out of memory by it: no more is asked for than it says is available, less a reserve, in steps, each behind
 // a new word of the guest; and its driver must have agreed to take pages back out of the balloon before anything is killed for them.
 import { TramError } from "../errors.ts";
+import { PAGE_BYTES } from "../memory/block.ts";
 
 export const PAGE_CACHE = ["keep", "drop"] as const;
 export type PageCache = (typeof PAGE_CACHE)[number];
@@ -63,19 +64,21 @@ export function dropPageCache(guest: BalloonedGuest, context: DropContext): Cach
   const available = before.availableBytes ?? (before.freeBytes ?? 0) + (before.cacheBytes ?? 0);
   const room = roomOf(available);
   let reached = had;
+  let asked = wanted;
   try {
     for (let step = 1; step <= STEPS && room > 0 && context.now() < endMs; step++) {
-      const target = had + Math.floor((room * step) / STEPS);
+      const target = had + Math.floor((room * step) / STEPS / PAGE_BYTES) * PAGE_BYTES;
+      asked = target;
       guest.resize(target);
-      reached = awaitActual(guest, context, (actual) => actual >= target - 4096, endMs);
+      reached = awaitActual(guest, context, (actual) => actual >= target, endMs);
       const left = askStats(guest, context);
       const isShort = (left?.availableBytes ?? Number.POSITIVE_INFINITY) < reserveOf(available);
-      if (reached < target - 4096 || !left || isShort) break;
+      if (reached < target || !left || isShort) break;
     }
   } finally {
-    guest.resize(wanted);
+    if (guest.facts().wantedBytes === asked) guest.resize(wanted); // else somebody has given it another size meanwhile
   }
-  awaitActual(guest, context, (actual) => actual <= Math.max(had, wanted), context.now() + ALL_MS);
+  awaitActual(guest, context, (actual) => actual <= Math.max(had, guest.facts().wantedBytes), context.now() + ALL_MS);
   const after = askStats(guest, context);
   return {
     elapsedMs: Math.round(context.now() - startedMs),

@@ -24,3 +24,12 @@ export interface RestoreJournal {
 
 /** Pages of which nobody knows yet whether they are right. */
 export const unverifiedPages = ({ totalPages, verifiedPages }: RestoreJournal): number => totalPages - verifiedPages;
+
+/** Before anything runs or looks: its memory is not what it seems until all of it has come. */
+export function beginRestore(
+  what: Pick<RestoreJournal, "file" | "mode" | "verify" | "totalPages" | "held">,
+  prefetch: boolean,
+): RestoreJournal {
+  const counts = { loadedPages: 0, verifiedPages: 0, elapsedMs: 0 };
+  return { ...what, ...counts, phase: prefetch ? "loading" : "waiting", mapped: what.mode === "lazy", error: null };
+}

@@ -296,7 +296,7 @@ export class Rounds {
     if (last) last.dirtyPages = journal.remainingPages;
   }
 
-  /** Pages that nobody has written to, ever, and that were not sent: ranges of them, ascending. */
+  /** Pages that were not sent, because nobody has ever written to them or the guest has no use for them: ranges, ascending. */
   neverSent(): PageRange[] {
     return this.#sent.gaps();
   }

@@ -2,8 +2,9 @@
 //
 // A hint is taken in the thread that runs the guest, before the guest has its buffer back: until then it does not use the pages. So
 // whatever is written to them afterwards is in the log, in a ring, or among the faults, as any other write, and the next look finds it.
-// The log that can be taken back has all pages in it when it is switched on; those that are hinted at are taken out of it here, alone,
-// and whoever carries pages leaves them in it, because they may have been written to again.
+// The log that is taken back by hand may have a page in it from before (it begins with all of them, where the kernel can): those that are
+// hinted at are taken out of it here, and by nobody else: whoever carries pages leaves them in it, because they may have been written to
+// again.
 import type { Answer } from "../control/hints.ts";
 import type { MemoryFacts } from "../control/page-cache.ts";
 import type { PageRange } from "../memory/bitmap.ts";
@@ -55,19 +56,24 @@ export class BalloonDevice {
     this.written = Marks.attach(marks.written);
     const { hinted, ballooned, reported, written } = this;
     const memory = new DeviceMemory(ram, slots, (first, pages) => written.add(first, pages));
-    const discarder = new Discarder(ram, board);
+    const discarder = new Discarder(ram, board, words.discards);
+    /** A write like any other device's: whoever has just hashed a page, and sends what it reads now, has to do so again. */
+    const discard = (ranges: readonly PageRange[]) => {
+      discarder.discard(ranges);
+      for (const { first, pages } of ranges) written.add(first, pages);
+    };
     const takesBack = tracking.by === "log" && tracking.manualProtect;
     const host: BalloonHost = {
       pages: ram.pages,
       inflated(ranges) {
-        discarder.discard(ranges);
+        discard(ranges);
         for (const { first, pages } of ranges) ballooned.add(first, pages);
       },
       deflated(ranges) {
         for (const { first, pages } of ranges) ballooned.remove(first, pages);
       },
       reported(ranges) {
-        discarder.discard(ranges);
+        discard(ranges);
         for (const { first, pages } of ranges) reported.add(first, pages);
       },
       hinted(ranges) {
@@ -192,12 +198,13 @@ export class BalloonDevice {
 class Discarder {
   readonly #ram: Ram;
   readonly #board: Board;
-  /** Runs taken out of a file's mapping, by this thread. */
-  #fileRuns = 0;
+  /** Runs taken out of a file's mapping, by all threads. */
+  readonly #fileRuns: Int32Array;
 
-  constructor(ram: Ram, board: Board) {
+  constructor(ram: Ram, board: Board, fileRuns: Int32Array) {
     this.#ram = ram;
     this.#board = board;
+    this.#fileRuns = fileRuns;
   }
 
   /** What is let alone keeps its content, which is as right. */
@@ -205,10 +212,11 @@ class Discarder {
     const restore = this.#board.readRestore();
     // What somebody still fills as it is touched would be filled again.
     if (restore?.mode === "first" && restore.phase !== "done") return;
-    const isFile = restore?.mode === "lazy";
+    const isFile = restore?.mode === "lazy" && restore.mapped;
     for (const { first, pages } of ranges) {
-      if (isFile && (pages < FILE_RUN_PAGES_MIN || ++this.#fileRuns > FILE_RUNS_MAX)) continue;
-      this.#ram.discard(first * PAGE_BYTES, pages * PAGE_BYTES, isFile);
+      if (isFile && (pages < FILE_RUN_PAGES_MIN || this.#fileRuns[0] >= FILE_RUNS_MAX)) continue;
+      if (isFile) this.#fileRuns[0]++;
+      this.#ram.tryDiscard(first * PAGE_BYTES, pages * PAGE_BYTES, isFile);
     }
   }
 }

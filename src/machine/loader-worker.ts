@@ -4,7 +4,7 @@
 
 import { fstatSync } from "node:fs";
 import { Barrier, noCounts } from "../control/barrier.ts";
-import type { RestoreJournal, RestoreMode } from "../control/restore.ts";
+import { beginRestore, type RestoreJournal, type RestoreMode } from "../control/restore.ts";
 import { type ErrorData, TramError, toErrorData } from "../errors.ts";
 import { Bitmap } from "../memory/bitmap.ts";
 import { type DirectAccess, lease, nextData, PageFile } from "../native/file.ts";
@@ -106,19 +106,8 @@ class Progress {
   #publishedMs = 0;
 
   constructor() {
-    this.journal = {
-      file: init.fileName,
-      mode: init.mode,
-      verify,
-      phase: "loading",
-      totalPages: present.count(),
-      loadedPages: 0,
-      verifiedPages: 0,
-      elapsedMs: 0,
-      mapped: init.mode === "lazy",
-      held: init.leased,
-      error: null,
-    };
+    const { fileName, mode, leased: held } = init;
+    this.journal = beginRestore({ file: fileName, mode, verify, totalPages: present.count(), held }, true);
   }
 
   count(pages: number): void {

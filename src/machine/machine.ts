@@ -28,6 +28,7 @@ export const deviceWords = (board: Board) => ({
   walker: board.deviceWords(192, WALKER_WORDS),
   balloonRegisters: board.deviceWords(512, mmioWords(BALLOON_QUEUES)),
   balloon: board.deviceWords(1024, BALLOON_WORDS),
+  discards: board.deviceWords(1280, 1),
 });
 
 /** Devices are shared by all vCPUs, and by who asks them for something: one at a time. */

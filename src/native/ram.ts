@@ -153,10 +153,9 @@ export class Ram {
     return symbols.tram_ram_detach(this.#h, u53(offset, "offset"), u53(bytes, "size"));
   }
 
-  /** What is there is nobody's any more, and its memory is given back. `isFile`: it comes from one. */
-  discard(offset: number, bytes: number, isFile: boolean): void {
-    const result = symbols.tram_ram_discard(this.#h, u53(offset, "offset"), u53(bytes, "size"), isFile ? 1 : 0);
-    check(result, "E_MEMORY", "give guest memory back");
+  /** What is there is nobody's any more, and its memory is given back, if it can be; the plain result. `isFile`: it may be one's. */
+  tryDiscard(offset: number, bytes: number, isFile: boolean): number {
+    return symbols.tram_ram_discard(this.#h, u53(offset, "offset"), u53(bytes, "size"), isFile ? 1 : 0);
   }
 
   /** Whoever touches the page fails from here on. */

@@ -38,8 +38,8 @@ export interface GuestControl {
   wantStats(): void;
   /** How much memory it is to have. */
   resize(bytes: unknown): void;
-  /** What it had free when it was last asked: a bit for each page, the lowest first, as zlib has it, in base64. */
-  freePages(): { pages: number; free: number; bitmap: string } | null;
+  /** What it had free when it was last asked, from this page on; null: it has no balloon. */
+  freePages(firstPage: unknown): FreePagesPart | null;
   /** The file has its name. */
   commitSave(): void;
   migrateIncoming(uri: string): void;
@@ -49,6 +49,17 @@ export interface GuestControl {
   restore(): RestoreJournal | null;
   takeFd(name: string): void;
   checkGuest(): object;
+}
+
+/** A piece of a set of pages. */
+export interface FreePagesPart {
+  /** Of RAM, and of this piece. */
+  totalPages: number;
+  pages: number;
+  /** How many of these are free. */
+  free: number;
+  /** A bit for each, the lowest first, as zlib has it, in base64. */
+  bitmap: string;
 }
 
 /** How, and whether, the guest's writes are found. */
@@ -157,7 +168,7 @@ export const COMMANDS: Record<string, Handler> = {
     control.wantStats();
     return {};
   },
-  "tram-query-free-pages": (control) => control.freePages() ?? {},
+  "tram-query-free-pages": (control, args) => control.freePages(args.firstPage) ?? {},
   "tram-query-measure": (control) => control.measured(),
   "tram-set": (control, args) => control.setLimits(args),
   "migrate-incoming": (control, args) => {

@@ -29,7 +29,7 @@ import { initOf, tell } from "../thread.ts";
 import { parseAddress } from "../transport/address.ts";
 import { IOV_MAX } from "../transport/fd.ts";
 import type { Endpoint } from "../transport/index.ts";
-import { answer, type GuestControl, type TrackingFacts } from "./commands.ts";
+import { answer, type FreePagesPart, type GuestControl, type TrackingFacts } from "./commands.ts";
 import { MessageSplitter } from "./protocol.ts";
 
 export interface QmpInit {
@@ -63,6 +63,8 @@ const KICK_AGAIN_MS = 10;
 const MOVER_IDLE_MS = 3000;
 const PEER_CHARS_MAX = 1000;
 const MS_MAX = 2 ** 31 - 1;
+/** Of the bitmap of free pages, in one answer: less than a message may have. */
+const FREE_PART_PAGES = 1 << 22;
 /** The guest pays for being tracked. */
 const MEASURE_MS_MAX = 600_000;
 
@@ -409,20 +411,26 @@ class Control implements GuestControl {
   resize(bytes: unknown): void {
     const { memoryBytes } = this.facts();
     const wanted = numbersOf({ value: bytes })("value", 0, 4096, memoryBytes);
-    const { runState } = board;
-    if (runState !== "running" && runState !== "paused") throw stateError("given another size", runState);
     const balloon = this.#balloon();
     if (!balloon) throw new TramError("E_STATE", "the guest has no balloon", { next: "start it with --balloon" });
-    balloon.resize(memoryBytes - wanted);
+    // Under the lock: a guest that is stopped to be handed over would leave it behind.
+    board.locked(() => {
+      const { runState } = board;
+      if (runState !== "running" && runState !== "paused") throw stateError("given another size", runState);
+      balloon.resize(memoryBytes - wanted);
+    });
   }
 
-  freePages(): { pages: number; free: number; bitmap: string } | null {
+  freePages(firstPage: unknown): FreePagesPart | null {
     const machine = board.machine();
     if (!machine?.marks) return null;
-    const pages = machine.ram.bytes / PAGE_BYTES;
-    const bitmap = new Bitmap(pages);
-    const free = Marks.attach(machine.marks.hinted).read(0, pages, bitmap.words);
-    return { pages, free, bitmap: deflateSync(bitmap.words).toString("base64") };
+    const totalPages = machine.ram.bytes / PAGE_BYTES;
+    const first = numbersOf({ firstPage })("firstPage", 0, 0, totalPages - 1);
+    if (first % 64) throw new TramError("E_QMP", "'firstPage' is no multiple of 64");
+    const pages = Math.min(totalPages - first, FREE_PART_PAGES);
+    const part = new Bitmap(pages);
+    const free = Marks.attach(machine.marks.hinted).read(first, pages, part.words);
+    return { totalPages, pages, free, bitmap: deflateSync(part.words).toString("base64") };
   }
 
   commitSave(): void {

@@ -46,8 +46,8 @@ const WORD = {
   /** What the guest is told, and the request that it answers now; 0: none. */
   hintCommand: 2,
   hintAnswered: 3,
-  /** The head of the buffer that the guest fills with its statistics when it is given back; -1: it has offered none. */
-  statsHead: 4,
+  /** One more than the head of the buffer that the guest fills with its statistics when it is given back; 0: it has offered none. */
+  statsOffered: 4,
   /** The last request's number. */
   hintLast: 5,
   /** HINTING, and pages that were hinted at since the last request. */
@@ -65,8 +65,10 @@ export const BALLOON_WORDS = WORD.stats + 2 * STATS_MAX;
 const CONFIG = { wanted: 0, actual: 4, hintCommand: 8 } as const;
 const CONFIG_BYTES = 16;
 
-/** A list of pages in one request is no longer: a driver's pages of 4 KiB hold a quarter of it. */
-const LIST_BYTES_MAX = 16 << 10;
+/** A list of pages in one request is no longer: a driver's page. */
+const LIST_BYTES_MAX = PAGE_BYTES;
+/** Each costs a system call: behind so many others may have the devices. */
+const RANGES_MAX = 256;
 const STATS_BYTES_MAX = PAGE_BYTES;
 
 /** What becomes of what the guest says. Pages are the block's. */
@@ -114,7 +116,7 @@ export class Balloon implements VirtioDevice {
     this.#host.deflated([{ first: 0, pages: this.#host.pages }]);
     this.#words[WORD.actual] = 0;
     this.#words[WORD.hintAnswered] = 0;
-    this.#words[WORD.statsHead] = -1;
+    this.#words[WORD.statsOffered] = 0;
     this.#words[WORD.statsKnown] = 0;
   }
 
@@ -182,42 +184,55 @@ export class Balloon implements VirtioDevice {
   serve(queue: SplitQueue, index: number): boolean {
     if (index === QUEUE.stats) return this.#serveStats(queue);
     let requests = 0;
+    let ranges = 0;
     let pages = 0;
     for (let chain = queue.take(); chain; chain = queue.take()) {
-      pages += this.#serveOne(chain, index);
+      const told = this.#serveOne(chain, index);
+      ranges += told.length;
+      pages += sum(told);
       queue.giveBack(chain, 0);
       // Others want the devices, too, and whoever stops the guest waits for this.
-      if (++requests >= QUEUE_SIZES[index] || pages > this.#host.pages) return true;
+      if (++requests >= QUEUE_SIZES[index] || ranges >= RANGES_MAX || pages > this.#host.pages) return true;
     }
     return false;
   }
 
-  /** How many pages it was about. */
-  #serveOne(chain: Chain, index: number): number {
+  /** What it was about. */
+  #serveOne(chain: Chain, index: number): PageRange[] {
     if (index === QUEUE.inflate || index === QUEUE.deflate) {
       const ranges = this.#listed(chain.readable);
       if (index === QUEUE.inflate) this.#host.inflated(ranges);
       else this.#host.deflated(ranges);
-      return sum(ranges);
+      return ranges;
     }
     const ranges = this.#whole(chain.writable);
     if (index === QUEUE.hint) this.#takeHint(chain, ranges);
     else this.#host.reported(ranges);
-    return sum(ranges);
+    return ranges;
   }
 
   /** A list of le32 numbers of guest pages: neighbours as one range. */
   #listed(segments: readonly Segment[]): PageRange[] {
-    if (segments.reduce((bytes, segment) => bytes + segment.bytes, 0) > LIST_BYTES_MAX)
+    const list = this.#read(segments, LIST_BYTES_MAX + 1);
+    if (list.byteLength > LIST_BYTES_MAX)
       throw new DriverError(`a list of pages is longer than ${LIST_BYTES_MAX} bytes`);
-    const pages: number[] = [];
-    for (const { gpa, bytes } of segments) {
-      const list = this.#memory.read(gpa, bytes);
-      const view = new DataView(list.buffer, list.byteOffset, list.length);
-      for (let at = 0; at + 4 <= list.length; at += 4)
-        pages.push(this.#memory.offsetOf(view.getUint32(at, true) * PAGE_BYTES, PAGE_BYTES) / PAGE_BYTES);
-    }
+    const pages = Array.from({ length: Math.floor(list.byteLength / 4) }, (_, i) => {
+      const gpa = list.getUint32(4 * i, true) * PAGE_BYTES;
+      return this.#memory.offsetOf(gpa, PAGE_BYTES) / PAGE_BYTES;
+    });
     return rangesOf(pages);
+  }
+
+  /** What is to be read, up to so many bytes, however the driver has cut it. */
+  #read(segments: readonly Segment[], max: number): DataView {
+    const all = new Uint8Array(max);
+    let length = 0;
+    for (const { gpa, bytes } of segments) {
+      const part = Math.min(bytes, max - length);
+      if (part > 0) all.set(this.#memory.read(gpa, part), length);
+      length += part;
+    }
+    return new DataView(all.buffer, 0, length);
   }
 
   /** The whole pages of each. Together no more than there are: a request takes no longer than that. */
@@ -236,8 +251,8 @@ export class Balloon implements VirtioDevice {
     const words = this.#words;
     const command = words[WORD.hintCommand] >>> 0;
     if (readable.length > 0) {
-      const bytes = this.#memory.read(readable[0].gpa, Math.min(4, readable[0].bytes));
-      const said = bytes.length === 4 ? new DataView(bytes.buffer, bytes.byteOffset).getUint32(0, true) : HINT.stop;
+      const number = this.#read(readable, 4);
+      const said = number.byteLength === 4 ? number.getUint32(0, true) : HINT.stop;
       const isAnswer = said >= HINT.first && said === command;
       if (isAnswer) Atomics.store(words, WORD.hinting, HINTING.answering);
       else if (words[WORD.hintAnswered] !== 0 && said === HINT.stop) Atomics.store(words, WORD.hinting, HINTING.ended);
@@ -252,14 +267,14 @@ export class Balloon implements VirtioDevice {
   /** One buffer goes to and fro: it comes with what the guest says, and goes back when somebody wants to know more. */
   #serveStats(queue: SplitQueue): boolean {
     const words = this.#words;
-    const chain = queue.take();
-    if (chain) {
+    // Until it is empty: a driver with an event index kicks only behind an offer that the device has asked for.
+    for (let chain = queue.take(); chain; chain = queue.take()) {
       this.#takeStats(chain);
-      words[WORD.statsHead] = chain.head;
+      words[WORD.statsOffered] = chain.head + 1;
     }
-    if (words[WORD.statsWanted] && words[WORD.statsHead] >= 0) {
-      queue.giveBack({ head: words[WORD.statsHead], readable: [], writable: [] }, 0);
-      words[WORD.statsHead] = -1;
+    if (words[WORD.statsWanted] && words[WORD.statsOffered]) {
+      queue.giveBack({ head: words[WORD.statsOffered] - 1, readable: [], writable: [] }, 0);
+      words[WORD.statsOffered] = 0;
       words[WORD.statsWanted] = 0;
     }
     return false;
@@ -268,19 +283,13 @@ export class Balloon implements VirtioDevice {
   /** le16 tag, le64 value, and so on. */
   #takeStats({ readable }: Chain): void {
     const words = this.#words;
-    let leftBytes = STATS_BYTES_MAX;
-    for (const { gpa, bytes } of readable) {
-      const list = this.#memory.read(gpa, Math.min(bytes, leftBytes));
-      leftBytes -= list.length;
-      const view = new DataView(list.buffer, list.byteOffset, list.length);
-      for (let at = 0; at + 10 <= list.length; at += 10) {
-        const tag = view.getUint16(at, true);
-        if (tag >= STATS_MAX) continue;
-        words[WORD.stats + 2 * tag] = view.getInt32(at + 2, true);
-        words[WORD.stats + 2 * tag + 1] = view.getInt32(at + 6, true);
-        words[WORD.statsKnown] |= 1 << tag;
-      }
-      if (leftBytes === 0) break;
+    const list = this.#read(readable, STATS_BYTES_MAX);
+    for (let at = 0; at + 10 <= list.byteLength; at += 10) {
+      const tag = list.getUint16(at, true);
+      if (tag >= STATS_MAX) continue;
+      words[WORD.stats + 2 * tag] = list.getInt32(at + 2, true);
+      words[WORD.stats + 2 * tag + 1] = list.getInt32(at + 6, true);
+      words[WORD.statsKnown] |= 1 << tag;
     }
     Atomics.add(words, WORD.statsTold, 1);
   }
@@ -291,21 +300,19 @@ export class Balloon implements VirtioDevice {
       wanted: this.wantedPages,
       actual: this.actualPages,
       hint_command: words[WORD.hintCommand] >>> 0,
-      hint_answered: words[WORD.hintAnswered] >>> 0,
       hint_last: words[WORD.hintLast] >>> 0,
-      stats_head: words[WORD.statsHead],
+      stats_head: words[WORD.statsOffered] - 1,
     };
   }
 
-  /** The mirror of save. What a request for hints was for is left behind: nobody waits for an answer here. */
+  /** The mirror of save. A request for hints is over: nobody waits for an answer here. */
   load(state: State): void {
     const words = this.#words;
-    words[WORD.wanted] = Number(state.wanted);
+    words[WORD.wanted] = Math.min(Number(state.wanted), this.#host.pages);
     words[WORD.actual] = Number(state.actual);
-    words[WORD.hintCommand] = Number(state.hint_command);
-    words[WORD.hintAnswered] = Number(state.hint_answered);
+    words[WORD.hintCommand] = Math.min(Number(state.hint_command), HINT.done);
     words[WORD.hintLast] = Number(state.hint_last);
-    words[WORD.statsHead] = Number(state.stats_head);
+    words[WORD.statsOffered] = Number(state.stats_head) + 1;
   }
 }
 

@@ -202,17 +202,22 @@ export class VirtioMmio {
 
   /** Something may be in a queue that was not dealt with yet. */
   get isPending(): boolean {
-    return Atomics.load(this.#words, WORD.pending) !== 0;
+    return this.isDriven && Atomics.load(this.#words, WORD.pending) !== 0;
   }
 
-  /** Goes through the queues once. A driver that breaks the rules has to reset the device. */
+  /**
+   * Goes through the queues, until one of them has more than is dealt with at a time. What was put into one before the driver said
+   * that it is up, as Linux does, waits for that. A driver that breaks the rules has to reset the device.
+   */
   serve(): void {
     const words = this.#words;
-    const pending = words[WORD.pending];
-    words[WORD.pending] = 0;
+    if (!this.isDriven) return;
     try {
-      for (const index of this.#device.queueSizes.keys())
-        if (pending & (1 << index) && this.isDriven && this.#serve(index)) words[WORD.pending] |= 1 << index;
+      for (const index of this.#device.queueSizes.keys()) {
+        if (!(words[WORD.pending] & (1 << index))) continue;
+        if (this.#serve(index)) return;
+        words[WORD.pending] &= ~(1 << index);
+      }
     } catch (error) {
       if (!(error instanceof DriverError)) throw error;
       words[WORD.status] |= STATUS.needsReset;
@@ -285,6 +290,7 @@ export class VirtioMmio {
     const isAgreed = (this.features & ~this.#offered) === 0n && (this.features & FEATURE.version1) !== 0n;
     const refused = value & STATUS.featuresOk && !isAgreed ? STATUS.featuresOk : 0;
     words[WORD.status] = (value & 0xff & ~refused) | (words[WORD.status] & STATUS.needsReset);
+    this.serve();
   }
 
   save(): State {

@@ -28,7 +28,7 @@ export const QUEUE = {
   /** The index up to which heads were taken, and up to which they were given back; both as the rings count, modulo 2^16. */
   taken: 8,
   returned: 9,
-  /** What was returned when the driver was last interrupted. */
+  /** What was returned when it was last decided whether to interrupt the driver. */
   signalled: 10,
 } as const;
 export const QUEUE_WORDS = 11;
@@ -135,14 +135,10 @@ export class SplitQueue {
     const returned = this.#words[QUEUE.returned];
     const before = this.#words[QUEUE.signalled];
     if (returned === before) return false;
-    if (!this.#eventIndex) {
-      this.#words[QUEUE.signalled] = returned;
-      return (this.#read16(this.#available) & AVAIL_NO_INTERRUPT) === 0;
-    }
+    this.#words[QUEUE.signalled] = returned;
+    if (!this.#eventIndex) return (this.#read16(this.#available) & AVAIL_NO_INTERRUPT) === 0;
     const event = this.#read16(this.#available + RING_AT + 2 * this.#size);
-    const isWanted = ((returned - event - 1) & 0xffff) < ((returned - before) & 0xffff);
-    if (isWanted) this.#words[QUEUE.signalled] = returned;
-    return isWanted;
+    return ((returned - event - 1) & 0xffff) < ((returned - before) & 0xffff);
   }
 
   get #size(): number {

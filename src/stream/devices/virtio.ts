@@ -10,7 +10,7 @@ const queue: Table = {
     { name: "descriptors", type: "uint64" },
     { name: "available", type: "uint64" },
     { name: "used", type: "uint64" },
-    /** Heads taken, given back, and given back when the driver was last interrupted; modulo 2^16. */
+    /** Heads taken, given back, and given back when it was last decided whether to interrupt; modulo 2^16. */
     { name: "taken", type: "uint16" },
     { name: "returned", type: "uint16" },
     { name: "signalled", type: "uint16" },
@@ -45,9 +45,8 @@ export const balloon: Table = {
     /** Pages of 4 KiB that the guest is to give up, and has. */
     { name: "wanted", type: "uint32" },
     { name: "actual", type: "uint32" },
-    /** What it was told of hints, and which request it answers; 0: none. */
+    /** What it was told of hints. */
     { name: "hint_command", type: "uint32" },
-    { name: "hint_answered", type: "uint32" },
     /** The last request's number. */
     { name: "hint_last", type: "uint32" },
     /** The buffer for its statistics that it has offered; -1: none. */
