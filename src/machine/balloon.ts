@@ -41,6 +41,7 @@ export class BalloonDevice {
   readonly reported: Marks;
   readonly written: Marks;
   readonly #board: Board;
+  readonly #words: ReturnType<typeof deviceWords>;
   readonly #registers: VirtioMmio;
   readonly #balloon: Balloon;
 
@@ -50,6 +51,7 @@ export class BalloonDevice {
     const ram = attachRam(handles);
     const slots = layOut(ram.bytes);
     this.#board = board;
+    this.#words = words;
     this.hinted = Marks.attach(marks.hinted);
     this.ballooned = Marks.attach(marks.ballooned);
     this.reported = Marks.attach(marks.reported);
@@ -103,16 +105,16 @@ export class BalloonDevice {
   }
 
   read(at: number, bytes: number): number {
-    return withDevices(this.#board, () => this.#registers.read(at, bytes));
+    return withDevices(this.#words, () => this.#registers.read(at, bytes));
   }
 
   write(at: number, bytes: number, value: number): void {
-    withDevices(this.#board, () => this.#registers.write(at, bytes, value));
+    withDevices(this.#words, () => this.#registers.write(at, bytes, value));
   }
 
   /** Before the guest goes on: deals with what is left in the queues. */
   serve(): void {
-    if (this.#registers.isPending) withDevices(this.#board, () => this.#registers.serve());
+    if (this.#registers.isPending) withDevices(this.#words, () => this.#registers.serve());
   }
 
   /** For a driver that polls. */
@@ -147,7 +149,7 @@ export class BalloonDevice {
 
   /** The guest is to tell of its memory again; statsTold counts on when it has. */
   wantStats(): void {
-    withDevices(this.#board, () => {
+    withDevices(this.#words, () => {
       this.#balloon.wantStats();
       this.#registers.want(Balloon.statsQueue);
     });
@@ -175,7 +177,7 @@ export class BalloonDevice {
   }
 
   #change(action: () => void): void {
-    withDevices(this.#board, () => {
+    withDevices(this.#words, () => {
       action();
       this.#registers.configChanged();
     });

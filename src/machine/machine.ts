@@ -32,8 +32,7 @@ export const deviceWords = (board: Board) => ({
 });
 
 /** Devices are shared by all vCPUs, and by who asks them for something: one at a time. */
-export function withDevices<T>(board: Board, action: () => T): T {
-  const { lock } = deviceWords(board);
+export function withDevices<T>({ lock }: { lock: Int32Array }, action: () => T): T {
   while (Atomics.compareExchange(lock, 0, 0, 1) !== 0) Atomics.wait(lock, 0, 1, 1);
   try {
     return action();

@@ -86,20 +86,20 @@ function grantPages(ports: WalkerPorts): number {
 function probeMmio(ports: WalkerPorts, index: number): number {
   waitInRead(ports, "mmio", owedMs);
   owedMs = 0;
-  return withDevices(board, () => ports.probeMmio(index));
+  return withDevices(words, () => ports.probeMmio(index));
 }
 
 function readPort(port: number): number {
   if (port >= SERIAL_PORT && port < SERIAL_PORT + SERIAL_PORTS)
-    return withDevices(board, () => serial.read(port - SERIAL_PORT));
+    return withDevices(words, () => serial.read(port - SERIAL_PORT));
   if (walker && port === WALKER_PORT_GRANT) return grantPages(walker);
-  if (walker && port === WALKER_PORT_PROBE) return withDevices(board, () => walker.probePio());
+  if (walker && port === WALKER_PORT_PROBE) return withDevices(words, () => walker.probePio());
   return 0xffffffff; // nothing answers on an ISA bus
 }
 
 function writePort(port: number, value: number): void {
   if (port >= SERIAL_PORT && port < SERIAL_PORT + SERIAL_PORTS)
-    withDevices(board, () => serial.write(port - SERIAL_PORT, value & 0xff));
+    withDevices(words, () => serial.write(port - SERIAL_PORT, value & 0xff));
 }
 
 function handleIo(): void {
@@ -213,6 +213,11 @@ function enter(): boolean {
   return !runVcpu(handles.vcpus[cpu]) || handleExit();
 }
 
+function goOn(): boolean {
+  balloon?.serve();
+  return enter();
+}
+
 /** With immediate_exit set, entering only finishes the I/O instruction the vCPU is in the middle of. */
 function completePendingIo(): boolean {
   if (twin) return true;
@@ -279,10 +284,7 @@ function live(): void {
     }
     if (!board.hasAnswered(cpu, generation)) board.answer(cpu, generation);
     throttle.rest(generation);
-    able = attempt(() => {
-      balloon?.serve();
-      return enter();
-    });
+    able = attempt(goOn);
   }
 }
 
