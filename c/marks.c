@@ -50,7 +50,7 @@ int tram_marks_remove(struct tram_marks *marks, uint32_t first, uint32_t count) 
 
 int tram_marks_take(struct tram_marks *marks, uint32_t *words, uint32_t pages) {
   if (pages != marks->pages) return -ERANGE;
-  for (uint32_t i = 0; i * WORD_BITS < pages; i++)
+  for (uint32_t i = 0; (uint64_t)i * WORD_BITS < pages; i++)
     if (marks->words[i]) words[i] |= __atomic_exchange_n(&marks->words[i], 0, __ATOMIC_SEQ_CST);
   return 0;
 }
