@@ -97,18 +97,22 @@ export class SplitQueue {
   take(): Chain | null {
     const size = this.#size;
     const taken = this.#words[QUEUE.taken];
-    const waiting = (this.#read16(this.#available + INDEX_AT) - taken) & 0xffff;
-    if (waiting > size) throw new DriverError(`${waiting} requests are said to wait in a queue of ${size}`);
-    if (waiting === 0) {
+    if (!this.#isWaiting(size, taken)) {
       if (!this.#eventIndex) return null;
       this.#askFor(taken);
-      // One that came before the driver could know that it is asked for.
-      return this.#read16(this.#available + INDEX_AT) === taken ? null : this.take();
+      // One that came before the driver could know that it is asked for. Looked at once more, not until it stays as it is.
+      if (!this.#isWaiting(size, taken)) return null;
     }
     const head = this.#read16(this.#available + RING_AT + 2 * (taken % size));
     const chain = this.#follow(head);
     this.#words[QUEUE.taken] = (taken + 1) & 0xffff;
     return chain;
+  }
+
+  #isWaiting(size: number, taken: number): boolean {
+    const waiting = (this.#read16(this.#available + INDEX_AT) - taken) & 0xffff;
+    if (waiting > size) throw new DriverError(`${waiting} requests are said to wait in a queue of ${size}`);
+    return waiting > 0;
   }
 
   /** Gives it back, with so many bytes written to its writable part. */
