@@ -264,12 +264,16 @@ export class Balloon implements VirtioDevice {
     Atomics.add(words, WORD.hintedPages, sum(free));
   }
 
-  /** One buffer goes to and fro: it comes with what the guest says, and goes back when somebody wants to know more. */
+  /**
+   * One buffer goes to and fro: it comes with what the guest says, and goes back when somebody wants to know more. One that lay here
+   * while somebody wanted to know was filled before: what it says is old, and it is no answer.
+   */
   #serveStats(queue: SplitQueue): boolean {
     const words = this.#words;
-    // Until it is empty: a driver with an event index kicks only behind an offer that the device has asked for.
-    for (let chain = queue.take(); chain; chain = queue.take()) {
+    const chain = queue.take();
+    if (chain) {
       this.#takeStats(chain);
+      if (!words[WORD.statsWanted]) Atomics.add(words, WORD.statsTold, 1);
       words[WORD.statsOffered] = chain.head + 1;
     }
     if (words[WORD.statsWanted] && words[WORD.statsOffered]) {
@@ -277,7 +281,8 @@ export class Balloon implements VirtioDevice {
       words[WORD.statsOffered] = 0;
       words[WORD.statsWanted] = 0;
     }
-    return false;
+    // Until a look finds none: a driver with an event index kicks only behind an offer that the device has asked for.
+    return chain !== null;
   }
 
   /** le16 tag, le64 value, and so on. */
@@ -291,7 +296,6 @@ export class Balloon implements VirtioDevice {
       words[WORD.stats + 2 * tag + 1] = list.getInt32(at + 6, true);
       words[WORD.statsKnown] |= 1 << tag;
     }
-    Atomics.add(words, WORD.statsTold, 1);
   }
 
   save(): State {
