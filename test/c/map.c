@@ -830,6 +830,142 @@ static void threads_read_while_memory_is_detached(void) {
 
 /* --- 32-bit page numbers ------------------------------------------------------------------------------------------------- */
 
+/* --- memory that is given back ------------------------------------------------------------------------------------------- */
+
+/* The same content, in memory that is no file's. */
+static struct mapped anonymous_memory(void) {
+  struct mapped one = mapped_file(0);
+  tram_ram_destroy(one.ram);
+  one.ram = as_ram(tram_ram_create(BYTES));
+  if (tram_ram_write(one.ram, 0, one.content, BYTES) < 0) abort();
+  return one;
+}
+
+static void what_is_discarded_is_zero(void) {
+  static const struct {
+    uint32_t at, pages;
+  } rows[] = {{0, 1}, {PAGES - 1, 1}, {3, 5}, {17, 30}, {0, PAGES}};
+  for (int kind = 0; kind < 3; kind++) /* anonymous; a file in memory; one on disk */
+    for (unsigned i = 0; i < sizeof rows / sizeof *rows; i++) {
+      test_where = (unsigned long)kind * 100 + i;
+      struct mapped one = kind ? mapped_file(kind == 2) : anonymous_memory();
+      const uint64_t at = (uint64_t)rows[i].at * PAGE_BYTES, bytes = (uint64_t)rows[i].pages * PAGE_BYTES;
+      CHECK_EQ(tram_ram_write(one.ram, at + 17, "mine", 4), 0); /* the first page is its own, the others the file's */
+      uint8_t *expected = malloc(BYTES), *found = malloc(BYTES);
+      memcpy(expected, one.content, BYTES);
+      memset(expected + at, 0, bytes);
+      CHECK(!is_all(one.ram, expected));
+      CHECK_EQ(page_state(one.ram, rows[i].at), PAGE_OWN);
+
+      CHECK_EQ(tram_ram_discard(one.ram, at, bytes, kind > 0), 0);
+      for (uint32_t page = rows[i].at; page < rows[i].at + rows[i].pages; page++) {
+        if (kind == 0) CHECK_EQ(page_state(one.ram, page), PAGE_ABSENT); /* it is given back */
+        CHECK(page_state(one.ram, page) != PAGE_OF_FILE);
+      }
+      CHECK(is_all(one.ram, expected));
+      CHECK_EQ(pread(one.fd, found, BYTES, 0), BYTES);
+      CHECK(memcmp(found, one.content, BYTES) == 0); /* the file's own bytes stay */
+
+      CHECK_EQ(tram_ram_write(one.ram, at + 17, "more", 4), 0); /* it is memory like any other */
+      memcpy(expected + at + 17, "more", 4);
+      CHECK(is_all(one.ram, expected));
+      CHECK_EQ(tram_ram_discard(one.ram, at, bytes, kind > 0), 0);
+      memset(expected + at, 0, bytes);
+      CHECK(is_all(one.ram, expected));
+      if (kind) { /* no file is beneath it any more: its end is nobody's */
+        CHECK_EQ(ftruncate(one.fd, 0), 0);
+        CHECK_EQ(tram_ram_read(one.ram, at, found, (uint32_t)bytes), 0);
+        CHECK(memcmp(found, expected + at, bytes) == 0);
+      }
+      free(expected);
+      free(found);
+      release(&one);
+    }
+}
+
+static void what_cannot_be_discarded_stays_as_it_was(void) {
+  static const struct {
+    uint64_t offset, bytes;
+  } rows[] = {{1, PAGE_BYTES},
+              {PAGE_BYTES - 1, PAGE_BYTES},
+              {0, 1},
+              {0, PAGE_BYTES + 8},
+              {0, 0},
+              {0, BYTES + PAGE_BYTES},
+              {BYTES, PAGE_BYTES},
+              {PAGE_BYTES, BYTES},
+              {UINT64_MAX - PAGE_BYTES + 1, PAGE_BYTES},
+              {PAGE_BYTES, UINT64_MAX - PAGE_BYTES + 1},
+              {0, UINT64_MAX}};
+  struct mapped one = mapped_file(0);
+  for (int is_file = 0; is_file < 2; is_file++)
+    for (unsigned i = 0; i < sizeof rows / sizeof *rows; i++) {
+      test_where = (unsigned long)is_file * 100 + i;
+      CHECK_EQ(tram_ram_discard(one.ram, rows[i].offset, rows[i].bytes, is_file), -ERANGE);
+      CHECK(is_all(one.ram, one.content));
+    }
+  CHECK_EQ(tram_ram_discard(NULL, 0, PAGE_BYTES, 0), -ERANGE);
+  release(&one);
+}
+
+struct discard_reader {
+  const struct mapped *of;
+  unsigned long old, zero, wrong;
+};
+
+/* A page is read whole as it was, or as zeros, or, since it goes while it is read, as one and then the other. */
+static void *reads_what_goes(void *argument) {
+  struct discard_reader *self = argument;
+  uint8_t page[PAGE_BYTES];
+  uint32_t state = 7;
+  while (!atomic_load(&over)) {
+    const uint32_t at = next_random(&state) % PAGES;
+    if (tram_ram_read(self->of->ram, (uint64_t)at * PAGE_BYTES, page, PAGE_BYTES) < 0) {
+      self->wrong++;
+      continue;
+    }
+    const uint8_t *content = self->of->content + (uint64_t)at * PAGE_BYTES;
+    if (memcmp(page, content, PAGE_BYTES) == 0)
+      self->old++;
+    else if (page_is_zero(page))
+      self->zero++;
+    else
+      for (uint32_t i = 0; i < PAGE_BYTES; i++) self->wrong += page[i] && page[i] != content[i];
+  }
+  return NULL;
+}
+
+static void threads_read_while_memory_is_discarded(void) {
+  for (int is_file = 0; is_file < 2; is_file++) {
+    test_where = (unsigned long)is_file;
+    struct mapped one = is_file ? mapped_file(0) : anonymous_memory();
+    struct discard_reader readers[THREADS];
+    pthread_t threads[THREADS];
+    atomic_store(&over, 0);
+    for (unsigned i = 0; i < THREADS; i++) {
+      readers[i] = (struct discard_reader){.of = &one};
+      pthread_create(&threads[i], NULL, reads_what_goes, &readers[i]);
+    }
+    for (unsigned round = 0; round < 100; round++) {
+      if (is_file ? tram_ram_map_file(one.ram, 0, BYTES, one.fd, 0) : tram_ram_write(one.ram, 0, one.content, BYTES)) abort();
+      nanosleep(&(struct timespec){.tv_nsec = 500000}, NULL);
+      for (uint32_t page = 0; page < PAGES; page += 4)
+        if (tram_ram_discard(one.ram, (uint64_t)page * PAGE_BYTES, 4 * PAGE_BYTES, is_file) < 0) abort();
+      nanosleep(&(struct timespec){.tv_nsec = 500000}, NULL);
+    }
+    atomic_store(&over, 1);
+    unsigned long old = 0, zero = 0;
+    for (unsigned i = 0; i < THREADS; i++) pthread_join(threads[i], NULL);
+    for (unsigned i = 0; i < THREADS; i++) {
+      CHECK_EQ(readers[i].wrong, 0);
+      old += readers[i].old;
+      zero += readers[i].zero;
+    }
+    CHECK(old > 0 && zero > 0); /* it did happen */
+    release(&one);
+  }
+}
+
 static void the_last_page_number_is_a_page(void) {
   const uint64_t most = ((uint64_t)UINT32_MAX + 1) * PAGE_BYTES;
   CHECK_EQ(tram_ram_create(most + PAGE_BYTES), -EINVAL);
@@ -876,6 +1012,9 @@ const struct test map_tests[] = {
     {"map: what was detached outlives its file", what_was_detached_outlives_the_file},
     {"map: what cannot be detached stays as it was", what_cannot_be_detached_stays_as_it_was},
     {"map: threads read while memory is detached", threads_read_while_memory_is_detached},
+    {"map: what is discarded is zero, and no file's", what_is_discarded_is_zero},
+    {"map: what cannot be discarded stays as it was", what_cannot_be_discarded_stays_as_it_was},
+    {"map: threads read while memory is discarded", threads_read_while_memory_is_discarded},
     {"map: threads fail each for itself", threads_fail_each_for_itself},
     {"map: the file's end moves while threads read", the_end_moves_while_threads_read},
     {"map: page 2^32 - 1 is a page, and there is none behind it", the_last_page_number_is_a_page},

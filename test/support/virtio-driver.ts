@@ -4,7 +4,7 @@ import { QUEUE, QUEUE_WORDS, SplitQueue } from "../../src/machine/virtio/queue.t
 
 export const RAM_BYTES = 1 << 20;
 export const HIGH_GPA = 4 * 2 ** 30;
-const SLOTS = [
+export const SLOTS = [
   { slot: 0, gpa: 0, offset: 0, bytes: RAM_BYTES / 2 },
   { slot: 1, gpa: HIGH_GPA, offset: RAM_BYTES / 2, bytes: RAM_BYTES / 2 },
 ];

@@ -136,6 +136,32 @@ describe("Bitmap", () => {
     },
   );
 
+  test.each(Array.from({ length: 20 }, (_, i) => i + 1))(
+    "removes the words of another set, from anywhere, and tells what was in it, seed %d",
+    (seed) => {
+      const random = seeded(seed);
+      const pages = 64 + random(400);
+      const { bitmap, naive } = randomSet(pages, random);
+      for (let round = 0; round < 10; round++) {
+        const first = 32 * random(Math.ceil(pages / 32));
+        const words = Uint32Array.from({ length: random(Math.ceil((pages - first) / 32) + 1) }, () => random(2 ** 32));
+        const named = Array.from({ length: 32 * words.length }, (_, i) => i)
+          .filter((i) => words[i >>> 5] & (1 << (i & 31)))
+          .map((i) => first + i);
+        const given = words.slice();
+        const were = named.filter((page) => naive.pages.delete(page));
+        expect(bitmap.removeWords(first, words)).toBe(were.length);
+        expect(members(bitmap)).toEqual(sorted(naive.pages));
+        expect(words).toEqual(given);
+        for (let i = 0; i < 20; i++) {
+          const page = random(pages);
+          bitmap.add(page);
+          naive.pages.add(page);
+        }
+      }
+    },
+  );
+
   test("has no pages but its own", () => {
     const bitmap = new Bitmap(100);
     bitmap.fill();

@@ -3,6 +3,7 @@ import { describe, expect, test } from "bun:test";
 import { noCounts } from "../../src/control/barrier.ts";
 import type { Incoming, MoveReader, MoveWriter } from "../../src/control/channel.ts";
 import type { DeviceState, Guest } from "../../src/control/guest.ts";
+import type { Answer, FreePages } from "../../src/control/hints.ts";
 import { type Journal, MoveLog } from "../../src/control/journal.ts";
 import { LiveLimits } from "../../src/control/limits.ts";
 import { type ReceivingCrew, receive } from "../../src/control/receive.ts";
@@ -41,8 +42,8 @@ class ScriptedGuest implements Guest {
   syncDirty(dirty: { add(page: number): void }): void {
     if (++this.syncs === 2) dirty.add(7);
   }
-  readonly freePages = null;
-  readonly pages = plainPages;
+  freePages: FreePages | null = null;
+  pages = plainPages;
   stopTracking(): void {
     this.calls.push("stopTracking");
   }
@@ -456,6 +457,152 @@ describe("the source's story", () => {
     const journal = run(new ScriptedGuest(), writer, {}, { ...options, channels: 2 });
     expect(journal).toMatchObject({ phase: "failed", owner: "source", error: { code: "E_REFUSED" } });
     expect(writer.calls).toEqual(["begin", "awaitHello", "close"]);
+  });
+
+  describe("with a guest that names its free pages", () => {
+    const HINTED = [3, 4, 5, 31, 32, 40];
+    const isHinted = (page: number) => HINTED.includes(page);
+    const OTHERS = PAGES - HINTED.length;
+
+    /**
+     * Names them, one more at each look while anybody sleeps, and the end behind the last; writes to page 4 again when its log is
+     * looked at the second time. `habit`: what becomes of its answer.
+     */
+    function forthcoming(habit: "tells" | "stops half way" | "is silent" = "tells") {
+      const guest = new ScriptedGuest();
+      const writer = scriptedWriter(null);
+      const calls: string[] = [];
+      const sent: number[][] = [];
+      const cleared: { first: number; pages: number; except: number[] }[] = [];
+      let asked = false;
+      let looks = 0;
+      let isOver = false;
+      const named = () => (asked ? HINTED.slice(0, Math.max(0, looks - 2)) : []);
+      const answer = (): Answer => ({
+        hasBegun: habit !== "is silent" && looks >= 2,
+        hasEnded: habit === "tells" && looks >= 3 + HINTED.length,
+        pages: named().length,
+      });
+      guest.freePages = {
+        ask() {
+          calls.push("ask");
+          asked = true;
+        },
+        end() {
+          calls.push("end");
+          isOver = true;
+        },
+        get answer() {
+          return answer();
+        },
+      };
+      guest.pages = {
+        ...plainPages,
+        hinted(first, pages) {
+          if (isOver) throw new Error("nobody knows any more what is free");
+          const words = new Uint32Array(Math.ceil(pages / 32));
+          for (const page of named()) if (page >= first) words[(page - first) >>> 5] |= 1 << ((page - first) & 31);
+          return named().length > 0 ? words : null;
+        },
+        clearDirty(first, pages, except) {
+          calls.push("clear");
+          const pagesOf = (words: Uint32Array) =>
+            Array.from({ length: pages }, (_, i) => i).filter((i) => words[i >>> 5] & (1 << (i & 31)));
+          cleared.push({ first, pages, except: except ? pagesOf(except).map((i) => first + i) : [] });
+        },
+      };
+      guest.syncDirty = (dirty) => {
+        calls.push("sync");
+        if (++guest.syncs === 2) dirty.add(4);
+      };
+      const write = writer.write;
+      writer.write = (index, count) => {
+        calls.push("write");
+        sent.push([...index.subarray(0, count)]);
+        return write(index, count);
+      };
+      const untouched: { first: number; pages: number }[] = [];
+      writer.untouched = (ranges) => void untouched.push(...ranges);
+      const sleep = () => {
+        const stuck = habit === "is silent" || (habit === "stops half way" && looks === 5);
+        if (asked && !stuck) looks++;
+      };
+      return { guest, writer, calls, sent, cleared, untouched, sleep };
+    }
+
+    test("sends none of them, takes none of them back, and sends what was written to since", () => {
+      const { guest, writer, calls, sent, cleared, untouched, sleep } = forthcoming();
+      const journal = run(guest, writer, { sleep });
+      expect(journal).toMatchObject({
+        phase: "completed",
+        owner: "target",
+        error: null,
+        hintedPages: HINTED.length,
+        sentPages: OTHERS + 1,
+        resentPages: 0, // page 4 went once
+        hints: { hasBegun: true, hasEnded: true, pages: HINTED.length },
+      });
+      const bulk = Array.from({ length: PAGES }, (_, page) => page).filter((page) => !isHinted(page));
+      expect(sent).toEqual([bulk, [4]]);
+      expect(cleared).toEqual([{ first: 0, pages: PAGES, except: HINTED }]); // the last round takes nothing back
+      expect(calls).toEqual(["sync", "ask", "clear", "write", "end", "sync", "sync", "write"]);
+      expect(untouched.flatMap(({ first, pages }) => Array.from({ length: pages }, (_, i) => first + i))).toEqual(
+        HINTED.filter((page) => page !== 4),
+      );
+    });
+
+    test("asks once, before the bulk pass, however many rounds there are", () => {
+      const { guest, writer, calls, sent, cleared, sleep } = forthcoming();
+      const syncDirty = guest.syncDirty;
+      guest.syncDirty = (dirty) => {
+        syncDirty(dirty);
+        if (guest.syncs > 1 && guest.syncs < 5) for (let page = 0; page < PAGES; page++) dirty.add(page);
+      };
+      const limits = LiveLimits.of({ maxDowntimeMs: 0 });
+      run(guest, writer, { sleep, limits, checkCancelled: () => void (guest.syncs === 6 && limits.set({ maxDowntimeMs: 1_000_000 })) }); // biome-ignore format: one line
+      expect(sent.map((pages) => pages.length)).toEqual([OTHERS, PAGES, PAGES, PAGES]);
+      expect(cleared.map(({ except }) => except.length)).toEqual([HINTED.length, 0, 0, 0]);
+      expect(calls.filter((call) => call === "ask" || call === "end")).toEqual(["ask", "end"]);
+      expect(calls.indexOf("ask")).toBeLessThan(calls.indexOf("write"));
+    });
+
+    test.each(["stops half way", "is silent"] as const)("that %s: goes on with what it has", (habit) => {
+      const { guest, writer, sent, sleep, calls } = forthcoming(habit);
+      const journal = run(guest, writer, { sleep });
+      const pages = habit === "is silent" ? 0 : 3;
+      expect(journal).toMatchObject({ phase: "completed", hintedPages: pages, hints: { hasEnded: false, pages } });
+      expect(sent[0]).toHaveLength(PAGES - pages);
+      expect(calls.slice(0, 2)).toEqual(["sync", "ask"]);
+      expect(calls.indexOf("end")).toBeLessThan(calls.indexOf("sync", 1));
+      expect(journal.hints?.waitedMs).toBeGreaterThanOrEqual(50); // it was waited for
+    });
+
+    test("is not asked where that is not wanted", () => {
+      const { guest, writer, calls, sent, sleep } = forthcoming();
+      const journal = run(guest, writer, { sleep }, { ...options, skipFree: false });
+      expect(journal).toMatchObject({ phase: "completed", hintedPages: 0 });
+      expect(journal.hints).toBeUndefined();
+      expect(sent[0]).toHaveLength(PAGES);
+      expect(calls.filter((call) => call === "ask" || call === "end")).toEqual([]);
+    });
+
+    test.each(["is waited for", "is sent"])("that is cancelled while it %s: nothing is looked at any more", (when) => {
+      const { guest, writer, calls, sleep } = forthcoming();
+      const stopTracking = guest.stopTracking.bind(guest);
+      guest.stopTracking = () => {
+        calls.push("stop");
+        stopTracking();
+      };
+      const journal = run(guest, writer, {
+        sleep,
+        checkCancelled() {
+          if (calls.at(-1) === (when === "is sent" ? "write" : "ask")) throw new TramError("E_CANCELLED", "cancelled");
+        },
+      });
+      expect(journal).toMatchObject({ phase: "cancelled", owner: "source" });
+      // The guest itself hears the end of it when it is tracked no more.
+      expect(calls).toEqual(when === "is sent" ? ["sync", "ask", "clear", "write", "stop"] : ["sync", "ask", "stop"]);
+    });
   });
 
   test("a cancel in the middle of a round gives the guest back, which was never stopped", () => {
