@@ -22,6 +22,8 @@ const PHASES = {
 } as const;
 export type Phase = keyof typeof PHASES;
 
+export const PHASE_NAMES = Object.keys(PHASES) as Phase[];
+
 /** Whether a move in this phase can no longer change. */
 export const isOver = (phase: Phase | undefined): boolean => phase !== undefined && PHASES[phase]?.length === 0;
 

@@ -6,6 +6,7 @@ import { LIMITS_BYTES, LiveLimits } from "../control/limits.ts";
 import type { RestoreJournal } from "../control/restore.ts";
 import { TramError } from "../errors.ts";
 import { kick } from "../native/kvm.ts";
+import { net } from "../native/net.ts";
 import type { RamHandle } from "../native/ram.ts";
 import type { MachineDescription } from "../stream/devices/machine.ts";
 import type { Tracking } from "./tracking.ts";
@@ -72,7 +73,9 @@ const WORD = {
   throttle: 17, // mover: the share of time that vCPUs rest, in percent
   tracked: 18, // whoever tracks: 1 while the guest's writes are tracked
   overdue: 19, // QMP: 1 when the job is cancelled because its time is over; cleared before a job
-  cpu: 20, // from here CPU_WORDS for each vCPU
+  noted: 20, // anybody: how many events were noted
+  listener: 21, // QMP: a socket that a byte is written to for each; 0: nobody listens yet
+  cpu: 22, // from here CPU_WORDS for each vCPU
 } as const;
 const CPU_WORDS = 4;
 const CPU_WORD = { thread: 0, answered: 1 } as const; // each written by its vCPU
@@ -88,6 +91,12 @@ const DEVICES_AT = RESTORE_AT + RESTORE_BYTES_MAX;
 const DEVICES_BYTES = 4096;
 const LIMITS_AT = DEVICES_AT + DEVICES_BYTES;
 const STARTED_AT = LIMITS_AT + LIMITS_BYTES;
+const EVENTS_AT = STARTED_AT + 8;
+/** Events that are kept for a listener that is slow; the oldest go first. */
+const EVENTS = 256;
+const EVENT_FIELDS = 4;
+const EVENT_FIELD = { number: 0, kind: 1, value: 2, atMs: 3 } as const;
+const EVENT_KINDS = ["state", "phase", "pass"] as const;
 const KICK_AGAIN_MS = 5;
 /** The mover finds out by itself that its time is over, and says more of it, unless it is blocked. */
 const OVERDUE_MS = 20;
@@ -96,6 +105,14 @@ const NOT_TIMED_MS = 100;
 const COMMIT_SLICE_MS = 5;
 const LOAD_SLICE_MS = 50;
 const LOAD_PHASES: readonly RestoreJournal["phase"][] = ["waiting", "loading", "done", "failed"];
+
+/** Something that happened to the guest: a state's or a phase's place in its list, or a pass's number. */
+export interface BoardEvent {
+  kind: (typeof EVENT_KINDS)[number];
+  value: number;
+  /** By the wall clock. */
+  atMs: number;
+}
 
 export class Board {
   readonly shared: SharedArrayBuffer;
@@ -110,7 +127,9 @@ export class Board {
   /** Of the current move; set before it begins, changed by whoever steers it. */
   readonly limits: LiveLimits;
 
-  constructor(shared = new SharedArrayBuffer(STARTED_AT + 8)) {
+  readonly #events: Float64Array;
+
+  constructor(shared = new SharedArrayBuffer(EVENTS_AT + 8 * EVENTS * EVENT_FIELDS)) {
     this.shared = shared;
     this.#words = new Int32Array(shared, 0, RUN_POINTERS_AT / 4);
     this.#runs = new Float64Array(shared, RUN_POINTERS_AT, BOARD_CPUS_MAX);
@@ -121,6 +140,7 @@ export class Board {
     this.moverStop = this.#words.subarray(WORD.moverStop, WORD.moverStop + 1);
     this.limits = new LiveLimits({ shared, at: LIMITS_AT });
     this.#startedMs = new Float64Array(shared, STARTED_AT, 1);
+    this.#events = new Float64Array(shared, EVENTS_AT, EVENTS * EVENT_FIELDS);
   }
 
   get runState(): RunState {
@@ -128,7 +148,44 @@ export class Board {
   }
   /** Under the lock, or before there are others. */
   set runState(state: RunState) {
-    Atomics.store(this.#words, WORD.runState, RUN_STATES.indexOf(state));
+    const value = RUN_STATES.indexOf(state);
+    if (Atomics.exchange(this.#words, WORD.runState, value) !== value) this.note("state", value);
+  }
+
+  /** For whoever listens to what happens to the guest. */
+  note(kind: BoardEvent["kind"], value: number): void {
+    const number = Atomics.add(this.#words, WORD.noted, 1) + 1;
+    const at = ((number - 1) % EVENTS) * EVENT_FIELDS;
+    this.#events[at + EVENT_FIELD.kind] = EVENT_KINDS.indexOf(kind);
+    this.#events[at + EVENT_FIELD.value] = value;
+    this.#events[at + EVENT_FIELD.atMs] = Date.now();
+    this.#events[at + EVENT_FIELD.number] = number; // last: it is whole now
+    const listener = Atomics.load(this.#words, WORD.listener);
+    if (listener > 0) net.sendMessage(listener, Uint8Array.of(0)); // where it is full, the listener is awake already
+  }
+
+  /** From here on a byte comes out of the returned socket for each event; once. */
+  listen(): number {
+    const [ours, theirs] = net.socketPair();
+    Atomics.store(this.#words, WORD.listener, theirs);
+    return ours;
+  }
+
+  get noted(): number {
+    return Atomics.load(this.#words, WORD.noted);
+  }
+
+  /** What was noted behind the first `seen`, in order, and how many have been seen then. What is not there any more is left out. */
+  eventsSince(seen: number): { events: BoardEvent[]; seen: number } {
+    const events: BoardEvent[] = [];
+    let next = Math.max(seen, this.noted - EVENTS);
+    for (; next < this.noted; next++) {
+      const at = (next % EVENTS) * EVENT_FIELDS;
+      const [number, kind, value, atMs] = this.#events.slice(at, at + EVENT_FIELDS);
+      if (number < next + 1) break; // it is being written: its byte is still to come
+      if (number === next + 1) events.push({ kind: EVENT_KINDS[kind], value, atMs });
+    }
+    return { events, seen: next };
   }
 
   get cpus(): number {
@@ -284,6 +341,11 @@ export class Board {
     const generation = Atomics.load(this.#words, WORD.generation);
     const desired = Atomics.load(this.#words, WORD.desired);
     return { run: desired === DESIRE.run, exit: desired === DESIRE.exit, generation };
+  }
+
+  /** 0: it has not started. */
+  threadOf(cpu: number): number {
+    return Atomics.load(this.#words, this.#cpuWord(cpu, CPU_WORD.thread));
   }
 
   answer(cpu: number, generation: number): void {

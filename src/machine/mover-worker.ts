@@ -2,7 +2,7 @@
 // sets its stop word and kicks it.
 
 import type { ZeroCopyMode } from "../control/copying.ts";
-import { MoveLog } from "../control/journal.ts";
+import { MoveLog, PHASE_NAMES, type Phase } from "../control/journal.ts";
 import { type ForecastNote, type Measured, measureDirtyRate } from "../control/measure.ts";
 import { cannotDrop, dropPageCache, type PageCache } from "../control/page-cache.ts";
 import { receive } from "../control/receive.ts";
@@ -108,8 +108,25 @@ function checkCancelled(): void {
   if (board.cancelling) throw new TramError("E_CANCELLED", "cancelled");
 }
 
-const logFor = (direction: "outgoing" | "incoming", peer: string): MoveLog =>
-  new MoveLog(direction, peer, (journal) => board.writeJournal(journal), clock);
+function logFor(direction: "outgoing" | "incoming", peer: string): MoveLog {
+  let phase: Phase = "none";
+  let pass = 0;
+  return new MoveLog(
+    direction,
+    peer,
+    (journal) => {
+      board.writeJournal(journal);
+      const isNew = journal.phase !== phase;
+      phase = journal.phase;
+      if (isNew) board.note("phase", PHASE_NAMES.indexOf(phase));
+      // The last pass begins with the guest stopped: none follows it.
+      if ((phase !== "active" && phase !== "held") || pass > journal.roundsDone) return;
+      pass = journal.roundsDone + 1;
+      board.note("pass", pass);
+    },
+    clock,
+  );
+}
 
 function runSend(job: Extract<Job, { kind: "send" }>): void {
   const log = logFor("outgoing", endpointName(job.endpoint));

@@ -8,6 +8,8 @@ import type { BalloonFacts } from "../machine/balloon.ts";
 import type { Tracking } from "../machine/tracking.ts";
 import type { RingsState } from "../native/rings.ts";
 import type { QmpError, QmpMessage } from "./protocol.ts";
+import { badArguments, COMMAND_TYPES, introspect } from "./schema.ts";
+import type { MigrationSettings } from "./settings.ts";
 
 /** What the commands can do to the guest; the server gives it. */
 export interface GuestControl {
@@ -16,6 +18,10 @@ export interface GuestControl {
   status(): string;
   /** Bytes of RAM and vCPUs; zeros until an incoming guest has told its own. */
   facts(): { memoryBytes: number; cpus: number; walker: boolean };
+  /** The thread of each vCPU. */
+  threads(): number[];
+  /** What QEMU's clients set before a migration. */
+  readonly settings: MigrationSettings;
   tracking(): TrackingFacts;
   stop(): void;
   cont(): void;
@@ -29,6 +35,10 @@ export interface GuestControl {
   noteForecast(forecast: Record<string, unknown>): void;
   /** How far a walker is, every millisecond, into the pipe that was passed as `fdname`. */
   pace(fdname: string, forMs: unknown): void;
+  /** Until setLimits says otherwise, or at once: whether the move that is under way may switch over. */
+  hold(on: boolean): void;
+  /** Since when it measures, or has measured, by the wall clock, and for how long; null: never. */
+  measuring(): { sinceMs: number; forMs: number } | null;
   /** What came of that; nothing yet, or nothing asked: neither of its members. */
   measured(): Measured;
   /** Of the move or save that is under way; all limits as they are then. */
@@ -74,7 +84,8 @@ export interface TrackingFacts {
 
 type Handler = (control: GuestControl, args: Record<string, unknown>) => unknown;
 
-const QEMU_STATUS = {
+/** QEMU's names for a move's phases. */
+export const QEMU_STATUS = {
   none: "none",
   cache: "setup",
   waiting: "setup",
@@ -109,12 +120,14 @@ export const COMMANDS: Record<string, Handler> = {
   "query-version": (control) => ({ qemu: { major: 0, minor: 0, micro: 0 }, package: `tram ${control.version}` }),
   "query-memory-size-summary": (control) => ({ "base-memory": control.facts().memoryBytes, "plugged-memory": 0 }),
   "query-cpus-fast": (control) =>
-    Array.from({ length: control.facts().cpus }, (_, i) => ({
+    control.threads().map((thread, i) => ({
       "cpu-index": i,
-      target: "x86_64",
       "qom-path": `/cpu/${i}`,
+      "thread-id": thread,
+      target: "x86_64",
     })),
-  "query-commands": () => Object.keys(COMMANDS).map((name) => ({ name })),
+  "query-commands": () => Object.keys(COMMAND_TYPES).map((name) => ({ name })),
+  "query-qmp-schema": () => introspect(),
   stop: (control) => {
     control.stop();
     return {};
@@ -132,7 +145,7 @@ export const COMMANDS: Record<string, Handler> = {
     return {};
   },
   migrate: (control, args) => {
-    control.migrate(text(args, "uri"), (args.tram as Record<string, unknown>) ?? {});
+    control.migrate(text(args, "uri"), (args.tram as Record<string, unknown>) ?? control.settings.options());
     return {};
   },
   "tram-save": (control, args) => {
@@ -179,35 +192,108 @@ export const COMMANDS: Record<string, Handler> = {
     control.cancel();
     return {};
   },
+  // QEMU pauses a postcopy with it. Here the guest runs on, and what it writes is carried, until migrate-continue.
+  "migrate-pause": (control) => {
+    control.hold(true);
+    return {};
+  },
+  "migrate-continue": (control, args) => {
+    const status = statusOf(control.journal());
+    if (args.state !== "pre-switchover" || (status !== "pre-switchover" && status !== "active"))
+      throw new TramError("E_QMP", `Migration not in expected state: ${args.state}`, { found: status });
+    control.hold(false);
+    return {};
+  },
+  "query-migrate-capabilities": (control) => control.settings.capabilities(),
+  "migrate-set-capabilities": (control, args) => {
+    if (isUnderWay(control.journal()))
+      throw new TramError("E_STATE", "There's a migration process in progress", { next: "set them before it begins" });
+    control.settings.setCapabilities(args.capabilities as { capability: string; state: boolean }[]);
+    return {};
+  },
+  "query-migrate-parameters": (control) => control.settings.parameters(),
+  "migrate-set-parameters": (control, args) => {
+    const limits = control.settings.setParameters(args);
+    if (isUnderWay(control.journal()) && Object.keys(limits).length > 0) control.setLimits(limits);
+    return {};
+  },
   "query-migrate": (control) => {
     const journal = control.journal();
-    if (!journal) return {};
-    const page = 4096;
-    return {
-      status: QEMU_STATUS[journal.phase],
-      "total-time": Math.round(journal.elapsedMs),
-      ...(journal.downtimeMs !== null && { downtime: journal.downtimeMs }),
-      ...(journal.expectedDowntimeMs !== null && { "expected-downtime": journal.expectedDowntimeMs }),
-      ...(journal.error && { "error-desc": journal.error.message }),
-      ram: {
-        transferred: journal.bytes,
-        remaining: journal.remainingPages * page,
-        total: journal.totalPages * page,
-        duplicate: journal.zeroPages,
-        normal: journal.sentPages,
-        "normal-bytes": journal.sentPages * page,
-        "dirty-sync-count": journal.roundsDone,
-        "dirty-pages-rate": 0,
-        mbps: (journal.bandwidthBytesPerSec * 8) / 1e6,
-        "page-size": page,
-      },
-    };
+    return journal ? migrateInfo(journal) : {};
   },
+  "calc-dirty-rate": (control, args) => {
+    const ms = Number(args["calc-time"]) * (args["calc-time-unit"] === "millisecond" ? 1 : 1000);
+    control.measure(ms);
+    return {};
+  },
+  "query-dirty-rate": (control, args) => dirtyRateInfo(control, args["calc-time-unit"] === "millisecond"),
   "tram-query-tracking": (control) => control.tracking(),
   "tram-query-move": (control) => control.journal() ?? {},
   "tram-query-restore": (control) => control.restore() ?? {},
   "tram-check-guest": (control) => control.checkGuest(),
 };
+
+const statusOf = (journal: Journal | null) => (journal ? QEMU_STATUS[journal.phase] : "none");
+
+const isUnderWay = (journal: Journal | null): boolean =>
+  !["none", "completed", "failed", "cancelled"].includes(statusOf(journal));
+
+const PAGE = 4096;
+
+function migrateInfo(journal: Journal): QmpMessage {
+  const { channels, multifd, trace, rounds } = journal;
+  const sum = (of: (one: Journal["channels"][number]) => number) => channels.reduce((all, one) => all + of(one), 0);
+  const active = trace.find(({ phase }) => phase === "active");
+  const last = rounds.at(-1);
+  return {
+    status: statusOf(journal),
+    "total-time": Math.round(journal.elapsedMs),
+    ...(active && {
+      "setup-time": Math.round(active.atMs - (trace.find(({ phase }) => phase === "setup")?.atMs ?? 0)),
+    }),
+    ...(journal.downtimeMs !== null && { downtime: journal.downtimeMs }),
+    ...(journal.expectedDowntimeMs !== null && { "expected-downtime": journal.expectedDowntimeMs }),
+    ...(journal.throttlePercent > 0 && { "cpu-throttle-percentage": journal.throttlePercent }),
+    ...(journal.error && { "error-desc": journal.error.message }),
+    ram: {
+      transferred: journal.bytes,
+      remaining: journal.remainingPages * PAGE,
+      total: journal.totalPages * PAGE,
+      duplicate: journal.zeroPages,
+      skipped: journal.untouchedPages + journal.hintedPages + journal.balloonedPages + journal.reportedPages,
+      normal: journal.sentPages,
+      "normal-bytes": journal.sentPages * PAGE,
+      "dirty-pages-rate": last ? Math.round((last.dirtyPages * 1000) / Math.max(1, last.durationMs)) : 0,
+      mbps: (journal.bandwidthBytesPerSec * 8) / 1e6,
+      "dirty-sync-count": journal.roundsDone,
+      "page-size": PAGE,
+      "multifd-bytes": multifd ? sum(({ bytes }) => bytes) : 0,
+      "pages-per-second": Math.round(journal.bandwidthBytesPerSec / PAGE),
+      "precopy-bytes": journal.bytes,
+      "downtime-bytes": 0,
+      "postcopy-bytes": 0,
+      "postcopy-requests": 0,
+      "dirty-sync-missed-zero-copy": sum(({ fallbacks }) => fallbacks),
+    },
+  };
+}
+
+/** In MiB a second, as QEMU has it. */
+function dirtyRateInfo(control: GuestControl, inMs: boolean): QmpMessage {
+  const measuring = control.measuring();
+  const { dirtyRate } = control.measured();
+  const time = (ms: number) => (inMs ? ms : Math.floor(ms / 1000));
+  const last = dirtyRate?.written.at(-1);
+  return {
+    status: !measuring ? "unstarted" : last ? "measured" : "measuring",
+    ...(last && { "dirty-rate": Math.round((last.pages * PAGE * 1000) / last.ms / 2 ** 20) }),
+    "start-time": Math.floor((measuring?.sinceMs ?? 0) / 1000),
+    "calc-time": time(measuring?.forMs ?? 0),
+    "calc-time-unit": inMs ? "millisecond" : "second",
+    "sample-pages": 0,
+    mode: "dirty-bitmap",
+  };
+}
 
 /** One message from a client; the answer. */
 export function answer(
@@ -224,6 +310,12 @@ export function answer(
     const known = command === "qmp_capabilities" || (Object.hasOwn(COMMANDS, command) && negotiated);
     if (!known) return { reply: withId({ error: notFound(command, negotiated) }, id), ok: false, command };
     const args = (request.arguments as Record<string, unknown>) ?? {};
+    if (command === "qmp_capabilities" && negotiated)
+      throw new TramError("E_QMP", "Capabilities negotiation is already complete, command ignored");
+    const bad = badArguments(command, args);
+    if (bad) throw new TramError("E_QMP", bad, { next: "query-qmp-schema has what it takes" });
+    if (command === "qmp_capabilities" && (args.enable as unknown[] | undefined)?.length)
+      throw new TramError("E_QMP", "Capability oob not available");
     const result = command === "qmp_capabilities" ? {} : COMMANDS[command](control, args);
     return { reply: withId({ return: result }, id), ok: true, command };
   } catch (error) {
@@ -240,6 +332,9 @@ function parse(message: string): QmpMessage {
   } catch {
     throw new TramError("E_QMP", "the message is no valid JSON");
   }
+  if ("exec-oob" in request) throw new TramError("E_QMP", "QMP input member 'exec-oob' is unexpected");
+  const unknown = Object.keys(request).find((name) => !["execute", "arguments", "id"].includes(name));
+  if (unknown) throw new TramError("E_QMP", `QMP input member '${unknown}' is unexpected`);
   if (typeof request.execute !== "string") throw new TramError("E_QMP", "the message has no 'execute'");
   const args = request.arguments ?? {};
   if (typeof args !== "object" || Array.isArray(args)) throw new TramError("E_QMP", "'arguments' is no object");

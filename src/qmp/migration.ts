@@ -49,7 +49,7 @@ interface Capability {
 /** False for a guest of ours, which has other ways. */
 export async function isQemu(client: QmpClient): Promise<boolean> {
   const commands = await client.execute<{ name: string }[]>("query-commands");
-  return commands.some(({ name }) => name === "query-migrate-capabilities");
+  return !commands.some(({ name }) => name === "tram-query-move");
 }
 
 export class QemuMigration {

@@ -3,7 +3,7 @@
 
 import { deflateSync } from "node:zlib";
 import { ZERO_COPY_MODES } from "../control/copying.ts";
-import { isOver, type Journal } from "../control/journal.ts";
+import { isOver, type Journal, PHASE_NAMES } from "../control/journal.ts";
 import { DEFAULT_LIMITS, type Limits, ON_TIMEOUT } from "../control/limits.ts";
 import type { ForecastNote, Measured } from "../control/measure.ts";
 import { PAGE_CACHE, type PageCache } from "../control/page-cache.ts";
@@ -12,7 +12,7 @@ import { AFTER, SAVE_THREADS_MAX } from "../control/save.ts";
 import { DEFAULT_REPLY_MS, MOVE_CHANNELS_MAX, type SendOptions, ZSTD_LEVEL_MAX } from "../control/send.ts";
 import { TramError, toErrorData } from "../errors.ts";
 import { BalloonDevice, type BalloonFacts } from "../machine/balloon.ts";
-import { Board } from "../machine/board.ts";
+import { Board, type BoardEvent, RUN_STATES } from "../machine/board.ts";
 import { WalkerPorts } from "../machine/devices/walker.ts";
 import { deviceWords } from "../machine/machine.ts";
 import type { Job } from "../machine/mover-worker.ts";
@@ -29,8 +29,10 @@ import { initOf, tell } from "../thread.ts";
 import { parseAddress } from "../transport/address.ts";
 import { IOV_MAX } from "../transport/fd.ts";
 import type { Endpoint } from "../transport/index.ts";
-import { answer, type FreePagesPart, type GuestControl, type TrackingFacts } from "./commands.ts";
+import { answer, type FreePagesPart, type GuestControl, QEMU_STATUS, type TrackingFacts } from "./commands.ts";
 import { MessageSplitter } from "./protocol.ts";
+import type { EventName } from "./schema.ts";
+import { MigrationSettings } from "./settings.ts";
 
 export interface QmpInit {
   board: SharedArrayBuffer;
@@ -122,8 +124,12 @@ class Client {
   #answer(message: string): void {
     const { reply, ok, command } = answer(message, new Control(this), this.negotiated);
     if (command === "qmp_capabilities" && ok) this.negotiated = true;
+    if (ok) events.tell(); // what it has brought about comes before its answer, as QEMU has it
     this.send(reply);
-    if (command === "quit" && ok) ask({ request: "quit" });
+    if (command === "quit" && ok) {
+      events.send("SHUTDOWN", Date.now(), { guest: false, reason: "host-qmp-quit" });
+      ask({ request: "quit" });
+    }
     if (command === "tram-query-move" && ok && mover === this && isOver((reply.return as Partial<Journal>).phase))
       ask({ request: "move-seen" });
   }
@@ -223,10 +229,14 @@ let endsWithClient = false;
 let hasLimits = false;
 /** What a client has foretold of this guest, last. */
 let foretold: ForecastNote | null = null;
+/** When a client last had its writes measured. */
+let measuring: { sinceMs: number; forMs: number } | null = null;
+const settings = new MigrationSettings();
 
 class Control implements GuestControl {
   readonly name = init.name;
   readonly version = init.version;
+  readonly settings = settings;
   readonly #client: Client;
 
   constructor(client: Client) {
@@ -244,6 +254,10 @@ class Control implements GuestControl {
       cpus: machine?.vcpus.length ?? 0,
       walker: machine?.description.walker ?? false,
     };
+  }
+
+  threads(): number[] {
+    return Array.from({ length: this.facts().cpus }, (_, cpu) => board.threadOf(cpu));
   }
 
   tracking(): TrackingFacts {
@@ -346,7 +360,16 @@ class Control implements GuestControl {
     requireHere("measured");
     const ms = numbersOf({ forMs })("forMs", 1000, 1, MEASURE_MS_MAX);
     if (!this.#takeMover(true, false)) throw busy();
+    measuring = { sinceMs: Date.now(), forMs: ms };
     ask({ request: "measure", forMs: ms });
+  }
+
+  measuring(): { sinceMs: number; forMs: number } | null {
+    return measuring;
+  }
+
+  hold(on: boolean): void {
+    this.setLimits({ hold: on });
   }
 
   pace(fdname: string, forMs: unknown): void {
@@ -543,10 +566,54 @@ function dropOldest(): void {
   oldest.close();
 }
 
+/** What has happened to the guest, to all who have come so far. */
+class Events {
+  readonly fd = board.listen();
+  #seen = board.noted;
+  #wasRunning = board.runState === "running";
+  #status = "none";
+  readonly #bytes = new Uint8Array(256);
+
+  /** At most what they have been told of. */
+  tell(): void {
+    while (net.receiveMessage(this.fd, this.#bytes).bytes > 0); // one byte for each, or fewer
+    const { events, seen } = board.eventsSince(this.#seen);
+    this.#seen = seen;
+    for (const event of events) this.#tellOne(event);
+  }
+
+  #tellOne({ kind, value, atMs }: BoardEvent): void {
+    if (kind === "pass") this.send("MIGRATION_PASS", atMs, { pass: value });
+    else if (kind === "phase") this.#tellStatus(QEMU_STATUS[PHASE_NAMES[value]], atMs);
+    else {
+      const state = RUN_STATES[value];
+      const runs = state === "running";
+      if (runs !== this.#wasRunning) this.send(runs ? "RESUME" : "STOP", atMs);
+      this.#wasRunning = runs;
+      if (state === "shutdown") this.send("SHUTDOWN", atMs, { guest: true, reason: "guest-shutdown" });
+    }
+  }
+
+  /** Several phases have one name there. As QEMU, only where a client wants to hear of it. */
+  #tellStatus(status: string, atMs: number): void {
+    if (status === this.#status) return;
+    this.#status = status;
+    if (settings.has("events")) this.send("MIGRATION", atMs, { status });
+  }
+
+  send(event: EventName, atMs: number, data?: object): void {
+    const timestamp = { seconds: Math.floor(atMs / 1000), microseconds: Math.floor((atMs % 1000) * 1000) };
+    for (const client of clients) if (client.negotiated) client.send({ timestamp, event, ...(data && { data }) });
+  }
+}
+
+const events = new Events();
+
 for (;;) {
   const cancelling = board.cancelling && board.moving;
   const entries = [
     { fd: init.listenFd, events: POLL.in },
+    { fd: events.fd, events: POLL.in },
     ...clients.map((client) => ({ fd: client.fd, events: client.unsent.length ? POLL.in | POLL.out : POLL.in })),
   ];
   const leftMs = board.moveTimeLeft(host.clockMs());
@@ -554,9 +621,10 @@ for (;;) {
   const ready = net.poll(entries, cancelling || leftMs === 0 ? KICK_AGAIN_MS : leftMs);
   if (cancelling) board.kickMover(); // its signal may have come just before it blocked
   if (!ready) continue;
+  if (ready[1]) events.tell();
   clients.forEach((client, i) => {
-    if (ready[i + 1] & POLL.out) client.flush();
-    if (ready[i + 1] & (POLL.in | POLL.hangup | POLL.error)) client.receive();
+    if (ready[i + 2] & POLL.out) client.flush();
+    if (ready[i + 2] & (POLL.in | POLL.hangup | POLL.error)) client.receive();
   });
   for (const client of clients.filter((one) => one.gone)) {
     clients.splice(clients.indexOf(client), 1);
