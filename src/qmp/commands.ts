@@ -306,6 +306,7 @@ export function answer(
   try {
     const request = parse(message);
     id = request.id;
+    checkMembers(request);
     command = String(request.execute ?? "");
     const known = command === "qmp_capabilities" || (Object.hasOwn(COMMANDS, command) && negotiated);
     if (!known) return { reply: withId({ error: notFound(command, negotiated) }, id), ok: false, command };
@@ -332,13 +333,17 @@ function parse(message: string): QmpMessage {
   } catch {
     throw new TramError("E_QMP", "the message is no valid JSON");
   }
+  return request;
+}
+
+/** What it consists of; its id is known by now. */
+function checkMembers(request: QmpMessage): void {
   if ("exec-oob" in request) throw new TramError("E_QMP", "QMP input member 'exec-oob' is unexpected");
   const unknown = Object.keys(request).find((name) => !["execute", "arguments", "id"].includes(name));
   if (unknown) throw new TramError("E_QMP", `QMP input member '${unknown}' is unexpected`);
   if (typeof request.execute !== "string") throw new TramError("E_QMP", "the message has no 'execute'");
   const args = request.arguments ?? {};
   if (typeof args !== "object" || Array.isArray(args)) throw new TramError("E_QMP", "'arguments' is no object");
-  return request;
 }
 
 function notFound(command: string, negotiated: boolean): QmpError {

@@ -31,6 +31,9 @@ export class Qmp {
     return client;
   }
 
+  /** Events that came before an answer that was waited for. */
+  readonly events: Message[] = [];
+
   /** The next message; null when the server has closed, or nothing comes. */
   async next(limitMs = 5000): Promise<Message | null> {
     const end = performance.now() + limitMs;
@@ -53,7 +56,11 @@ export class Qmp {
     this.send(
       `${JSON.stringify({ execute: command, ...(args && { arguments: args }), ...(id !== undefined && { id }) })}\n`,
     );
-    return this.next();
+    for (;;) {
+      const message = await this.next();
+      if (!message || !("event" in message)) return message;
+      this.events.push(message);
+    }
   }
 
   close(): void {
