@@ -123,7 +123,7 @@ export const COMMAND_TYPES: Record<string, readonly [args: string, result: strin
   "tram-query-tracking": ["", "any"],
   "tram-query-balloon": ["", "any"],
   "tram-balloon-stats": ["", ""],
-  "tram-query-free-pages": ["", "any"],
+  "tram-query-free-pages": ["?firstPage: int", "any"],
   "tram-check-guest": ["", "any"],
 };
 
