@@ -198,7 +198,7 @@ export function progressParts(progress: Progress, journal: Journal, way: Way): P
   add(4, progress.expectedDowntimeMs !== null && `downtime ${formatMs(progress.expectedDowntimeMs)}`);
   add(3, throttlePercent > 0 && `throttled ${throttlePercent}%`);
   add(2, etaText(progress, hasSource));
-  add(1, waitText(waitsFor, journal, progress), waitsFor === "guest-writes");
+  add(0, waitText(waitsFor, journal, progress), waitsFor === "guest-writes");
   return parts;
 }
 

@@ -95,10 +95,15 @@ export interface Shown {
   terminalColumns: number;
 }
 
-/** What takes the place of the line that is there. */
+/** Off: what does not fit is cut off. A window that has become narrower says so only a moment later. */
+const WRAP = { off: "\x1b[?7l", on: "\x1b[?7h" } as const;
+const ERASE = { restOfLine: "\x1b[K", allBelow: "\x1b[J" } as const;
+
+/** What puts a line in the place of the one that is there: rewritten first and erased behind it, so that nothing flickers. */
 export function rewrite(shown: Shown | null, line: Line, columns: number, { reflows }: Terminal): string {
   const rows = shown && reflows ? wrappedRows(shown, columns) : 0;
-  return `${rows > 0 ? `\x1b[${rows}A` : ""}\r${line.text}${rows > 0 ? "\x1b[J" : "\x1b[K"}`;
+  const text = line.text && `${WRAP.off}${line.text}${WRAP.on}`;
+  return rows > 0 ? `\x1b[${rows}A\r${text}${ERASE.allBelow}` : `\r${text}${ERASE.restOfLine}`;
 }
 
 /** How many rows the window's becoming narrower has put above the one where the cursor is. */
