@@ -144,11 +144,25 @@ describe("what is said", () => {
       await said(bed, 1, "diff", "vm", "bad");
       writeFileSync(bed.path("short"), bytes.subarray(0, 70_000));
       for (const command of ["inspect", "check", "verify"]) await said(bed, 3, command, "short");
-      for (const name of ["qemu-7.2-stream.bin", "qemu-10.2-multifd.ch0", "qemu-10.2-multifd-zlib.ch1"]) {
+      for (const name of ["qemu-7.2-stream.bin", "qemu-10.2-multifd.ch0"]) {
         writeFileSync(bed.path("stream"), golden(name));
         await said(bed, 0, "inspect", "stream");
       }
     }));
+
+  test.each(["multifd", "multifd-zlib", "multifd-zstd"])("of one channel of %s", (name) =>
+    inBed(async (bed) => {
+      const channels: { pages: number; channel: number }[] = [];
+      for (const channel of ["ch1", "ch2"]) {
+        writeFileSync(bed.path("channel"), golden(`qemu-10.2-${name}.${channel}`));
+        const stdout = await bed.expectDone("inspect", "channel", "--json");
+        checkLines(stdout, "inspect.channel");
+        channels.push(JSON.parse(stdout));
+      }
+      expect(channels.map(({ channel }) => channel).sort()).toEqual([0, 1]);
+      expect(channels.reduce((sum, { pages }) => sum + pages, 0)).toBe(192);
+    }),
+  );
 
   test.skipIf(noKvm !== null)(`of a balloon and free pages${noKvm ? ` (skipped: ${noKvm})` : ""}`, () =>
     inBed(async (bed) => {
