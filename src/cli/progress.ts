@@ -122,6 +122,7 @@ export function progressOf(journal: Journal, way: Way, speed: Speed): Progress {
   const known = lastKnown(journal);
   const measured = known && speedOf(known);
   const isBulk = journal.roundsDone === 0;
+  const runs = phase !== "device" && phase !== "handover"; // else the guest stands still
   const waitsFor = whatFor(journal, way, speed, measured);
   // A stream that comes does not say what is still to come.
   const tells = way !== "keep" && totalPages > 0;
@@ -130,7 +131,7 @@ export function progressOf(journal: Journal, way: Way, speed: Speed): Progress {
     pages: remainingPages,
     pagesPerSec: isBulk ? speed.pagesPerSec : (measured?.pagesPerSec ?? 0),
     dirtyPagesPerSec: measured?.dirtyPagesPerSec ?? null,
-    isBulk: isBulk || phase === "device", // the guest stands still
+    isBulk: isBulk || !runs,
   };
   return {
     phase,
@@ -138,8 +139,8 @@ export function progressOf(journal: Journal, way: Way, speed: Speed): Progress {
     bytes,
     rateBytesPerSec: Math.round(speed.bytesPerSec),
     remainingBytes: tells ? remainingPages * PAGE_BYTES : null,
-    dirtyBytesPerSec: measured && Math.round(measured.dirtyPagesPerSec * PAGE_RECORD_BYTES),
-    expectedDowntimeMs: finite(journal.expectedDowntimeMs),
+    dirtyBytesPerSec: measured && runs ? Math.round(measured.dirtyPagesPerSec * PAGE_RECORD_BYTES) : null,
+    expectedDowntimeMs: runs ? finite(journal.expectedDowntimeMs) : null,
     etaMs: canTell ? etaMs(left) : null,
     throttlePercent,
     elapsedMs: Math.round(journal.elapsedMs),
@@ -202,15 +203,16 @@ export function progressParts(progress: Progress, journal: Journal, way: Way): P
   return parts;
 }
 
-function etaText({ etaMs: ms, phase, waitsFor }: Progress, hasSource: boolean): string | null {
+function etaText({ etaMs: ms, phase }: Progress, hasSource: boolean): string | null {
   if (ms !== null) return `ETA ${formatEta(ms)}`;
-  return hasSource && phase === "active" && waitsFor !== "free-pages" ? "ETA —" : null;
+  return hasSource && phase === "active" ? "ETA —" : null;
 }
 
 /** Before there is anything to count. */
 function beginning({ phase, waitsFor }: Progress, { peer }: Journal, way: Way): string | null {
   if (waitsFor === "connection") return way === "keep" ? `waiting on ${peer}` : `connecting to ${peer}`;
   if (waitsFor === "page-cache") return "the guest gives up its page cache";
+  if (waitsFor === "free-pages") return "asks the guest for its free pages";
   if (phase === "setup") return way === "save" ? `writing ${peer}` : `greeting ${peer}`;
   return null;
 }
@@ -219,15 +221,14 @@ function waitText(waitsFor: WaitsFor | null, journal: Journal, { phase, dirtyByt
   switch (waitsFor) {
     case null:
       return phase === "device" ? "switching over" : null;
-    case "free-pages":
-      return "asks the guest for its free pages";
     case "guest-writes":
       return `waits for the guest to write less${writesText(journal, dirtyBytesPerSec)}`;
     case "hold":
       return "held";
     case "connection":
     case "page-cache":
-      return null; // said already
+    case "free-pages":
+      return null; // then there is nothing else to say
     default:
       return `waits for the ${waitsFor}`;
   }
