@@ -203,9 +203,9 @@ export function progressParts(progress: Progress, journal: Journal, way: Way): P
   return parts;
 }
 
-function etaText({ etaMs: ms, phase }: Progress, hasSource: boolean): string | null {
+function etaText({ etaMs: ms, phase, percent }: Progress, hasSource: boolean): string | null {
   if (ms !== null) return `ETA ${formatEta(ms)}`;
-  return hasSource && phase === "active" ? "ETA —" : null;
+  return hasSource && phase === "active" && percent !== null ? "ETA —" : null;
 }
 
 /** Before there is anything to count. */
