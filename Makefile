@@ -16,6 +16,7 @@ C_LIBS  := -Wl,--exclude-libs,ALL -l:libz.a -l:libzstd.a
 C_SRC   := $(wildcard c/*.c)
 C_OBJ   := $(C_SRC:c/%.c=build/c/%.o)
 TS_SRC  := $(shell find src -name '*.ts')
+SCHEMA  := schema/tram-1.schema.json
 WORKERS := $(shell find src -name '*-worker.ts')
 
 .DEFAULT_GOAL := build
@@ -78,7 +79,7 @@ build/walker.bin: build/walker.elf
 # --- the executable ---------------------------------------------------------------------------------------------------
 
 COMPILE := --compile --bytecode --format esm --root src --no-compile-autoload-bunfig --no-compile-autoload-dotenv --define TRAM_VERSION='"$(VERSION)"'
-build/tram: $(TS_SRC) package.json build/libtram.so build/walker.bin node_modules/.installed
+build/tram: $(TS_SRC) $(SCHEMA) package.json build/libtram.so build/walker.bin node_modules/.installed
 	$(Q)$(BUN) build $(COMPILE) --outfile $@.new src/main.ts $(WORKERS) >/dev/null
 	$(Q)mv $@.new $@
 

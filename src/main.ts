@@ -17,6 +17,7 @@ import { receive } from "./cli/receive.ts";
 import { restore } from "./cli/restore.ts";
 import { run } from "./cli/run.ts";
 import { save } from "./cli/save.ts";
+import { schemaCommand } from "./cli/schema.ts";
 import { seal } from "./cli/seal.ts";
 import { send } from "./cli/send.ts";
 import { set } from "./cli/set.ts";
@@ -53,6 +54,7 @@ export const COMMANDS: readonly TramCommand[] = [
   checkGuest,
   pace,
   doctor,
+  schemaCommand,
   demo,
 ];
 

@@ -1,7 +1,8 @@
-// Where text goes: stdout is the command's product, stderr everything else.
+// Where text goes: stdout is the command's product, stderr everything else, of which one line may be live.
 import { writeSync } from "node:fs";
 import { createConsola } from "consola/core";
 import { EXIT } from "../errors.ts";
+import { fit, type Part, plainly, rewrite, roomOf, type Shown, type Terminal, terminalOf } from "./terminal.ts";
 
 /**
  * Writes all of it, even where the descriptor is a full non-blocking pipe. False if it cannot be written: a full disk, a
@@ -21,8 +22,47 @@ export function writeAll(fd: number, text: string | Uint8Array): boolean {
   return true;
 }
 
+/** One line that is rewritten where it stands. Whatever else is written erases it first, and it comes again behind that. */
+export class LiveLine {
+  readonly terminal: Terminal;
+  readonly #columns: () => number;
+  readonly #write: (text: string) => void;
+  #shown: Shown | null = null;
+
+  constructor(terminal: Terminal, columns: () => number, write: (text: string) => void) {
+    this.terminal = terminal;
+    this.#columns = columns;
+    this.#write = write;
+  }
+
+  show(parts: readonly Part[]): void {
+    if (!this.terminal.isLive) return;
+    const terminalColumns = this.#columns(); // as it is now: windows change
+    const line = fit(parts, roomOf(terminalColumns), this.terminal);
+    if (this.#shown?.line.text === line.text && this.#shown.terminalColumns === terminalColumns) return;
+    this.#write(rewrite(this.#shown, line, terminalColumns, this.terminal));
+    this.#shown = { line, terminalColumns };
+  }
+
+  clear(): void {
+    if (!this.#shown) return;
+    this.#write(rewrite(this.#shown, { text: "", columns: 0 }, this.#columns(), this.terminal));
+    this.#shown = null;
+  }
+}
+
+/** Of a terminal that does not say. */
+const COLUMNS_DEFAULT = 80;
+
+export const liveLine = new LiveLine(
+  terminalOf(process.stderr.isTTY === true, process.env),
+  () => process.stderr.columns || COLUMNS_DEFAULT,
+  (text) => void writeAll(2, text),
+);
+
 /** The command's product, on stdout. */
 export function print(text: string): void {
+  liveLine.clear(); // both may be one terminal
   if (!writeAll(1, `${text}\n`)) process.exitCode = EXIT.failed; // for a shell that looks; there is nowhere to say it
 }
 
@@ -32,5 +72,8 @@ const log = createConsola({
   reporters: [{ log: ({ args }) => void writeAll(2, `tram: ${args.join(" ")}\n`) }],
 });
 
-/** One plain line on stderr. */
-export const say = (line: string): void => log.log(line);
+/** Plain lines on stderr. */
+export function say(line: string): void {
+  liveLine.clear();
+  log.log(liveLine.terminal.isUnicode ? line : plainly(line));
+}

@@ -9,10 +9,11 @@ import type { FileTransport } from "../transport/file.ts";
 import { OutputFile } from "../writer/output-file.ts";
 import { command } from "./command.ts";
 import { say } from "./console.ts";
+import type { Tell } from "./events.ts";
 import { fileTarget, parseFile, refuseSameFile } from "./file-target.ts";
 import { cancelOnSignal, interrupted, KeepView, keepReport, reportingFailure, startKeeping } from "./keeping.ts";
 import { openJson } from "./report.ts";
-import { playReport, startPlaying } from "./send.ts";
+import { playReport, playView, startPlaying } from "./send.ts";
 import { formatBytes, formatCount } from "./units.ts";
 
 const REPLY_MS = 60_000;
@@ -42,7 +43,7 @@ export const convert = command({
   },
 });
 
-async function convertTo(from: string, to: string, json: ReturnType<typeof openJson>): Promise<number> {
+async function convertTo(from: string, to: string, json: Tell | null): Promise<number> {
   const spec = parseFile(from, 0);
   // What comes through a pipe cannot be looked at first: it is a plain stream, or the reader says what else it is.
   if (spec.fd !== null && net.fdType(spec.fd) !== "file") return toFixed(net.duplicate(spec.fd), from, to, json);
@@ -57,7 +58,7 @@ async function convertTo(from: string, to: string, json: ReturnType<typeof openJ
   return toFixed(streamDescriptor(file, input.offset), from, to, json);
 }
 
-async function toFixed(fd: number, from: string, to: string, json: ReturnType<typeof openJson>): Promise<number> {
+async function toFixed(fd: number, from: string, to: string, json: Tell | null): Promise<number> {
   const view = new KeepView(to, json);
   const keeping = startKeeping(
     {
@@ -86,13 +87,7 @@ function streamDescriptor(file: FileTransport, offset: number): number {
   return fd;
 }
 
-async function toPlain(
-  path: string,
-  offset: number,
-  from: string,
-  to: string,
-  json: ReturnType<typeof openJson>,
-): Promise<number> {
+async function toPlain(path: string, offset: number, from: string, to: string, json: Tell | null): Promise<number> {
   const out = parseFile(to, 1);
   const output =
     out.path === null
@@ -100,12 +95,13 @@ async function toPlain(
       : new OutputFile(out.offset === null ? { path: out.path } : { path: out.path, offset: out.offset });
   const endpoint = { scheme: "passed", fd: net.duplicate(output?.fd ?? (out.fd as number)), name: to } as const;
   const options = { maxBandwidthBytesPerSec: 0, replyMs: REPLY_MS, verbatim: true };
+  const view = playView(from, json);
   const playing = startPlaying(
     { path, offset, endpoint, channels: 0, zeroCopy: "off", qemuVersion: null, uuid: null, options },
-    () => undefined,
+    (journal) => view.update(journal),
   );
   const signals = cancelOnSignal(playing.cancel);
-  const report = playReport(from, await playing.finished);
+  const report = playReport(from, await playing.finished.finally(() => view.clear()));
   signals.remove();
   if (report.outcome === "completed") output?.commit();
   else output?.discard();

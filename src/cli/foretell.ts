@@ -110,7 +110,15 @@ export const forecast = command({
       return { rate, found };
     });
     if (args.json)
-      print(JSON.stringify({ schema: JSON_SCHEMA, name: args.vm, contentPages: rate.contentPages, ...found }));
+      print(
+        JSON.stringify({
+          schema: JSON_SCHEMA,
+          name: args.vm,
+          contentPages: rate.contentPages,
+          ...found,
+          ...whole(found),
+        }),
+      );
     else print(forecastText(args.vm, found, rate.written.at(-1)?.ms ?? 0));
     return EXIT.done;
   },
@@ -118,10 +126,16 @@ export const forecast = command({
 
 /** The report of the next move has it beside what came of that. */
 async function note(client: QmpClient, found: Forecast): Promise<void> {
-  const { converges, rounds, elapsedMs, bytes, downtimeMs } = found;
-  const whole = { elapsedMs: Math.round(elapsedMs), downtimeMs: downtimeMs === null ? null : Math.round(downtimeMs) };
-  await client.execute("tram-note-forecast", { converges, rounds, bytes, ...whole });
+  const { converges, rounds, bytes } = found;
+  const { elapsedMs, downtimeMs } = whole(found);
+  await client.execute("tram-note-forecast", { converges, rounds, bytes, elapsedMs, downtimeMs });
 }
+
+const whole = ({ elapsedMs, downtimeMs, longestRoundMs }: Forecast) => ({
+  elapsedMs: Math.round(elapsedMs),
+  downtimeMs: downtimeMs === null ? null : Math.round(downtimeMs),
+  longestRoundMs: Math.round(longestRoundMs),
+});
 
 function forecastText(name: string, found: Forecast, measuredMs: number): string {
   const { longestRoundMs } = found;

@@ -4,9 +4,10 @@ import { type HashJob, type HashResult, mergeResults, progressOf, stopJob } from
 import { PAGE_BYTES } from "../native/ram.ts";
 import { MULTIFD_CHANNELS_MAX } from "../stream/wire.ts";
 import { startVerifier } from "../workers.ts";
-import { writeAll } from "./console.ts";
+import { liveLine } from "./console.ts";
 import { cancelOnSignal } from "./keeping.ts";
-import { formatBytes, formatRate, parseCount } from "./units.ts";
+import type { Part } from "./terminal.ts";
+import { formatBytes, formatEta, formatRate, parseCount } from "./units.ts";
 
 export const CHANNELS_OPTION = {
   type: "string",
@@ -29,7 +30,7 @@ export class HashCrew {
     this.#threads =
       channels === undefined ? CHANNELS_DEFAULT : parseCount(channels, "--channels", 1, MULTIFD_CHANNELS_MAX);
     this.#doing = doing;
-    this.#live = live && process.stderr.isTTY === true;
+    this.#live = live && liveLine.terminal.isLive;
     this.#signals = cancelOnSignal(() => this.#job && stopJob(this.#job), "ending");
   }
 
@@ -46,7 +47,7 @@ export class HashCrew {
       return mergeResults(job, results);
     } finally {
       if (timer) clearInterval(timer);
-      if (timer) writeAll(2, "\r\x1b[K");
+      liveLine.clear();
     }
   };
 
@@ -56,15 +57,26 @@ export class HashCrew {
   }
 
   #show(job: HashJob, elapsedMs: number): void {
-    const share = progressOf(job);
-    const bytes = share * job.blocks.reduce((sum, { pages }) => sum + pages * PAGE_BYTES, 0);
-    const text = `${this.#doing}  ${Math.floor(share * 100)}%  ${formatBytes(Math.round(bytes))}  ${formatRate((bytes * 1000) / Math.max(1, elapsedMs))}`;
-    writeAll(2, `\r\x1b[K${text.slice(0, (process.stderr.columns ?? 80) - 1)}`);
+    const all = job.blocks.reduce((sum, { pages }) => sum + pages * PAGE_BYTES, 0);
+    liveLine.show(hashParts(this.#doing, progressOf(job), all, elapsedMs));
   }
 
   end(): void {
     this.#signals.remove();
   }
+}
+
+/** The live line. */
+export function hashParts(doing: string, share: number, allBytes: number, elapsedMs: number): Part[] {
+  const bytes = Math.round(share * allBytes);
+  const parts = [
+    { text: doing, rank: 3 },
+    { text: `${Math.floor(share * 100)}%`, rank: 0 },
+    { text: formatBytes(bytes), rank: 2 },
+    { text: formatRate((bytes * 1000) / Math.max(1, elapsedMs)), rank: 1 },
+  ];
+  if (share > 0) parts.push({ text: `ETA ${formatEta((elapsedMs * (1 - share)) / share)}`, rank: 1 });
+  return parts;
 }
 
 /** One that fails ends the others, too. */

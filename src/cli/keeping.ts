@@ -1,11 +1,13 @@
 // Runs the threads that keep a stream, and shows what they do: behind tram receive, save and convert.
 
 import type { Journal } from "../control/journal.ts";
-import { type ErrorData, EXIT, formatError, fromErrorData, TramError, toErrorData } from "../errors.ts";
+import { EXIT, formatError, fromErrorData, TramError, toErrorData } from "../errors.ts";
 import type { KeeperInit, KeptSummary } from "../keep/keeper-worker.ts";
 import { startChannel, startKeeper } from "../workers.ts";
-import { say, writeAll } from "./console.ts";
-import { JSON_SCHEMA, outcomeOf } from "./report.ts";
+import { liveLine, say } from "./console.ts";
+import { JSON_SCHEMA, type KeepReport, type Tell } from "./events.ts";
+import { ProgressView } from "./progress-view.ts";
+import { failure, outcomeOf } from "./report.ts";
 import { formatBytes, formatCount, formatMs, formatRate } from "./units.ts";
 
 export interface KeepResult {
@@ -34,27 +36,6 @@ export function startKeeping(init: Omit<KeeperInit, "stop">, onJournal: (journal
     cancel: () => void Atomics.store(new Int32Array(stop), 0, 1),
     finished: over.promise,
   };
-}
-
-export interface KeepReport {
-  schema: string;
-  event: "keep.finished";
-  file: string;
-  peer: string;
-  outcome: "completed" | "failed" | "cancelled";
-  owner: string;
-  machine: string | null;
-  blocks: KeptSummary["blocks"];
-  devices: number;
-  /** Pages that came, each time they did. */
-  receivedPages: number;
-  zeroPages: number;
-  bytes: number;
-  elapsedMs: number;
-  bandwidthBytesPerSec: number;
-  fileBytes: number;
-  channels: KeptSummary["channels"];
-  error: ErrorData | null;
 }
 
 export function keepReport(file: string, { journal, summary }: KeepResult): KeepReport {
@@ -105,43 +86,34 @@ export function formatKeepReport(report: KeepReport): string {
   return rows.map(([name, text]) => `  ${name.padEnd(9)} ${text}`).join("\n");
 }
 
-/** One live line on a terminal, JSON events with --json; the report in the end. */
+/** How far it is; the report in the end. */
 export class KeepView {
   readonly #file: string;
-  readonly #json: ((event: object) => void) | null;
-  readonly #live: boolean;
-  #phase = "";
-  #lineShown = false;
-  #shownMs = 0;
+  readonly #json: Tell | null;
+  readonly #progress: ProgressView;
 
-  constructor(file: string, json: ((event: object) => void) | null) {
+  constructor(file: string, json: Tell | null) {
     this.#file = file;
     this.#json = json;
-    this.#live = process.stderr.isTTY === true && json === null;
+    this.#progress = new ProgressView("keep", json, {
+      phase: ({ phase, owner, elapsedMs }) => ({
+        schema: JSON_SCHEMA,
+        event: "keep.phase",
+        file,
+        phase,
+        owner,
+        elapsedMs: Math.round(elapsedMs),
+      }),
+      progress: (progress, { owner }) => ({ schema: JSON_SCHEMA, event: "keep.progress", file, owner, ...progress }),
+    });
   }
 
   update(journal: Journal): void {
-    if (this.#json && journal.phase !== this.#phase)
-      this.#json({
-        schema: JSON_SCHEMA,
-        event: "keep.phase",
-        file: this.#file,
-        phase: journal.phase,
-        owner: journal.owner,
-      });
-    this.#phase = journal.phase;
-    if (!this.#live || (journal.elapsedMs - this.#shownMs < 100 && journal.phase === "active")) return;
-    this.#shownMs = journal.elapsedMs;
-    const text =
-      journal.phase === "waiting"
-        ? `waiting on ${journal.peer}`
-        : `${journal.phase === "handover" ? "syncing" : "receiving"}  ${formatBytes(journal.bytes)}  ${formatCount(journal.sentPages)} pages`;
-    writeAll(2, `\r\x1b[K${text.slice(0, (process.stderr.columns ?? 80) - 1)}`);
-    this.#lineShown = true;
+    this.#progress.update(journal);
   }
 
   finish(report: KeepReport): number {
-    if (this.#lineShown) writeAll(2, "\r\x1b[K");
+    this.#progress.clear();
     this.#json?.(report);
     if (report.error) {
       say(formatError(report.error));
@@ -163,6 +135,7 @@ export function cancelOnSignal(
       if (signal) {
         // A second time: it is not waited for any more.
         remove();
+        liveLine.clear();
         process.kill(process.pid, name);
         return;
       }
@@ -185,21 +158,10 @@ export function interrupted(report: KeepReport, signal: string | null): void {
     report.error = toErrorData(new TramError("E_INTERRUPTED", `interrupted by ${signal}: nothing was kept`));
 }
 
-/** A failure before there was anything to report on, in the form that --json promises; then it is thrown on. */
-export function reportingFailure<T>(
-  file: string,
-  json: ((event: object) => void) | null,
-  action: () => Promise<T>,
-): Promise<T> {
+/** A failure before there was anything to report on is told, too; then it is thrown on. */
+export function reportingFailure<T>(file: string, json: Tell | null, action: () => Promise<T>): Promise<T> {
   return action().catch((error) => {
-    json?.({
-      schema: JSON_SCHEMA,
-      event: "keep.finished",
-      file,
-      outcome: "failed",
-      owner: error instanceof TramError && error.code === "E_HANDOVER_UNKNOWN" ? "unconfirmed" : "source",
-      error: toErrorData(error),
-    });
+    json?.({ ...failure(error), event: "keep.finished", file });
     throw error;
   });
 }

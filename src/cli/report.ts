@@ -7,13 +7,16 @@ import type { ForecastNote } from "../control/measure.ts";
 import { type ErrorData, EXIT, formatError, fromErrorData, TramError, toErrorData } from "../errors.ts";
 import { net } from "../native/net.ts";
 import { print, say, writeAll } from "./console.ts";
-import { type FreeReport, freeReport, freeRows } from "./free-pages.ts";
+import { type ChannelReport, type FinalReport, JSON_SCHEMA, type Outcome, type Tell } from "./events.ts";
+import { freeReport, freeRows } from "./free-pages.ts";
+import type { Way } from "./progress.ts";
+import { ProgressView } from "./progress-view.ts";
 import { formatBytes, formatCount, formatMs, formatRate } from "./units.ts";
 
-export const JSON_SCHEMA = "tram/1";
+export { type FinalReport, JSON_SCHEMA } from "./events.ts";
 
 /** Where events go: --json[=PATH|fd:N]; null: nowhere. */
-export function openJson(option: string | undefined, streamOnStdout: boolean): ((event: object) => void) | null {
+export function openJson(option: string | undefined, streamOnStdout: boolean): Tell | null {
   if (option === undefined) return null;
   if (option === "-" || option === "") {
     if (streamOnStdout)
@@ -50,28 +53,6 @@ export function openOutput(option: string, path: string): number {
   }
 }
 
-/** The live line of a terminal. */
-export function progressLine(journal: Journal, width: number): string {
-  const { totalPages, remainingPages, roundsDone, bandwidthBytesPerSec, expectedDowntimeMs, phase } = journal;
-  if (phase === "cache") return "the guest gives up its page cache".slice(0, width);
-  if (phase === "none" || phase === "waiting" || phase === "setup")
-    return `${phase === "setup" ? "greeting" : "connecting to"} ${journal.peer}`.slice(0, width);
-  const done = totalPages > 0 ? Math.floor(((totalPages - remainingPages) / totalPages) * 100) : 0;
-  const rate = bandwidthBytesPerSec || (journal.bytes * 1000) / Math.max(1, journal.elapsedMs);
-  const parts = [
-    roundsDone === 0 ? `${done}%` : `round ${roundsDone + 1}`,
-    formatBytes(journal.bytes),
-    formatRate(rate),
-    `${formatBytes(remainingPages * 4096)} left`,
-  ];
-  if (expectedDowntimeMs !== null) parts.push(`downtime ~${formatMs(expectedDowntimeMs)}`);
-  if (journal.throttlePercent > 0) parts.push(`throttled ${journal.throttlePercent}%`);
-  else if (journal.stall) parts.push("does not converge");
-  if (phase === "device" || phase === "handover") parts.push("switching over");
-  if (phase === "held") parts.push("held");
-  return parts.join("  ").slice(0, width);
-}
-
 /** Why the move does not end, and what would end it. */
 export function stallText(vm: string, stall: Stall): string {
   const { leftBytes, dirtyBytesPerSec, bandwidthBytesPerSec, remedy } = stall;
@@ -103,51 +84,6 @@ export function exitOf(problems: readonly ErrorData[]): number {
   return codes.includes(EXIT.badBytes) ? EXIT.badBytes : (codes[0] ?? EXIT.done);
 }
 
-export interface FinalReport extends FreeReport {
-  schema: string;
-  event: "move.finished";
-  vm: string;
-  peer: string;
-  outcome: "completed" | "failed" | "cancelled";
-  owner: string;
-  rounds: number;
-  totalPages: number;
-  sentPages: number;
-  zeroPages: number;
-  resentPages: number;
-  bytes: number;
-  elapsedMs: number;
-  bandwidthBytesPerSec: number;
-  downtimeMs: number | null;
-  downtimePartsMs: Record<string, number>;
-  /** The most that the guest was slowed down. */
-  throttlePercent: number;
-  /** Why it did not converge, when it was last looked at; null: it did. */
-  stall: Stall | null;
-  /** With --channels: what each has carried, and how. */
-  channels?: ChannelReport[];
-  /** With --verify: pages that had arrived otherwise than sent, and were sent again. */
-  differingPages?: number;
-  /** What tram forecast foretold of this guest, last. */
-  forecast?: ForecastNote;
-  error: ErrorData | null;
-}
-
-export interface ChannelReport {
-  bytes: number;
-  pages: number;
-  zeroPages: number;
-  packets: number;
-  systemCalls: number;
-  /** Bytes sent without a copy of ours; of these, those that the kernel copied after all. */
-  zeroCopyBytes: number;
-  copiedByKernelBytes: number;
-  /** Calls that were made to copy because the kernel had no memory to hold pages with. */
-  fallbacks: number;
-  flushWaitMs: number;
-  compressMs: number;
-}
-
 export const channelReport = (counts: ChannelCounts): ChannelReport => ({
   bytes: counts.bytes,
   pages: counts.pages,
@@ -160,8 +96,6 @@ export const channelReport = (counts: ChannelCounts): ChannelReport => ({
   flushWaitMs: Math.round(counts.flushWaitMs),
   compressMs: Math.round(counts.compressMs),
 });
-
-export type Outcome = "completed" | "failed" | "cancelled";
 
 /** What became of something that is over. */
 export const outcomeOf = (phase: Journal["phase"]): Outcome =>
@@ -267,40 +201,45 @@ function describeOwner({ owner, vm }: FinalReport): string {
   return "source";
 }
 
-/** Shows a move while it goes on. */
+/** Shows a move, or a save of a guest of tram's, while it goes on. */
 export class MoveView {
   readonly #vm: string;
-  readonly #json: ((event: object) => void) | null;
+  readonly #json: Tell | null;
   readonly #trace: ((phase: string, atMs: number) => void) | null;
-  readonly #live: boolean;
+  readonly #progress: ProgressView;
   #shownRounds = 0;
   #traced = 0;
   #stalled = false;
-  #phase = "";
-  #lineShown = false;
 
   constructor(
     vm: string,
-    json: ((event: object) => void) | null,
+    json: Tell | null,
     trace: ((phase: string, atMs: number) => void) | null = null,
+    way: Way = "move",
   ) {
     this.#vm = vm;
     this.#json = json;
     this.#trace = trace;
-    this.#live = process.stderr.isTTY === true && json === null;
+    const guest = (journal: Journal) => ({ vm, owner: journal.owner });
+    this.#progress = new ProgressView(way, json, {
+      phase: (journal) => ({
+        schema: JSON_SCHEMA,
+        event: "move.phase",
+        ...guest(journal),
+        phase: journal.phase,
+        elapsedMs: Math.round(journal.elapsedMs),
+      }),
+      progress: (progress, journal) => ({
+        schema: JSON_SCHEMA,
+        event: "move.progress",
+        ...guest(journal),
+        ...progress,
+      }),
+    });
   }
 
   update(journal: Journal): void {
-    if (this.#json && journal.phase !== this.#phase)
-      this.#json({
-        schema: JSON_SCHEMA,
-        event: "move.phase",
-        vm: this.#vm,
-        phase: journal.phase,
-        owner: journal.owner,
-        elapsedMs: Math.round(journal.elapsedMs),
-      });
-    this.#phase = journal.phase;
+    this.#progress.update(journal);
     for (const { phase, atMs } of journal.trace.slice(this.#traced)) this.#trace?.(phase, atMs);
     this.#traced = journal.trace.length;
     this.#tellStall(journal.stall);
@@ -313,20 +252,17 @@ export class MoveView {
           schema: JSON_SCHEMA,
           event: "round.finished",
           vm: this.#vm,
+          owner: journal.owner,
           ...round,
           durationMs: Math.round(round.durationMs),
         });
-      else if (!this.#live) say(roundLine(round));
+      else if (!this.#progress.isLive) say(roundLine(round));
     }
-    if (!this.#live) return;
-    writeAll(2, `\r\x1b[K${progressLine(journal, (process.stderr.columns ?? 80) - 1)}`);
-    this.#lineShown = true;
   }
 
   /** Once each time that it begins. */
   #tellStall(stall: Stall | null): void {
     if (stall && !this.#stalled) {
-      this.clear();
       if (this.#json)
         this.#json({ schema: JSON_SCHEMA, event: "move.stalled", vm: this.#vm, owner: "source", ...stall });
       else say(stallText(this.#vm, stall));
@@ -340,8 +276,7 @@ export class MoveView {
   }
 
   clear(): void {
-    if (this.#lineShown) writeAll(2, "\r\x1b[K");
-    this.#lineShown = false;
+    this.#progress.clear();
   }
 
   finish(report: FinalReport): void {
@@ -358,14 +293,13 @@ export class MoveView {
   }
 }
 
-/** A failure before there was a move, in the form that --json promises. */
-export function failedReport(vm: string, error: unknown, json: ((event: object) => void) | null): void {
-  json?.({
-    schema: JSON_SCHEMA,
-    event: "move.finished",
-    vm,
-    outcome: "failed",
-    owner: error instanceof TramError && error.code === "E_HANDOVER_UNKNOWN" ? "unconfirmed" : "source",
-    error: toErrorData(error),
-  });
-}
+/** A failure before there was anything to report on, in the form that --json promises. */
+export const failure = (error: unknown) => ({
+  schema: JSON_SCHEMA as typeof JSON_SCHEMA,
+  outcome: "failed" as const,
+  owner: error instanceof TramError && error.code === "E_HANDOVER_UNKNOWN" ? "unconfirmed" : "source",
+  error: toErrorData(error),
+});
+
+export const failedReport = (vm: string, error: unknown, json: Tell | null): void =>
+  json?.({ ...failure(error), event: "move.finished", vm });

@@ -2,11 +2,10 @@
 // is whole, and told of.
 import { existsSync, statfsSync } from "node:fs";
 import { dirname, resolve } from "node:path";
-import type { ChannelCounts } from "../control/barrier.ts";
 import { isOver, type Journal } from "../control/journal.ts";
 import type { PageCache } from "../control/page-cache.ts";
 import type { After } from "../control/save.ts";
-import { type ErrorData, EXIT, formatError, fromErrorData, TramError, toErrorData } from "../errors.ts";
+import { EXIT, formatError, fromErrorData, TramError, toErrorData } from "../errors.ts";
 import { chooseDirect, type DirectMode } from "../native/file.ts";
 import { net } from "../native/net.ts";
 import type { QmpClient } from "../qmp/client.ts";
@@ -14,10 +13,11 @@ import { MACHINE_NAME, RAM_BLOCK_NAME } from "../stream/devices/machine.ts";
 import { type FileTarget, OutputFile } from "../writer/output-file.ts";
 import { worstCaseBytes } from "../writer/snapshot.ts";
 import { say } from "./console.ts";
+import { JSON_SCHEMA, type SaveReport, type Tell } from "./events.ts";
 import { statOf } from "./file-target.ts";
-import { type FreeReport, freeReport, freeRows } from "./free-pages.ts";
+import { freeReport, freeRows } from "./free-pages.ts";
 import { untilBooted } from "./migrate.ts";
-import { JSON_SCHEMA, type MoveView, outcomeOf } from "./report.ts";
+import { type MoveView, outcomeOf } from "./report.ts";
 import { formatBytes, formatCount, formatMs, formatRate } from "./units.ts";
 
 const POLL_MS = 20;
@@ -32,34 +32,6 @@ export interface GuestSave {
   overcommit: boolean;
   free: { skipFree: boolean; pageCache: PageCache };
   limits: { maxDowntimeMs?: number; maxBandwidthBytesPerSec?: number; timeoutMs?: number };
-}
-
-export interface SaveReport extends FreeReport {
-  schema: string;
-  event: "keep.finished";
-  file: string;
-  peer: string;
-  outcome: "completed" | "failed" | "cancelled";
-  owner: string;
-  machine: string;
-  blocks: { name: string; bytes: number; present: number; untold: number }[];
-  /** Pages that were written, each time they were. */
-  receivedPages: number;
-  zeroPages: number;
-  resentPages: number;
-  rounds: number;
-  bytes: number;
-  elapsedMs: number;
-  bandwidthBytesPerSec: number;
-  fileBytes: number;
-  allocatedBytes: number;
-  /** Of `bytes`, those that went past the page cache; and why not all that could. */
-  directBytes: number;
-  directFallback: string | null;
-  downtimeMs: number | null;
-  downtimePartsMs: Record<string, number>;
-  channels: ChannelCounts[];
-  error: ErrorData | null;
 }
 
 /** Where there is less room than the file may need, nothing is begun. */
@@ -236,7 +208,7 @@ async function leave(
   );
 }
 
-export function finishSave(report: SaveReport, view: MoveView, json: ((event: object) => void) | null): number {
+export function finishSave(report: SaveReport, view: MoveView, json: Tell | null): number {
   view.clear();
   json?.(report);
   if (report.error) {

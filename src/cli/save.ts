@@ -13,17 +13,10 @@ import { MULTIFD_CHANNELS_MAX } from "../stream/wire.ts";
 import { type Listener, listen } from "../transport/index.ts";
 import { command } from "./command.ts";
 import { DIRECT_CHOICES, parseDirect } from "./direct.ts";
+import type { KeepReport } from "./events.ts";
 import { fileTarget } from "./file-target.ts";
 import { FREE_ARGS, type FreeArgs, freeOptions, nonDefaultFree } from "./free-pages.ts";
-import {
-  cancelOnSignal,
-  type KeepReport,
-  type KeepResult,
-  KeepView,
-  keepReport,
-  reportingFailure,
-  startKeeping,
-} from "./keeping.ts";
+import { cancelOnSignal, type KeepResult, KeepView, keepReport, reportingFailure, startKeeping } from "./keeping.ts";
 import { MoveView, openJson } from "./report.ts";
 import { findSocket } from "./runtime.ts";
 import { finishSave, saveGuest } from "./save-guest.ts";
@@ -134,7 +127,7 @@ export const save = command({
             limits,
             free,
           };
-          const move = new MoveView(args.vm, json);
+          const move = new MoveView(args.vm, json, null, "save");
           const signals = cancelOnSignal(() => undefined);
           try {
             const report = await saveGuest(args.vm, client, args.file, target, wanted, move, signals.signal);
@@ -252,7 +245,7 @@ class Saving {
       const info = await this.#end(result);
       if (info.status === "completed") await this.#leave(report);
       else this.#unheard(report, info);
-      return { ...report, downtimeMs: info.downtime ?? null } as KeepReport;
+      return { ...report, downtimeMs: info.downtime ?? null };
     } catch (error) {
       report.outcome = "failed";
       report.error = toErrorData(

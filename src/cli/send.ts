@@ -3,7 +3,7 @@ import { resolve } from "node:path";
 import { ZERO_COPY_MODES } from "../control/copying.ts";
 import type { Journal } from "../control/journal.ts";
 import { DEFAULT_REPLY_MS } from "../control/send.ts";
-import { type ErrorData, EXIT, formatError, fromErrorData, TramError, toErrorData } from "../errors.ts";
+import { EXIT, formatError, fromErrorData, TramError, toErrorData } from "../errors.ts";
 import { openInput } from "../inspect/source.ts";
 import type { PlayerInit } from "../keep/player-worker.ts";
 import { net } from "../native/net.ts";
@@ -12,11 +12,13 @@ import { parseAddress } from "../transport/address.ts";
 import type { Endpoint } from "../transport/index.ts";
 import { startKeptSender, startPlayer } from "../workers.ts";
 import { command } from "./command.ts";
-import { say, writeAll } from "./console.ts";
+import { say } from "./console.ts";
 import { startConsumer } from "./consumer.ts";
+import { JSON_SCHEMA, type PlayReport, type Tell } from "./events.ts";
 import { parseFile, statOf } from "./file-target.ts";
 import { cancelOnSignal } from "./keeping.ts";
-import { type ChannelReport, channelReport, channelRows, JSON_SCHEMA, openJson, outcomeOf } from "./report.ts";
+import { ProgressView } from "./progress-view.ts";
+import { channelReport, channelRows, failure, openJson, outcomeOf } from "./report.ts";
 import { formatBytes, formatCount, formatMs, formatRate, parseCount, parseDuration, parseRate } from "./units.ts";
 import { parseZeroCopy } from "./zero-copy.ts";
 
@@ -64,59 +66,76 @@ export const send = command({
     "tram send vm.tram - | ssh host2 'qemu-system-x86_64 … -incoming exec:cat'",
   ],
   async run(args) {
-    const replyMs = args.timeout === undefined ? TARGET_REPLY_MS : parseDuration(args.timeout, "--timeout");
-    const maxBandwidthBytesPerSec =
-      args.maxBandwidth === undefined ? 0 : parseRate(args.maxBandwidth, "--max-bandwidth");
-    const channels = args.channels === undefined ? 0 : parseCount(args.channels, "--channels", 0, MULTIFD_CHANNELS_MAX);
-    const qemuVersion = args.qemu ?? null;
-    if (qemuVersion !== null && !/^\d+\.\d+/.test(qemuVersion))
-      throw new TramError("E_USAGE", `--qemu: '${qemuVersion}' is no version`, { expected: "for example 7.2 or 10.0" });
-    const uuid = args.uuid === undefined ? null : parseUuid(args.uuid);
-    const zeroCopy = parseZeroCopy(args.zeroCopy ?? "off", parseAddress(args.uri));
-    if (zeroCopy !== "off" && channels === 0)
-      throw new TramError("E_USAGE", "--zero-copy: pages are sent without a copy over --channels only", {
-        next: "give --channels 1 or more, as many as the target is set for",
-      });
-    const { path, offset } = openKept(args.file);
     const json = openJson(args.json, args.uri === "-");
-    const { endpoint, consumer } = outgoing(args.uri);
-    const options = { maxBandwidthBytesPerSec, replyMs, verbatim: false };
-    const started = startPlaying(
-      { path, offset, endpoint, channels, zeroCopy, qemuVersion, uuid, options },
-      progress(json === null),
-    );
-    const signals = cancelOnSignal(started.cancel);
-    const journal = await started.finished;
-    signals.remove();
-    const report = playReport(args.file, journal);
-    const signal = signals.signal();
-    if (signal && report.outcome !== "completed")
-      report.error = toErrorData(new TramError("E_INTERRUPTED", `interrupted by ${signal}: the file is as it was`));
-    if (consumer) {
-      if (report.outcome !== "completed") consumer.kill();
-      const ending = await consumer.finished;
-      if (ending && !report.error)
-        report.error = toErrorData(
-          new TramError("E_CONSUMER", `the command ${ending}`, {
-            where: args.uri,
-            next: "its own output says why; the file is as it was",
-          }),
-        );
-      if (ending) report.outcome = "failed";
-    }
-    json?.(report);
-    if (report.error) {
-      say(formatError(report.error));
-      return fromErrorData(report.error).exitCode;
-    }
-    const rows = channelRows(report).map(([name, text]) => `\n  ${name}: ${text}`);
-    if (!json)
-      say(
-        `${args.file}: ${report.owner === "target" ? `the guest is at ${report.peer} now` : `every byte was accepted by ${report.peer}; nobody can confirm more there`}\n  ${formatCount(report.sentPages)} pages, ${formatCount(report.zeroPages)} zero; ${formatBytes(report.bytes)} in ${formatMs(report.elapsedMs)}, ${formatRate(report.bandwidthBytesPerSec)}${rows.join("")}`,
-      );
-    return EXIT.done;
+    return play(args, json).catch((error) => {
+      json?.({ ...failure(error), event: "send.finished", owner: "file", file: args.file });
+      throw error;
+    });
   },
 });
+
+interface SendArgs {
+  file: string;
+  uri: string;
+  maxBandwidth?: string;
+  channels?: string;
+  zeroCopy?: string;
+  qemu?: string;
+  uuid?: string;
+  timeout?: string;
+}
+
+async function play(args: SendArgs, json: Tell | null): Promise<number> {
+  const replyMs = args.timeout === undefined ? TARGET_REPLY_MS : parseDuration(args.timeout, "--timeout");
+  const maxBandwidthBytesPerSec = args.maxBandwidth === undefined ? 0 : parseRate(args.maxBandwidth, "--max-bandwidth");
+  const channels = args.channels === undefined ? 0 : parseCount(args.channels, "--channels", 0, MULTIFD_CHANNELS_MAX);
+  const qemuVersion = args.qemu ?? null;
+  if (qemuVersion !== null && !/^\d+\.\d+/.test(qemuVersion))
+    throw new TramError("E_USAGE", `--qemu: '${qemuVersion}' is no version`, { expected: "for example 7.2 or 10.0" });
+  const uuid = args.uuid === undefined ? null : parseUuid(args.uuid);
+  const zeroCopy = parseZeroCopy(args.zeroCopy ?? "off", parseAddress(args.uri));
+  if (zeroCopy !== "off" && channels === 0)
+    throw new TramError("E_USAGE", "--zero-copy: pages are sent without a copy over --channels only", {
+      next: "give --channels 1 or more, as many as the target is set for",
+    });
+  const { path, offset } = openKept(args.file);
+  const { endpoint, consumer } = outgoing(args.uri);
+  const options = { maxBandwidthBytesPerSec, replyMs, verbatim: false };
+  const view = playView(args.file, json);
+  const started = startPlaying({ path, offset, endpoint, channels, zeroCopy, qemuVersion, uuid, options }, (journal) =>
+    view.update(journal),
+  );
+  const signals = cancelOnSignal(started.cancel);
+  const journal = await started.finished.finally(() => view.clear());
+  signals.remove();
+  const report = playReport(args.file, journal);
+  const signal = signals.signal();
+  if (signal && report.outcome !== "completed")
+    report.error = toErrorData(new TramError("E_INTERRUPTED", `interrupted by ${signal}: the file is as it was`));
+  if (consumer) {
+    if (report.outcome !== "completed") consumer.kill();
+    const ending = await consumer.finished;
+    if (ending && !report.error)
+      report.error = toErrorData(
+        new TramError("E_CONSUMER", `the command ${ending}`, {
+          where: args.uri,
+          next: "its own output says why; the file is as it was",
+        }),
+      );
+    if (ending) report.outcome = "failed";
+  }
+  json?.(report);
+  if (report.error) {
+    say(formatError(report.error));
+    return fromErrorData(report.error).exitCode;
+  }
+  const rows = channelRows(report).map(([name, text]) => `\n  ${name}: ${text}`);
+  if (!json)
+    say(
+      `${args.file}: ${report.owner === "target" ? `the guest is at ${report.peer} now` : `every byte was accepted by ${report.peer}; nobody can confirm more there`}\n  ${formatCount(report.sentPages)} pages, ${formatCount(report.zeroPages)} zero; ${formatBytes(report.bytes)} in ${formatMs(report.elapsedMs)}, ${formatRate(report.bandwidthBytesPerSec)}${rows.join("")}`,
+    );
+  return EXIT.done;
+}
 
 /** Where the kept guest's stream begins: in a libvirt image behind its header. */
 function openKept(text: string): { path: string; offset: number } {
@@ -138,23 +157,19 @@ const notSeekable = (text: string): TramError =>
 /** A target that loads a large guest from a slow disk is silent for a while. */
 const TARGET_REPLY_MS = 6 * DEFAULT_REPLY_MS;
 
-interface PlayReport {
-  schema: string;
-  event: "send.finished";
-  file: string;
-  peer: string;
-  outcome: "completed" | "failed" | "cancelled";
-  /** "file": it is where it was. */
-  owner: string;
-  sentPages: number;
-  zeroPages: number;
-  bytes: number;
-  elapsedMs: number;
-  bandwidthBytesPerSec: number;
-  /** With --channels: what each has carried, and how. */
-  channels?: ChannelReport[];
-  error: ErrorData | null;
-}
+/** How far it is. */
+export const playView = (file: string, json: Tell | null): ProgressView =>
+  new ProgressView("send", json, {
+    phase: ({ phase, owner, elapsedMs }) => ({
+      schema: JSON_SCHEMA,
+      event: "send.phase",
+      file,
+      phase,
+      owner,
+      elapsedMs: Math.round(elapsedMs),
+    }),
+    progress: (progress, { owner }) => ({ schema: JSON_SCHEMA, event: "send.progress", file, owner, ...progress }),
+  });
 
 export function playReport(
   file: string,
@@ -192,19 +207,6 @@ export function startPlaying(
     else for (const one of message.inits) startKeptSender(one).onCrash((error) => over.reject(error));
   });
   return { cancel: () => void Atomics.store(new Int32Array(stop), 0, 1), finished: over.promise };
-}
-
-/** One live line on a terminal. */
-function progress(wanted: boolean): (journal: Journal) => void {
-  if (!wanted || !process.stderr.isTTY) return () => undefined;
-  return ({ phase, totalPages, remainingPages, bytes, elapsedMs }) => {
-    const percent = totalPages ? Math.floor(((totalPages - remainingPages) / totalPages) * 100) : 0;
-    const over = phase === "completed" || phase === "failed" || phase === "cancelled";
-    const text = over
-      ? ""
-      : `sending  ${percent}%  ${formatBytes(bytes)}  ${formatRate((bytes * 1000) / Math.max(1, elapsedMs))}`;
-    writeAll(2, `\r\x1b[K${text}`);
-  };
 }
 
 function outgoing(uri: string): { endpoint: Endpoint; consumer: ReturnType<typeof startConsumer> | null } {

@@ -56,6 +56,8 @@ export interface Journal {
   reportedPages: number;
   /** What came of asking it. */
   hints?: Hints;
+  /** It is being asked: nothing is sent meanwhile. */
+  asksForFreePages?: boolean;
   /** With --page-cache drop. */
   cacheDrop?: CacheDrop;
   /** Sent again because the guest wrote to them after they had been sent. */

@@ -376,7 +376,10 @@ export class Rounds {
     const { checkStop, skipFree, sleep } = this.#context;
     const free = skipFree ? this.#guest.freePages : null;
     if (!free) return null;
-    this.#log.journal.hints = askForFreePages(free, {
+    const { journal } = this.#log;
+    journal.asksForFreePages = true;
+    this.#log.publish();
+    journal.hints = askForFreePages(free, {
       checkStop: () => {
         checkStop();
         this.#checkTime();
@@ -384,6 +387,7 @@ export class Rounds {
       sleep,
       now: () => this.#log.now(),
     });
+    journal.asksForFreePages = false;
     Atomics.store(this.#words, WORD.hints, 1);
     return free;
   }

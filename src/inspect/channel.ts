@@ -25,7 +25,7 @@ class AnyBlocks extends Map<string, BlockSink> {
   override get(name: string): BlockSink {
     const known = super.get(name);
     if (known) return known;
-    const pages = RAM_BYTES_MAX / 4096;
+    const pages = RAM_BYTES_MAX / 4096 - 1; // their count is a number of 32 bits
     const sink = {
       pages,
       scatter: () => undefined,
@@ -40,7 +40,13 @@ class AnyBlocks extends Map<string, BlockSink> {
 
 class NoBitmap extends Bitmap {
   override add(): void {}
+  override addAll(): number {
+    return 0;
+  }
   override remove(): void {}
+  override removeAll(): number {
+    return 0;
+  }
   override has(): boolean {
     return false;
   }

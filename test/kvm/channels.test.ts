@@ -2,7 +2,7 @@
 import { describe, expect, test } from "bun:test";
 import { existsSync } from "node:fs";
 import { type AddressInfo, connect, createServer, type Socket } from "node:net";
-import type { ChannelReport } from "../../src/cli/report.ts";
+import type { ChannelReport } from "../../src/cli/events.ts";
 import { type Bed, freePort, inBed, openFds, type Result, threads, whyNoKvm } from "../support/bed.ts";
 
 const reason = whyNoKvm();

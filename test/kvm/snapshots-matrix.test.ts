@@ -3,7 +3,7 @@
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import type { SaveReport } from "../../src/cli/save-guest.ts";
+import type { SaveReport } from "../../src/cli/events.ts";
 import { Bed, type Running, TRAM, whyNoKvm } from "../support/bed.ts";
 import { opensDirectly, Place, whyNoLoop, whyNoTmpfs } from "../support/places.ts";
 import { allocatedBytes, allocatedMax, filesIn, lastEvent, untracked } from "../support/snapshots.ts";

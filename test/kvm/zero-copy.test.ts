@@ -1,7 +1,7 @@
 // Pages that leave without a copy, where the kernel really does not copy them, has no memory for them, or has to hold them long.
 import { describe, expect, test } from "bun:test";
 import { readFileSync } from "node:fs";
-import type { ChannelReport } from "../../src/cli/report.ts";
+import type { ChannelReport } from "../../src/cli/events.ts";
 import { type Bed, freePort, inBed, type Result, type Running, TRAM, whyNoKvm } from "../support/bed.ts";
 import { asRootWhoMayNotLock, whyNotLimited } from "../support/limited.ts";
 import { Network, whyNoNetwork, whyNoUncopied } from "../support/network.ts";

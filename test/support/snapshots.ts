@@ -1,6 +1,6 @@
 // Snapshots of tram's own guests, for tests: made, looked into by byte, spoilt.
 import { closeSync, copyFileSync, openSync, readdirSync, readFileSync, readSync, statSync, writeSync } from "node:fs";
-import type { SaveReport } from "../../src/cli/save-guest.ts";
+import type { SaveReport } from "../../src/cli/events.ts";
 import type { RestoreJournal } from "../../src/control/restore.ts";
 import { nextData } from "../../src/native/file.ts";
 import { SnapshotFile } from "../../src/reader/snapshot.ts";
