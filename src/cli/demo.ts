@@ -4,7 +4,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { Subprocess } from "bun";
 import { EXIT, TramError } from "../errors.ts";
-import type { Accel } from "../machine/tracking.ts";
+import { ACCELS, type Accel } from "../machine/tracking.ts";
 import { openKvm } from "../native/kvm.ts";
 import { net } from "../native/net.ts";
 import { command } from "./command.ts";
@@ -27,8 +27,9 @@ export const demo = command({
       type: "string",
       description: "pages the guest writes each second, or max (default max; without KVM 20000)",
       valueHint: "PAGES|max",
+      suggestions: ["max"],
     },
-    accel: { type: "string", description: "kvm, or none (default kvm where it is)", valueHint: "kvm|none" },
+    accel: { type: "string", description: "kvm, or none (default kvm where it is)", values: ACCELS },
   },
   examples: ["tram demo", "tram demo --memory 2G --dirty-rate 20000"],
   async run(args) {

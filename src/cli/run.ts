@@ -46,11 +46,29 @@ export const ACCEL_ARGS = {
     description:
       "how writes are found during a move: log, ring[=ENTRIES of each vCPU's], without KVM scan, faults or marks, or auto (default auto)",
     valueHint: "HOW",
+    suggestions: [...new Set([...TRACKING.kvm, ...TRACKING.none]), "ring="],
   },
   accel: {
     type: "string",
     description: "kvm; or none: the walker's native twin, where there is no /dev/kvm (default kvm)",
-    valueHint: "kvm|none",
+    values: ACCELS,
+  },
+} as const;
+
+/** Of every guest's process, however its guest comes. */
+export const PROCESS_ARGS = {
+  paused: { type: "boolean", description: "do not run the guest yet: tram resume NAME does" },
+  serial: {
+    type: "string",
+    description: "the serial port's output: none, stdio or file:PATH (default none)",
+    valueHint: "WHERE",
+    suggestions: ["none", "stdio", "file:"],
+  },
+  qmp: {
+    type: "string",
+    description: "QMP socket (default: NAME.qmp in the runtime folder)",
+    valueHint: "unix:PATH",
+    suggestions: ["unix:"],
   },
 } as const;
 
@@ -61,12 +79,14 @@ export const run = command({
     guest: {
       type: "string",
       description: "the guest to boot: walker, which dirties memory and checks itself",
-      valueHint: "walker",
+      values: ["walker"],
     },
     incoming: {
       type: "string",
       description: "wait for a guest here instead: tcp:, unix:, file:, fd:, exec:, - or defer",
       valueHint: "URI",
+      names: "uri",
+      suggestions: ["defer"],
     },
     name: { type: "string", description: "the guest's name (default tram-PID)", valueHint: "NAME" },
     memory: { type: "string", description: "RAM (default 512M; an incoming guest brings its own)", valueHint: "SIZE" },
@@ -84,11 +104,13 @@ export const run = command({
       type: "string",
       description: "walker: pages it writes each second, or max (default 1000)",
       valueHint: "PAGES|max",
+      suggestions: ["max"],
     },
     fill: {
       type: "string",
       description: "walker: what the rest of RAM holds: zero, random, text, mixed (default mixed)",
       valueHint: "KIND",
+      values: FILLS,
     },
     seed: { type: "string", description: "walker: seed of that content (default 1)", valueHint: "N" },
     balloon: {
@@ -109,16 +131,7 @@ export const run = command({
       type: "string",
       description: `walker: what it does when asked for free pages: ${HABITS.join(", ")} (default keep)`,
       valueHint: "HABIT",
-    },
-    serial: {
-      type: "string",
-      description: "the serial port's output: none, stdio or file:PATH (default none)",
-      valueHint: "WHERE",
-    },
-    qmp: {
-      type: "string",
-      description: "QMP socket (default: NAME.qmp in the runtime folder)",
-      valueHint: "unix:PATH",
+      values: HABITS,
     },
     timeout: {
       type: "string",
@@ -133,7 +146,7 @@ export const run = command({
       valueHint: "N",
     },
     ...ACCEL_ARGS,
-    paused: { type: "boolean", description: "do not run the guest yet: tram resume NAME does" },
+    ...PROCESS_ARGS,
     prealloc: {
       type: "boolean",
       description: "touch all RAM before the guest runs (with --incoming and --memory: before it arrives)",
