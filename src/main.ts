@@ -1,60 +1,10 @@
 // tram: find the command, run it, and turn whatever comes out into text and an exit code. The one place that does.
 import { runCommand } from "citty";
-import { balloon } from "./cli/balloon.ts";
-import { check } from "./cli/check.ts";
 import { checkArguments, nearest, type TramCommand, usage } from "./cli/command.ts";
+import { COMMANDS } from "./cli/commands.ts";
 import { print, say } from "./cli/console.ts";
-import { convert } from "./cli/convert.ts";
-import { demo } from "./cli/demo.ts";
-import { diff } from "./cli/diff.ts";
-import { doctor } from "./cli/doctor.ts";
-import { extract } from "./cli/extract.ts";
-import { dirtyRate, forecast, rehearse } from "./cli/foretell.ts";
-import { inspect } from "./cli/inspect.ts";
-import { migrate } from "./cli/migrate.ts";
-import { pace } from "./cli/pace.ts";
-import { receive } from "./cli/receive.ts";
-import { restore } from "./cli/restore.ts";
-import { run } from "./cli/run.ts";
-import { save } from "./cli/save.ts";
-import { seal } from "./cli/seal.ts";
-import { send } from "./cli/send.ts";
-import { set } from "./cli/set.ts";
-import { checkGuest, pause, ps, quit, resume, status } from "./cli/steer.ts";
-import { verify } from "./cli/verify.ts";
 import { EXIT, formatError, TramError, toErrorData } from "./errors.ts";
 import { VERSION } from "./version.ts";
-
-/** In the order in which a newcomer needs them. */
-export const COMMANDS: readonly TramCommand[] = [
-  run,
-  migrate,
-  save,
-  receive,
-  send,
-  restore,
-  inspect,
-  check,
-  verify,
-  seal,
-  extract,
-  convert,
-  diff,
-  ps,
-  status,
-  pause,
-  resume,
-  balloon,
-  set,
-  dirtyRate,
-  forecast,
-  rehearse,
-  quit,
-  checkGuest,
-  pace,
-  doctor,
-  demo,
-];
 
 function overview(): string {
   const width = Math.max(...COMMANDS.map(({ name }) => name.length));

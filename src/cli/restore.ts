@@ -8,7 +8,7 @@ import { command } from "./command.ts";
 import { print } from "./console.ts";
 import { parseFile } from "./file-target.ts";
 import { isOurSnapshot, RESTORE_ARGS } from "./restore-guest.ts";
-import { ACCEL_ARGS, PROCESS_ARGS, runGuest } from "./run.ts";
+import { ACCEL_ARGS, PROCESS_ARGS, startGuest } from "./run.ts";
 
 export const restore = command({
   name: "restore",
@@ -28,12 +28,13 @@ export const restore = command({
   examples: [
     "tram restore a.tram                     # runs within milliseconds; its memory is read while it runs",
     "tram restore a.tram --name b            # a clone: the file is never changed",
+    "tram restore -d a.tram                  # in the background; tram logs a",
     "tram restore a.tram --eager --channels 4",
     "tram restore a.tram --verify first      # no page is seen before it was checked",
   ],
   async run(args) {
     const spec = parseFile(args.file, 0);
-    return isOurSnapshot(spec) ? runGuest({ ...args, incoming: args.file }, spec) : explain(args.file);
+    return isOurSnapshot(spec) ? startGuest({ ...args, incoming: args.file }, spec) : explain(args.file);
   },
 });
 

@@ -1,6 +1,6 @@
 // tram run: boots a guest, or waits for one.
 import { openSync } from "node:fs";
-import { resolve } from "node:path";
+import { dirname, resolve } from "node:path";
 import { DEFAULT_REPLY_MS, MOVE_CHANNELS_MAX } from "../control/send.ts";
 import { EXIT, TramError } from "../errors.ts";
 import {
@@ -23,6 +23,7 @@ import { VERSION } from "../version.ts";
 import { command } from "./command.ts";
 import { say } from "./console.ts";
 import { startConsumer } from "./consumer.ts";
+import { Detached, detach } from "./detach.ts";
 import { type FileSpec, parseFile } from "./file-target.ts";
 import { GuestProcess } from "./guest-process.ts";
 import {
@@ -33,7 +34,7 @@ import {
   restoreGuest,
   restoreOptions,
 } from "./restore-guest.ts";
-import { checkName, claimSocket, isName, socketPathOf } from "./runtime.ts";
+import { checkName, claimSocket, isName, runtimeFolder, socketPathOf } from "./runtime.ts";
 import { formatBytes, parseCount, parseDuration, parseMemory } from "./units.ts";
 
 const DEFAULT_MEMORY = 512 << 20;
@@ -57,6 +58,12 @@ export const ACCEL_ARGS = {
 
 /** Of every guest's process, however its guest comes. */
 export const PROCESS_ARGS = {
+  detach: {
+    type: "boolean",
+    alias: "d",
+    description:
+      "return when the guest is there, and print its name; it goes on by itself: tram logs NAME has what it says",
+  },
   paused: { type: "boolean", description: "do not run the guest yet: tram resume NAME does" },
   serial: {
     type: "string",
@@ -155,6 +162,7 @@ export const run = command({
   examples: [
     "tram run --guest walker --name a --memory 1G --dirty-rate max",
     "tram run --incoming tcp:0.0.0.0:4444 --name a",
+    "tram run -d --guest walker --name a     # in the background; tram logs a",
     "tram migrate a - | ssh host tram run --incoming - --name a",
   ],
   run(args) {
@@ -179,7 +187,7 @@ export const run = command({
     );
     if (!snapshot && restoreOnly)
       throw new TramError("E_USAGE", `${option(restoreOnly)} is for a guest out of a snapshot: --incoming file:FILE`);
-    return runGuest(args, snapshot);
+    return startGuest(args, snapshot);
   },
 });
 
@@ -215,6 +223,7 @@ interface RunArgs {
   serial?: string;
   qmp?: string;
   timeout?: string;
+  detach?: boolean;
   paused?: boolean;
   prealloc?: boolean;
   lazy?: boolean;
@@ -227,8 +236,25 @@ interface RunArgs {
   accel?: string;
 }
 
-/** One guest's whole life in this process; its exit code. `spec`: it comes out of this snapshot. */
-export async function runGuest(args: RunArgs, spec: FileSpec | null): Promise<number> {
+/** A guest in this process, or with --detach in one of its own; the exit code. `spec`: it comes out of this snapshot. */
+export function startGuest(args: RunArgs, spec: FileSpec | null): Promise<number> {
+  if (!args.detach) return runGuest(args, spec, null);
+  const detached = Detached.here();
+  if (detached) return runGuest(args, spec, detached);
+  if (args.serial === "stdio")
+    throw new TramError("E_USAGE", "--serial stdio and --detach exclude each other: the guest has no terminal then", {
+      next: "use --serial file:PATH",
+    });
+  if (args.incoming && /^(-$|fd:)/.test(args.incoming))
+    throw new TramError("E_USAGE", `'${args.incoming}' is this command's own, and a detached guest has none of that`, {
+      expected: "tcp:, unix:, file:, exec: or a path",
+      next: "receive the stream from a socket, or leave --detach out and let the shell do it: tram run ... &",
+    });
+  return detach(args.qmp === undefined ? runtimeFolder() : dirname(qmpPath(args.qmp)));
+}
+
+/** One guest's whole life. */
+async function runGuest(args: RunArgs, spec: FileSpec | null, detached: Detached | null): Promise<number> {
   const given = args.name === undefined ? null : checkName(args.name);
   const memory = args.memory === undefined ? null : parseMemory(args.memory, "--memory");
   const cpus = args.cpus === undefined ? null : parseCount(args.cpus, "--cpus", 1, CPUS_MAX);
@@ -260,6 +286,7 @@ export async function runGuest(args: RunArgs, spec: FileSpec | null): Promise<nu
   const socketPath = args.qmp === undefined ? socketPathOf(name) : qmpPath(args.qmp);
   const socket = { fd: claimSocket(socketPath, name, args.qmp !== undefined) };
 
+  detached?.nameLog(socketPath);
   guest.identify(name, socketPath);
   const signals = onEndSignals(guest);
   try {
@@ -303,10 +330,12 @@ export async function runGuest(args: RunArgs, spec: FileSpec | null): Promise<nu
       });
       say(`guest '${name}' waits on ${listener ? endpointName(listener.endpoint) : "QMP migrate-incoming"}`);
     }
+    detached?.ready(name);
     return await guest.ended;
   } finally {
     signals.remove();
     guest.cleanUp();
+    detached?.cleanUp();
   }
 }
 
