@@ -3,6 +3,7 @@ import { runCommand } from "citty";
 import { checkArguments, nearest, type TramCommand, usage } from "./cli/command.ts";
 import { COMMANDS } from "./cli/commands.ts";
 import { print, say } from "./cli/console.ts";
+import { EXITS, manual } from "./cli/man.ts";
 import { EXIT, formatError, TramError, toErrorData } from "./errors.ts";
 import { VERSION } from "./version.ts";
 
@@ -16,9 +17,9 @@ Usage: tram COMMAND [ARGUMENTS] [OPTIONS]
 Commands:
 ${rows.join("\n")}
 
-tram help COMMAND shows a command's options, with examples.
-Exit codes: 0 done, 1 failed (the guest is at the source), 2 usage, 3 bad bytes, 4 a person must look where the guest is,
-5 cancelled, 6 timed out, 7 refused: the guest is where it was, 130 interrupted.
+tram help COMMAND shows a command's options, with examples; tram help --man prints the manual page.
+Exit codes:
+${EXITS.map(([code, means]) => `  ${String(code).padStart(3)}  ${means}`).join("\n")}
 `;
 }
 
@@ -36,6 +37,10 @@ function findCommand(name: string): TramCommand {
 
 async function dispatch(argv: readonly string[]): Promise<number> {
   const [name, ...rest] = argv;
+  if (name === "help" && rest[0] === "--man") {
+    print(manual(COMMANDS).trimEnd());
+    return EXIT.done;
+  }
   if (name === undefined || ["help", "--help", "-h"].includes(name)) {
     print((rest[0] === undefined ? overview() : usage(findCommand(rest[0]))).trimEnd());
     return name === undefined ? EXIT.usage : EXIT.done;

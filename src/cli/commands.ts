@@ -1,6 +1,8 @@
+// All commands. One list: the help, the completions and the manual are made of it.
 import { balloon } from "./balloon.ts";
 import { check } from "./check.ts";
 import type { TramCommand } from "./command.ts";
+import { completionCommand } from "./completion.ts";
 import { convert } from "./convert.ts";
 import { demo } from "./demo.ts";
 import { diff } from "./diff.ts";
@@ -53,4 +55,5 @@ export const COMMANDS: readonly TramCommand[] = [
   pace,
   doctor,
   demo,
+  completionCommand(() => COMMANDS),
 ];
