@@ -21,6 +21,7 @@ import { seal } from "./seal.ts";
 import { send } from "./send.ts";
 import { set } from "./set.ts";
 import { checkGuest, pause, ps, quit, resume, status } from "./steer.ts";
+import { top } from "./top.ts";
 import { verify } from "./verify.ts";
 import { wait } from "./wait.ts";
 
@@ -40,6 +41,7 @@ export const COMMANDS: readonly TramCommand[] = [
   convert,
   diff,
   ps,
+  top,
   status,
   wait,
   logs,
