@@ -177,10 +177,28 @@ build/bench/%: test/bench/%.c | build/.host
 	@mkdir -p $(@D)
 	$(Q)$(CC) -std=gnu11 -O2 -Wall -Wextra -Werror -pthread -o $@ $<
 
+# The date of the page: of this build, or SOURCE_DATE_EPOCH.
+build/tram.1: build/tram
+	$(Q)./$< help --man > $@.new
+	$(Q)mv $@.new $@
+
+build/completion/%: build/tram
+	@mkdir -p $(@D)
+	$(Q)./$< completion $* > $@.new
+	$(Q)mv $@.new $@
+
+.PHONY: man
+man: build/tram.1 ## the manual page, build/tram.1
+
 PREFIX ?= /usr/local
+SHARE  := $(DESTDIR)$(PREFIX)/share
 .PHONY: install
-install: build/tram ## copies build/tram to PREFIX/bin (default /usr/local)
+install: build/tram build/tram.1 build/completion/bash build/completion/zsh build/completion/fish ## tram, its manual page and shell completions, into PREFIX (default /usr/local)
 	$(Q)install -D -m 0755 build/tram $(DESTDIR)$(PREFIX)/bin/tram
+	$(Q)install -D -m 0644 build/tram.1 $(SHARE)/man/man1/tram.1
+	$(Q)install -D -m 0644 build/completion/bash $(SHARE)/bash-completion/completions/tram
+	$(Q)install -D -m 0644 build/completion/zsh $(SHARE)/zsh/site-functions/_tram
+	$(Q)install -D -m 0644 build/completion/fish $(SHARE)/fish/vendor_completions.d/tram.fish
 
 .PHONY: clean
 clean: ## removes build/ (node_modules/ stays)

@@ -356,6 +356,12 @@ int tram_unsent(int fd) {
   return ioctl(fd, SIOCOUTQ, &bytes) < 0 ? -errno : bytes;
 }
 
+int tram_peer_pid(int fd) {
+  struct ucred peer;
+  socklen_t bytes = sizeof peer;
+  return getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &bytes) < 0 ? -errno : peer.pid;
+}
+
 int tram_shutdown(int fd, int how) { return shutdown(fd, how) < 0 ? -errno : 0; }
 int tram_close(int fd) { return close(fd) < 0 ? -errno : 0; }
 int tram_socket_pair(int32_t *fds) { return socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds) < 0 ? -errno : 0; }

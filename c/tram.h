@@ -249,6 +249,8 @@ TRAM_API int64_t tram_read(int fd, void *out, uint64_t bytes, int timeout_ms, co
 TRAM_API int64_t tram_receive_message(int fd, void *out, uint64_t bytes, int32_t *fds, uint32_t *fd_count);
 TRAM_API int64_t tram_send_message(int fd, const void *data, uint64_t bytes, int pass_fd); /* pass_fd < 0: none */
 TRAM_API int tram_unsent(int fd);                          /* bytes the peer's kernel has not acknowledged */
+/* AF_UNIX: the process that made the other end, or listens there; 0 where this process cannot see it, by a PID namespace. */
+TRAM_API int tram_peer_pid(int fd);
 TRAM_API int tram_shutdown(int fd, int how);
 TRAM_API int tram_close(int fd);
 TRAM_API int tram_socket_pair(int32_t *fds);

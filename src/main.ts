@@ -1,62 +1,11 @@
 // tram: find the command, run it, and turn whatever comes out into text and an exit code. The one place that does.
 import { runCommand } from "citty";
-import { balloon } from "./cli/balloon.ts";
-import { check } from "./cli/check.ts";
 import { checkArguments, nearest, type TramCommand, usage } from "./cli/command.ts";
+import { COMMANDS } from "./cli/commands.ts";
 import { print, say } from "./cli/console.ts";
-import { convert } from "./cli/convert.ts";
-import { demo } from "./cli/demo.ts";
-import { diff } from "./cli/diff.ts";
-import { doctor } from "./cli/doctor.ts";
-import { extract } from "./cli/extract.ts";
-import { dirtyRate, forecast, rehearse } from "./cli/foretell.ts";
-import { inspect } from "./cli/inspect.ts";
-import { migrate } from "./cli/migrate.ts";
-import { pace } from "./cli/pace.ts";
-import { receive } from "./cli/receive.ts";
-import { restore } from "./cli/restore.ts";
-import { run } from "./cli/run.ts";
-import { save } from "./cli/save.ts";
-import { schemaCommand } from "./cli/schema.ts";
-import { seal } from "./cli/seal.ts";
-import { send } from "./cli/send.ts";
-import { set } from "./cli/set.ts";
-import { checkGuest, pause, ps, quit, resume, status } from "./cli/steer.ts";
-import { verify } from "./cli/verify.ts";
+import { EXITS, manual } from "./cli/man.ts";
 import { EXIT, formatError, TramError, toErrorData } from "./errors.ts";
 import { VERSION } from "./version.ts";
-
-/** In the order in which a newcomer needs them. */
-export const COMMANDS: readonly TramCommand[] = [
-  run,
-  migrate,
-  save,
-  receive,
-  send,
-  restore,
-  inspect,
-  check,
-  verify,
-  seal,
-  extract,
-  convert,
-  diff,
-  ps,
-  status,
-  pause,
-  resume,
-  balloon,
-  set,
-  dirtyRate,
-  forecast,
-  rehearse,
-  quit,
-  checkGuest,
-  pace,
-  doctor,
-  schemaCommand,
-  demo,
-];
 
 function overview(): string {
   const width = Math.max(...COMMANDS.map(({ name }) => name.length));
@@ -68,9 +17,9 @@ Usage: tram COMMAND [ARGUMENTS] [OPTIONS]
 Commands:
 ${rows.join("\n")}
 
-tram help COMMAND shows a command's options, with examples.
-Exit codes: 0 done, 1 failed (the guest is at the source), 2 usage, 3 bad bytes, 4 a person must look where the guest is,
-5 cancelled, 6 timed out, 7 refused: the guest is where it was, 130 interrupted.
+tram help COMMAND shows a command's options, with examples; tram help --man prints the manual page.
+Exit codes:
+${EXITS.map(([code, means]) => `  ${String(code).padStart(3)}  ${means}`).join("\n")}
 `;
 }
 
@@ -88,6 +37,10 @@ function findCommand(name: string): TramCommand {
 
 async function dispatch(argv: readonly string[]): Promise<number> {
   const [name, ...rest] = argv;
+  if (name === "help" && rest[0] === "--man") {
+    print(manual(COMMANDS).trimEnd());
+    return EXIT.done;
+  }
   if (name === undefined || ["help", "--help", "-h"].includes(name)) {
     print((rest[0] === undefined ? overview() : usage(findCommand(rest[0]))).trimEnd());
     return name === undefined ? EXIT.usage : EXIT.done;

@@ -21,11 +21,13 @@ export const check = command({
       type: "positional",
       description: "a file, plain or with fixed offsets, a libvirt save image, fd:N or -",
       required: true,
+      names: "file",
     },
     against: {
       type: "string",
       description: "the QEMU that waits for it: its machine and RAM must be the file's",
       valueHint: "VM",
+      names: "guest",
     },
     json: { type: "boolean", description: "one JSON object on standard output" },
   },

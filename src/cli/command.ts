@@ -2,16 +2,32 @@
 import { type ArgsDef, type CommandDef, defineCommand, type ParsedArgs } from "citty";
 import { TramError } from "../errors.ts";
 
+/** What a value names: completion offers these. */
+export type Names = "guest" | "file" | "folder" | "uri";
+
+/** An option or argument: what citty knows of it, and what its help, completion and manual tell besides. */
+export type TramArg = ArgsDef[string] & {
+  /** Its short form, a letter. */
+  alias?: string;
+  many?: boolean;
+  /** All that it takes. */
+  values?: readonly string[];
+  /** Some of what it takes. What ends in ":" or "=" goes on behind that. */
+  suggestions?: readonly string[];
+  names?: Names;
+};
+export type TramArgs = Record<string, TramArg>;
+
 export interface TramCommand {
   name: string;
   summary: string;
   definition: CommandDef<ArgsDef>;
-  args: ArgsDef;
+  args: TramArgs;
   examples: readonly string[];
 }
 
 /** A command whose `run` returns the exit code. */
-export function command<T extends ArgsDef>(options: {
+export function command<const T extends TramArgs>(options: {
   name: string;
   summary: string;
   args: T;
@@ -30,10 +46,58 @@ export function command<T extends ArgsDef>(options: {
 const camel = (name: string): string => name.replace(/-([a-z])/g, (_, letter: string) => letter.toUpperCase());
 const kebab = (name: string): string => name.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`);
 
-export function optionNames(args: ArgsDef): string[] {
-  return Object.entries(args)
-    .filter(([, definition]) => definition.type !== "positional")
-    .map(([name]) => kebab(name));
+/** An option as it is typed. */
+export interface Option {
+  /** "--max-downtime". */
+  long: string;
+  /** "-d". */
+  short: string | null;
+  /** What stands for its value, "TIME"; null: it takes none. */
+  hint: string | null;
+  /** It may be left out; else it follows "=". */
+  hasOptionalValue: boolean;
+  arg: TramArg;
+}
+
+export function optionsOf(args: TramArgs): Option[] {
+  const options = Object.entries(args).filter(([, arg]) => arg.type !== "positional");
+  return options.map(([key, arg]) => ({
+    long: `--${kebab(key)}`,
+    short: arg.alias === undefined ? null : `-${arg.alias}`,
+    hint: arg.type === "boolean" ? null : (arg.valueHint ?? arg.values?.join("|") ?? "VALUE"),
+    hasOptionalValue: key === "json" && arg.type === "string",
+    arg,
+  }));
+}
+
+/** An argument: "VM". */
+export interface Positional {
+  name: string;
+  isRequired: boolean;
+  isMany: boolean;
+  arg: TramArg;
+}
+
+export function positionalsOf(args: TramArgs): Positional[] {
+  const positionals = Object.entries(args).filter(([, arg]) => arg.type === "positional");
+  return positionals.map(([key, arg]) => ({
+    name: key.toUpperCase(),
+    isRequired: arg.required !== false,
+    isMany: arg.many === true,
+    arg,
+  }));
+}
+
+/** "VM [SIZE]". */
+export const positionalLine = (args: TramArgs): string =>
+  positionalsOf(args)
+    .map(({ name, isRequired, isMany }) => `${isRequired ? name : `[${name}]`}${isMany ? "..." : ""}`)
+    .join(" ");
+
+/** "--detach, -d", "--timeout TIME", "--json[=PATH|fd:N]". */
+export function optionText({ long, short, hint, hasOptionalValue }: Option): string {
+  const value = hint === null ? "" : hasOptionalValue ? `[=${hint}]` : ` ${hint}`;
+  return `${long}${short ? `, ${short}` : ""}${value}`;
 }
 
 /**
@@ -41,8 +105,8 @@ export function optionNames(args: ArgsDef): string[] {
  * arguments for citty, with a bare --json spelt out.
  */
 export function checkArguments(raw: readonly string[], { name, args }: TramCommand): string[] {
-  const known = new Map(Object.entries(args).map(([key, definition]) => [kebab(key), definition]));
-  const positionals = Object.values(args).filter((definition) => definition.type === "positional");
+  const options = optionsOf(args);
+  const positionals = positionalsOf(args);
   const checked: string[] = [];
   let given = 0;
   for (let i = 0; i < raw.length; i++) {
@@ -52,26 +116,24 @@ export function checkArguments(raw: readonly string[], { name, args }: TramComma
       checked.push(text);
       continue;
     }
-    const [option, value] = text.includes("=")
+    const [typed, value] = text.includes("=")
       ? [text.slice(0, text.indexOf("=")), text.slice(text.indexOf("=") + 1)]
       : [text, null];
-    const key = option.replace(/^--/, "");
-    const definition = option.startsWith("--") && known.get(key)?.type !== "positional" ? known.get(key) : undefined;
-    if (!definition) throw unknownOption(option, name, args);
-    if (definition.type === "boolean") {
-      if (value !== null) throw new TramError("E_USAGE", `--${key} takes no value`, { found: text });
-      checked.push(key.startsWith("no-") ? `--${camel(key)}` : text); // citty would take --no-x for the opposite of --x
-    } else if (key === "json") {
-      checked.push(`--json=${value ?? "-"}`);
+    const option = options.find(({ long, short }) => typed === long || typed === short);
+    if (!option) throw unknownOption(typed, name, options);
+    const { long, hint, hasOptionalValue, arg } = option;
+    if (hint === null) {
+      if (value !== null) throw new TramError("E_USAGE", `${long} takes no value`, { found: text });
+      checked.push(long.startsWith("--no-") ? `--${camel(long.slice(2))}` : long); // citty would take --no-x for the opposite of --x
+    } else if (hasOptionalValue) {
+      checked.push(`${long}=${value ?? "-"}`);
     } else {
       const next = value ?? raw[++i];
-      if (next === undefined)
-        throw new TramError("E_USAGE", `--${key} needs a value`, { expected: definition.description });
-      checked.push(`--${key}=${next}`);
+      if (next === undefined) throw new TramError("E_USAGE", `${long} needs a value`, { expected: arg.description });
+      checked.push(`${long}=${next}`);
     }
   }
-  const takesMany = Object.values(args).some((definition) => "many" in definition);
-  if (given > positionals.length && !takesMany)
+  if (given > positionals.length && !positionals.some(({ isMany }) => isMany))
     throw new TramError(
       "E_USAGE",
       `tram ${name} takes ${positionals.length || "no"} argument${positionals.length === 1 ? "" : "s"}, and was given ${given}`,
@@ -79,19 +141,20 @@ export function checkArguments(raw: readonly string[], { name, args }: TramComma
         next: `see tram help ${name}`,
       },
     );
-  if (given < positionals.filter((one) => one.required !== false).length) {
-    const missing = Object.keys(args).filter((key) => args[key].type === "positional")[given];
-    throw new TramError("E_USAGE", `tram ${name} needs ${missing.toUpperCase()}`, {
-      expected: args[missing].description,
+  if (given < positionals.filter(({ isRequired }) => isRequired).length) {
+    const missing = positionals[given];
+    throw new TramError("E_USAGE", `tram ${name} needs ${missing.name}`, {
+      expected: missing.arg.description,
       next: `see tram help ${name}`,
     });
   }
   return checked;
 }
 
-function unknownOption(option: string, name: string, args: ArgsDef): TramError {
-  const near = nearest(option.replace(/^-+/, ""), optionNames(args));
-  return new TramError("E_USAGE", `tram ${name} has no option ${option}`, {
+function unknownOption(typed: string, name: string, options: readonly Option[]): TramError {
+  const names = options.map(({ long }) => long.slice(2));
+  const near = nearest(typed.replace(/^-+/, ""), names);
+  return new TramError("E_USAGE", `tram ${name} has no option ${typed}`, {
     next: near ? `did you mean --${near}?` : `see tram help ${name}`,
   });
 }
@@ -119,30 +182,19 @@ function editDistance(a: string, b: string): number {
 
 /** Help of one command, from its table. */
 export function usage({ name, summary, args, examples }: TramCommand): string {
-  const entries = Object.entries(args);
-  const positionals = entries.filter(([, d]) => d.type === "positional");
-  const options = entries.filter(([, d]) => d.type !== "positional");
-  const line = positionals
-    .map(
-      ([key, d]) => `${d.required === false ? `[${key.toUpperCase()}]` : key.toUpperCase()}${"many" in d ? "..." : ""}`,
-    )
-    .join(" ");
+  const options = optionsOf(args);
+  const positionals = positionalsOf(args);
   const rows = (list: [string, string][]) => {
     const width = Math.max(...list.map(([left]) => left.length));
     return list.map(([left, right]) => `  ${left.padEnd(width)}  ${right}`).join("\n");
   };
-  const left = (key: string, definition: ArgsDef[string]): string => {
-    if (definition.type === "boolean") return `--${kebab(key)}`;
-    const hint = "valueHint" in definition && definition.valueHint ? definition.valueHint : "VALUE";
-    return key === "json" ? "--json[=PATH|fd:N]" : `--${kebab(key)} ${hint}`;
-  };
+  const described = (arg: TramArg): string => arg.description ?? "";
   const parts = [
     `tram ${name}: ${summary}`,
-    `Usage: tram ${name} ${line}${options.length ? " [OPTIONS]" : ""}`.replace(/ +/g, " "),
+    `Usage: tram ${name} ${positionalLine(args)}${options.length ? " [OPTIONS]" : ""}`.replace(/ +/g, " "),
   ];
-  if (positionals.length)
-    parts.push(`Arguments:\n${rows(positionals.map(([key, d]) => [key.toUpperCase(), d.description ?? ""]))}`);
-  if (options.length) parts.push(`Options:\n${rows(options.map(([key, d]) => [left(key, d), d.description ?? ""]))}`);
+  if (positionals.length) parts.push(`Arguments:\n${rows(positionals.map((one) => [one.name, described(one.arg)]))}`);
+  if (options.length) parts.push(`Options:\n${rows(options.map((one) => [optionText(one), described(one.arg)]))}`);
   parts.push(`Examples:\n${examples.map((example) => `  ${example}`).join("\n")}`);
   return `${parts.join("\n\n")}\n`;
 }

@@ -19,6 +19,7 @@ export function startConsumer(command: string, direction: "write" | "read"): Con
     stdin: direction === "write" ? its : "ignore",
     stdout: direction === "read" ? its : 2, // our stdout carries the product; what the command says goes to stderr
     stderr: "inherit",
+    env: process.env, // as it is by now: see detach.ts
   });
   net.close(its);
   const finished = child.exited.then(() => {

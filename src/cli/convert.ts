@@ -26,9 +26,20 @@ export const convert = command({
       type: "positional",
       description: "a plain stream (file, libvirt save image, fd:N or -), or a file with fixed offsets",
       required: true,
+      names: "file",
     },
-    out: { type: "positional", description: "the other kind: PATH, file:PATH,offset=N, fd:N or -", required: true },
-    json: { type: "string", description: "events as JSON, one a line; the last is the report", valueHint: "PATH|fd:N" },
+    out: {
+      type: "positional",
+      description: "the other kind: PATH, file:PATH,offset=N, fd:N or -",
+      required: true,
+      names: "file",
+    },
+    json: {
+      type: "string",
+      description: "events as JSON, one a line; the last is the report",
+      valueHint: "PATH|fd:N",
+      names: "file",
+    },
   },
   examples: [
     "tram convert stream.bin vm.tram",

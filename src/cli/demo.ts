@@ -4,13 +4,14 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { Subprocess } from "bun";
 import { EXIT, TramError } from "../errors.ts";
-import type { Accel } from "../machine/tracking.ts";
+import { ACCELS, type Accel } from "../machine/tracking.ts";
 import { openKvm } from "../native/kvm.ts";
 import { net } from "../native/net.ts";
 import { command } from "./command.ts";
 import { print, say } from "./console.ts";
 import type { FinalReport } from "./report.ts";
 import { parseAccel } from "./run.ts";
+import { ownCommand } from "./self.ts";
 import { formatBytes, formatCount, formatMs, formatRate, parseMemory } from "./units.ts";
 
 const READY_MS = 20_000;
@@ -27,8 +28,9 @@ export const demo = command({
       type: "string",
       description: "pages the guest writes each second, or max (default max; without KVM 20000)",
       valueHint: "PAGES|max",
+      suggestions: ["max"],
     },
-    accel: { type: "string", description: "kvm, or none (default kvm where it is)", valueHint: "kvm|none" },
+    accel: { type: "string", description: "kvm, or none (default kvm where it is)", values: ACCELS },
   },
   examples: ["tram demo", "tram demo --memory 2G --dirty-rate 20000"],
   async run(args) {
@@ -65,14 +67,8 @@ class Stage {
     return { ...process.env, XDG_RUNTIME_DIR: this.#folder };
   }
 
-  /** In the executable, argv[1] is inside of it; run from source, it is main.ts. */
-  #argv(args: string[]): string[] {
-    const script = process.argv[1];
-    return script.startsWith("/$bunfs/") ? [process.execPath, ...args] : [process.execPath, script, ...args];
-  }
-
   async #tram(...args: string[]): Promise<string> {
-    const child = Bun.spawn(this.#argv(args), { env: this.#env, stdin: "ignore", stdout: "pipe", stderr: "pipe" });
+    const child = Bun.spawn(ownCommand(args), { env: this.#env, stdin: "ignore", stdout: "pipe", stderr: "pipe" });
     const [out, problem] = await Promise.all([new Response(child.stdout).text(), new Response(child.stderr).text()]);
     const code = await child.exited;
     if (code !== 0)
@@ -82,7 +78,7 @@ class Stage {
 
   /** A guest's process, once it says that it runs, or waits. */
   async #start(...args: string[]): Promise<void> {
-    const child = Bun.spawn(this.#argv(["run", ...args]), {
+    const child = Bun.spawn(ownCommand(["run", ...args]), {
       env: this.#env,
       stdin: "ignore",
       stdout: "ignore",

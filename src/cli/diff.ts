@@ -24,8 +24,8 @@ export const diff = command({
   name: "diff",
   summary: "what differs between two streams or files: pages and device fields",
   args: {
-    a: { type: "positional", description: "a file, plain or with fixed offsets", required: true },
-    b: { type: "positional", description: "another", required: true },
+    a: { type: "positional", description: "a file, plain or with fixed offsets", required: true, names: "file" },
+    b: { type: "positional", description: "another", required: true, names: "file" },
     json: { type: "boolean", description: "one JSON object on standard output" },
   },
   examples: ["tram diff before.tram after.tram", "tram diff a.tram b.tram --json | jq .fields"],

@@ -16,6 +16,7 @@ export const doctor = command({
       type: "positional",
       description: "where guests' files shall go (default: the current folder); a file is tried there and removed",
       required: false,
+      names: "folder",
     },
     json: { type: "boolean", description: "one JSON object on standard output" },
   },

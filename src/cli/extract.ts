@@ -26,8 +26,9 @@ export const extract = command({
       type: "positional",
       description: "a file, plain or with fixed offsets, or a libvirt save image",
       required: true,
+      names: "file",
     },
-    out: { type: "positional", description: "where it goes: PATH, fd:N or -", required: true },
+    out: { type: "positional", description: "where it goes: PATH, fd:N or -", required: true, names: "file" },
     ram: {
       type: "boolean",
       description: "the guest's main memory as it lies in its RAM block, with holes for zero pages",

@@ -15,6 +15,7 @@ export const FREE_ARGS = {
     type: "string",
     description: `${PAGE_CACHE.join(" or ")} (default keep). drop: the guest gives up clean cache first, by its balloon`,
     valueHint: "WHAT",
+    values: PAGE_CACHE,
   },
 } as const;
 

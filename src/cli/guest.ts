@@ -6,6 +6,7 @@ export const VM_ARG = {
   type: "positional",
   description: "the guest: its name, or unix:PATH of its QMP socket",
   required: true,
+  names: "guest",
 } as const;
 
 export const JSON_ARG = { type: "boolean", description: "one JSON object on standard output" } as const;

@@ -23,6 +23,7 @@ export const inspect = command({
       description:
         "a file, plain or with fixed offsets; a libvirt save image; a capture of one multifd channel; fd:N; or -",
       required: true,
+      names: "file",
     },
     device: {
       type: "string",

@@ -31,6 +31,7 @@ export const migrate = command({
       type: "positional",
       description: "where to: tcp:HOST:PORT, unix:PATH, file:PATH, fd:N, exec:COMMAND or -",
       required: true,
+      names: "uri",
     },
     maxDowntime: MAX_DOWNTIME_ARG,
     maxBandwidth: {
@@ -47,6 +48,7 @@ export const migrate = command({
       type: "string",
       description: `what then: ${ON_TIMEOUT.join(", ")} (default cancel). pause: the guest stands still until all is sent`,
       valueHint: "WHAT",
+      values: ON_TIMEOUT,
     },
     hold: {
       type: "boolean",
@@ -61,11 +63,13 @@ export const migrate = command({
       type: "string",
       description: `send pages without copying them, over tcp: and --channels: ${ZERO_COPY_MODES.join(", ")} (default auto)`,
       valueHint: "MODE",
+      values: ZERO_COPY_MODES,
     },
     compress: {
       type: "string",
       description: "compress what --channels carry: zstd, zstd:LEVEL or none (default none)",
       valueHint: "METHOD",
+      suggestions: ["none", "zstd", "zstd:"],
     },
     ...FREE_ARGS,
     verify: {
@@ -77,8 +81,14 @@ export const migrate = command({
       type: "string",
       description: "each phase and when it began, one a line, into this file",
       valueHint: "PATH",
+      names: "file",
     },
-    json: { type: "string", description: "events as JSON, one a line; the last is the report", valueHint: "PATH|fd:N" },
+    json: {
+      type: "string",
+      description: "events as JSON, one a line; the last is the report",
+      valueHint: "PATH|fd:N",
+      names: "file",
+    },
   },
   examples: [
     "tram migrate a tcp:host2:4444",

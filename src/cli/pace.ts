@@ -21,6 +21,7 @@ export const pace = command({
       type: "string",
       description: "each look into this file, one a line: milliseconds of the host's monotonic clock, pages written",
       valueHint: "PATH",
+      names: "file",
     },
     json: JSON_ARG,
   },

@@ -22,11 +22,13 @@ export const receive = command({
       type: "positional",
       description: "where it comes: tcp:HOST:PORT, unix:PATH, fd:N, exec:COMMAND or -",
       required: true,
+      names: "uri",
     },
     file: {
       type: "positional",
       description: "the file: PATH, file:PATH,offset=N, fd:N or - (a regular file)",
       required: true,
+      names: "file",
     },
     channels: {
       type: "string",
@@ -34,7 +36,12 @@ export const receive = command({
       valueHint: "N",
     },
     timeout: { type: "string", description: "longest silence of the source (default 10s)", valueHint: "TIME" },
-    json: { type: "string", description: "events as JSON, one a line; the last is the report", valueHint: "PATH|fd:N" },
+    json: {
+      type: "string",
+      description: "events as JSON, one a line; the last is the report",
+      valueHint: "PATH|fd:N",
+      names: "file",
+    },
   },
   examples: [
     "tram receive unix:/run/in.sock vm.tram       # then, in QEMU's monitor: migrate -d unix:/run/in.sock",

@@ -6,7 +6,7 @@ import { TramError } from "../errors.ts";
 import type { EmptyVm } from "../machine/machine.ts";
 import { restoredRam, restoreMachine } from "../machine/restore.ts";
 import type { TrackingWish } from "../machine/tracking.ts";
-import { BUFFERED, chooseDirect, type DirectMode, lease, tryLock } from "../native/file.ts";
+import { BUFFERED, chooseDirect, DIRECT_MODES, type DirectMode, lease, tryLock } from "../native/file.ts";
 import { net } from "../native/net.ts";
 import { openUserfaultfd } from "../native/uffd.ts";
 import { SnapshotFile } from "../reader/snapshot.ts";
@@ -22,6 +22,8 @@ import { type FileSpec, statOf } from "./file-target.ts";
 import type { GuestProcess } from "./guest-process.ts";
 import { formatBytes, formatMs, parseCount } from "./units.ts";
 
+const VERIFY = ["lazy", "first", "off"] as const;
+
 export const RESTORE_ARGS = {
   lazy: { type: "boolean", description: "snapshot: the file is the guest's memory, and read while it runs (default)" },
   eager: { type: "boolean", description: "read all of it before the guest runs" },
@@ -30,6 +32,7 @@ export const RESTORE_ARGS = {
     description:
       "compare pages with the file's hashes: lazy (while it runs), first (before it sees them) or off (default lazy)",
     valueHint: "WHEN",
+    values: VERIFY,
   },
   noPrefetch: { type: "boolean", description: "do not read ahead: only what the guest touches" },
   channels: { type: "string", description: "eager: threads that read (default 2)", valueHint: "N" },
@@ -37,6 +40,7 @@ export const RESTORE_ARGS = {
     type: "string",
     description: `eager: past the page cache: ${DIRECT_CHOICES} (default auto)`,
     valueHint: "MODE",
+    values: DIRECT_MODES,
   },
 } as const;
 
@@ -51,7 +55,6 @@ export interface RestoreOptions {
   direct: DirectMode;
 }
 
-const VERIFY = ["lazy", "first", "off"] as const;
 const CHANNELS_MAX = 64;
 
 export function restoreOptions(args: {

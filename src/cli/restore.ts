@@ -8,37 +8,33 @@ import { command } from "./command.ts";
 import { print } from "./console.ts";
 import { parseFile } from "./file-target.ts";
 import { isOurSnapshot, RESTORE_ARGS } from "./restore-guest.ts";
-import { ACCEL_ARGS, runGuest } from "./run.ts";
+import { ACCEL_ARGS, PROCESS_ARGS, startGuest } from "./run.ts";
 
 export const restore = command({
   name: "restore",
   summary: "brings a guest out of a snapshot",
   args: {
-    file: { type: "positional", description: "the file: PATH, file:PATH,offset=N, fd:N or -", required: true },
+    file: {
+      type: "positional",
+      description: "the file: PATH, file:PATH,offset=N, fd:N or -",
+      required: true,
+      names: "file",
+    },
     name: { type: "string", description: "the guest's name (default the one it was saved with)", valueHint: "NAME" },
     ...RESTORE_ARGS,
     ...ACCEL_ARGS,
-    paused: { type: "boolean", description: "do not run the guest yet: tram resume NAME does" },
-    serial: {
-      type: "string",
-      description: "the serial port's output: none, stdio or file:PATH (default none)",
-      valueHint: "WHERE",
-    },
-    qmp: {
-      type: "string",
-      description: "QMP socket (default: NAME.qmp in the runtime folder)",
-      valueHint: "unix:PATH",
-    },
+    ...PROCESS_ARGS,
   },
   examples: [
     "tram restore a.tram                     # runs within milliseconds; its memory is read while it runs",
     "tram restore a.tram --name b            # a clone: the file is never changed",
+    "tram restore -d a.tram                  # in the background; tram logs a",
     "tram restore a.tram --eager --channels 4",
     "tram restore a.tram --verify first      # no page is seen before it was checked",
   ],
   async run(args) {
     const spec = parseFile(args.file, 0);
-    return isOurSnapshot(spec) ? runGuest({ ...args, incoming: args.file }, spec) : explain(args.file);
+    return isOurSnapshot(spec) ? startGuest({ ...args, incoming: args.file }, spec) : explain(args.file);
   },
 });
 

@@ -1,6 +1,6 @@
 // tram run: boots a guest, or waits for one.
 import { openSync } from "node:fs";
-import { resolve } from "node:path";
+import { dirname, resolve } from "node:path";
 import { DEFAULT_REPLY_MS, MOVE_CHANNELS_MAX } from "../control/send.ts";
 import { EXIT, TramError } from "../errors.ts";
 import {
@@ -23,6 +23,7 @@ import { VERSION } from "../version.ts";
 import { command } from "./command.ts";
 import { say } from "./console.ts";
 import { startConsumer } from "./consumer.ts";
+import { Detached, detach } from "./detach.ts";
 import { type FileSpec, parseFile } from "./file-target.ts";
 import { GuestProcess } from "./guest-process.ts";
 import {
@@ -33,7 +34,7 @@ import {
   restoreGuest,
   restoreOptions,
 } from "./restore-guest.ts";
-import { checkName, claimSocket, isName, socketPathOf } from "./runtime.ts";
+import { checkName, claimSocket, isName, runtimeFolder, socketPathOf } from "./runtime.ts";
 import { formatBytes, parseCount, parseDuration, parseMemory } from "./units.ts";
 
 const DEFAULT_MEMORY = 512 << 20;
@@ -46,11 +47,35 @@ export const ACCEL_ARGS = {
     description:
       "how writes are found during a move: log, ring[=ENTRIES of each vCPU's], without KVM scan, faults or marks, or auto (default auto)",
     valueHint: "HOW",
+    suggestions: [...new Set([...TRACKING.kvm, ...TRACKING.none]), "ring="],
   },
   accel: {
     type: "string",
     description: "kvm; or none: the walker's native twin, where there is no /dev/kvm (default kvm)",
-    valueHint: "kvm|none",
+    values: ACCELS,
+  },
+} as const;
+
+/** Of every guest's process, however its guest comes. */
+export const PROCESS_ARGS = {
+  detach: {
+    type: "boolean",
+    alias: "d",
+    description:
+      "return when the guest is there, and print its name; it goes on by itself: tram logs NAME has what it says",
+  },
+  paused: { type: "boolean", description: "do not run the guest yet: tram resume NAME does" },
+  serial: {
+    type: "string",
+    description: "the serial port's output: none, stdio or file:PATH (default none)",
+    valueHint: "WHERE",
+    suggestions: ["none", "stdio", "file:"],
+  },
+  qmp: {
+    type: "string",
+    description: "QMP socket (default: NAME.qmp in the runtime folder)",
+    valueHint: "unix:PATH",
+    suggestions: ["unix:"],
   },
 } as const;
 
@@ -61,12 +86,14 @@ export const run = command({
     guest: {
       type: "string",
       description: "the guest to boot: walker, which dirties memory and checks itself",
-      valueHint: "walker",
+      values: ["walker"],
     },
     incoming: {
       type: "string",
       description: "wait for a guest here instead: tcp:, unix:, file:, fd:, exec:, - or defer",
       valueHint: "URI",
+      names: "uri",
+      suggestions: ["defer"],
     },
     name: { type: "string", description: "the guest's name (default tram-PID)", valueHint: "NAME" },
     memory: { type: "string", description: "RAM (default 512M; an incoming guest brings its own)", valueHint: "SIZE" },
@@ -84,11 +111,13 @@ export const run = command({
       type: "string",
       description: "walker: pages it writes each second, or max (default 1000)",
       valueHint: "PAGES|max",
+      suggestions: ["max"],
     },
     fill: {
       type: "string",
       description: "walker: what the rest of RAM holds: zero, random, text, mixed (default mixed)",
       valueHint: "KIND",
+      values: FILLS,
     },
     seed: { type: "string", description: "walker: seed of that content (default 1)", valueHint: "N" },
     balloon: {
@@ -109,16 +138,7 @@ export const run = command({
       type: "string",
       description: `walker: what it does when asked for free pages: ${HABITS.join(", ")} (default keep)`,
       valueHint: "HABIT",
-    },
-    serial: {
-      type: "string",
-      description: "the serial port's output: none, stdio or file:PATH (default none)",
-      valueHint: "WHERE",
-    },
-    qmp: {
-      type: "string",
-      description: "QMP socket (default: NAME.qmp in the runtime folder)",
-      valueHint: "unix:PATH",
+      values: HABITS,
     },
     timeout: {
       type: "string",
@@ -133,7 +153,7 @@ export const run = command({
       valueHint: "N",
     },
     ...ACCEL_ARGS,
-    paused: { type: "boolean", description: "do not run the guest yet: tram resume NAME does" },
+    ...PROCESS_ARGS,
     prealloc: {
       type: "boolean",
       description:
@@ -143,6 +163,7 @@ export const run = command({
   examples: [
     "tram run --guest walker --name a --memory 1G --dirty-rate max",
     "tram run --incoming tcp:0.0.0.0:4444 --name a",
+    "tram run -d --guest walker --name a     # in the background; tram logs a",
     "tram migrate a - | ssh host tram run --incoming - --name a",
   ],
   run(args) {
@@ -167,7 +188,7 @@ export const run = command({
     );
     if (!snapshot && restoreOnly)
       throw new TramError("E_USAGE", `${option(restoreOnly)} is for a guest out of a snapshot: --incoming file:FILE`);
-    return runGuest(args, snapshot);
+    return startGuest(args, snapshot);
   },
 });
 
@@ -203,6 +224,7 @@ interface RunArgs {
   serial?: string;
   qmp?: string;
   timeout?: string;
+  detach?: boolean;
   paused?: boolean;
   prealloc?: boolean;
   lazy?: boolean;
@@ -215,8 +237,25 @@ interface RunArgs {
   accel?: string;
 }
 
-/** One guest's whole life in this process; its exit code. `spec`: it comes out of this snapshot. */
-export async function runGuest(args: RunArgs, spec: FileSpec | null): Promise<number> {
+/** A guest in this process, or with --detach in one of its own; the exit code. `spec`: it comes out of this snapshot. */
+export function startGuest(args: RunArgs, spec: FileSpec | null): Promise<number> {
+  if (!args.detach) return runGuest(args, spec, null);
+  const detached = Detached.here();
+  if (detached) return runGuest(args, spec, detached);
+  if (args.serial === "stdio")
+    throw new TramError("E_USAGE", "--serial stdio and --detach exclude each other: the guest has no terminal then", {
+      next: "use --serial file:PATH",
+    });
+  if (args.incoming && /^(-$|fd:)/.test(args.incoming))
+    throw new TramError("E_USAGE", `'${args.incoming}' is this command's own, and a detached guest has none of that`, {
+      expected: "tcp:, unix:, file:, exec: or a path",
+      next: "receive the stream from a socket, or leave --detach out and let the shell do it: tram run ... &",
+    });
+  return detach(args.qmp === undefined ? runtimeFolder() : dirname(qmpPath(args.qmp)));
+}
+
+/** One guest's whole life. */
+async function runGuest(args: RunArgs, spec: FileSpec | null, detached: Detached | null): Promise<number> {
   const given = args.name === undefined ? null : checkName(args.name);
   const memory = args.memory === undefined ? null : parseMemory(args.memory, "--memory");
   const cpus = args.cpus === undefined ? null : parseCount(args.cpus, "--cpus", 1, CPUS_MAX);
@@ -248,6 +287,7 @@ export async function runGuest(args: RunArgs, spec: FileSpec | null): Promise<nu
   const socketPath = args.qmp === undefined ? socketPathOf(name) : qmpPath(args.qmp);
   const socket = { fd: claimSocket(socketPath, name, args.qmp !== undefined) };
 
+  detached?.nameLog(socketPath);
   guest.identify(name, socketPath);
   const signals = onEndSignals(guest);
   try {
@@ -291,10 +331,12 @@ export async function runGuest(args: RunArgs, spec: FileSpec | null): Promise<nu
       });
       say(`guest '${name}' waits on ${listener ? endpointName(listener.endpoint) : "QMP migrate-incoming"}`);
     }
+    detached?.ready(name);
     return await guest.ended;
   } finally {
     signals.remove();
     guest.cleanUp();
+    detached?.cleanUp();
   }
 }
 

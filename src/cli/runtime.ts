@@ -1,5 +1,5 @@
 // The runtime folder: where a user's guests have their sockets, and how a guest is found by its name.
-import { mkdirSync, readdirSync, rmSync, statSync } from "node:fs";
+import { mkdirSync, readdirSync, rmSync, type Stats, statSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, isAbsolute, join, resolve } from "node:path";
 import { TramError } from "../errors.ts";
@@ -8,6 +8,7 @@ import { net } from "../native/net.ts";
 import { SOCKET_PATH_BYTES_MAX } from "../transport/address.ts";
 
 const SUFFIX = ".qmp";
+const LOG_SUFFIX = ".log";
 const NAME_PATTERN = /^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$/;
 
 const userId = (): number => process.getuid?.() ?? 0;
@@ -42,13 +43,16 @@ export function runtimeFolder(): string {
   return folder;
 }
 
-function isFolder(path: string): boolean {
+/** Null: there is nothing, or nothing that may be seen. */
+export function statOrNull(path: string): Stats | null {
   try {
-    return statSync(path).isDirectory();
+    return statSync(path);
   } catch {
-    return false;
+    return null;
   }
 }
+
+const isFolder = (path: string): boolean => statOrNull(path)?.isDirectory() ?? false;
 
 export const isName = (name: string): boolean => NAME_PATTERN.test(name);
 
@@ -62,6 +66,12 @@ export function checkName(name: string): string {
 
 export const socketPathOf = (name: string): string => join(runtimeFolder(), name + SUFFIX);
 
+/** What a detached guest says: NAME.log beside NAME.qmp, and beside a socket of another folder PATH.log. */
+export function logPathOf(socketPath: string): string {
+  const isOurs = dirname(socketPath) === runtimePath() && socketPath.endsWith(SUFFIX);
+  return (isOurs ? socketPath.slice(0, -SUFFIX.length) : socketPath) + LOG_SUFFIX;
+}
+
 /** VM as users give it: a guest's name, or unix:PATH of a QMP socket. */
 export function findSocket(vm: string): string {
   if (vm.startsWith("unix:")) return resolve(vm.slice(5));
@@ -71,6 +81,13 @@ export function findSocket(vm: string): string {
       next: vm.includes(":") ? "a monitor is reached by unix:PATH only" : `did you mean unix:${vm}?`,
     });
   return join(runtimePath(), checkName(vm) + SUFFIX);
+}
+
+/** Nobody is behind this socket: it is not there, or is what a killed guest left. */
+export function isGone(socketPath: string): boolean {
+  const fd = net.tryConnectUnix(socketPath, 1000);
+  if (fd >= 0) net.close(fd);
+  return ["ENOENT", "ECONNREFUSED"].includes(errnoName(fd));
 }
 
 /** All of this user's guests that have a socket. */

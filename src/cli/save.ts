@@ -6,6 +6,7 @@ import { DEFAULT_LIMITS } from "../control/limits.ts";
 import { AFTER, type After, SAVE_THREADS_MAX } from "../control/save.ts";
 import { DEFAULT_REPLY_MS } from "../control/send.ts";
 import { TramError, toErrorData } from "../errors.ts";
+import { DIRECT_MODES } from "../native/file.ts";
 import { net } from "../native/net.ts";
 import { QmpClient } from "../qmp/client.ts";
 import { DOWNTIME_MS_MAX, isQemu, type MigrateInfo, QemuMigration } from "../qmp/migration.ts";
@@ -37,21 +38,24 @@ export const save = command({
       type: "positional",
       description: "the guest: its name, or unix:PATH of its QMP socket, tram's or QEMU's",
       required: true,
+      names: "guest",
     },
     file: {
       type: "positional",
       description: "the file: PATH, file:PATH,offset=N or fd:N (a regular file)",
       required: true,
+      names: "file",
     },
     after: {
       type: "string",
       description: "what becomes of the guest then: quit, pause or resume (default quit)",
       valueHint: "WHAT",
+      values: AFTER,
     },
     disks: {
       type: "string",
       description: "none: resume the guest though its disks go on without the file",
-      valueHint: "none",
+      values: ["none"],
     },
     channels: {
       type: "string",
@@ -62,6 +66,7 @@ export const save = command({
       type: "string",
       description: `past the page cache: ${DIRECT_CHOICES} (default auto)`,
       valueHint: "MODE",
+      values: DIRECT_MODES,
     },
     reserve: { type: "boolean", description: "allocate all the blocks it may need before it begins" },
     overcommit: { type: "boolean", description: "begin even where the worst case would not fit the disk" },
@@ -74,7 +79,12 @@ export const save = command({
     maxBandwidth: { type: "string", description: "the most to take (default no limit)", valueHint: "RATE" },
     ...FREE_ARGS,
     timeout: { type: "string", description: "the longest it may take (default none)", valueHint: "TIME" },
-    json: { type: "string", description: "events as JSON, one a line; the last is the report", valueHint: "PATH|fd:N" },
+    json: {
+      type: "string",
+      description: "events as JSON, one a line; the last is the report",
+      valueHint: "PATH|fd:N",
+      names: "file",
+    },
   },
   examples: [
     "tram save a a.tram                                       # tram restore a.tram brings it back",

@@ -25,6 +25,7 @@ export const seal = command({
       description:
         "a file with fixed offsets, QEMU's or tram's: PATH or file:PATH,offset=N, and nothing behind the stream",
       required: true,
+      names: "file",
     },
     sidecar: { type: "boolean", description: "leaves the file as it is: the seal goes into FILE.seal" },
     channels: CHANNELS_OPTION,

@@ -30,11 +30,13 @@ export const send = command({
       type: "positional",
       description: "the file, with fixed offsets: PATH or file:PATH,offset=N",
       required: true,
+      names: "file",
     },
     uri: {
       type: "positional",
       description: "who waits: tcp:HOST:PORT, unix:PATH, fd:N, exec:COMMAND or -",
       required: true,
+      names: "uri",
     },
     maxBandwidth: {
       type: "string",
@@ -50,6 +52,7 @@ export const send = command({
       type: "string",
       description: `with --channels: send pages without copying them: ${ZERO_COPY_MODES.join(", ")} (default off)`,
       valueHint: "MODE",
+      values: ZERO_COPY_MODES,
     },
     qemu: {
       type: "string",
@@ -58,7 +61,12 @@ export const send = command({
     },
     uuid: { type: "string", description: "with --channels: the guest's -uuid at the target", valueHint: "UUID" },
     timeout: { type: "string", description: "longest silence of the target (default 60s)", valueHint: "TIME" },
-    json: { type: "string", description: "events as JSON, one a line; the last is the report", valueHint: "PATH|fd:N" },
+    json: {
+      type: "string",
+      description: "events as JSON, one a line; the last is the report",
+      valueHint: "PATH|fd:N",
+      names: "file",
+    },
   },
   examples: [
     "tram send vm.tram unix:/run/in.sock     # while there waits: qemu-system-x86_64 … -incoming unix:/run/in.sock",

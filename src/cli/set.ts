@@ -1,4 +1,5 @@
 // tram set: changes what limits a move that is under way, tram's and QEMU's.
+import { ON_TIMEOUT } from "../control/limits.ts";
 import { EXIT, TramError } from "../errors.ts";
 import { isQemu } from "../qmp/migration.ts";
 import { command, nearest } from "./command.ts";
@@ -44,6 +45,14 @@ export const set = command({
       description: `one or more of ${Object.keys(KNOBS).join("=, ")}=, with the values of tram migrate's options; none: no limit`,
       required: true,
       many: true,
+      suggestions: [
+        "max-bandwidth=",
+        "max-downtime=",
+        "timeout=",
+        ...ON_TIMEOUT.map((what) => `on-timeout=${what}`),
+        "hold=on",
+        "hold=off",
+      ],
     },
   },
   examples: [

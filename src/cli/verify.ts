@@ -20,9 +20,10 @@ export const verify = command({
       type: "positional",
       description: "a file with fixed offsets: PATH, file:PATH,offset=N or fd:N; others are checked only",
       required: true,
+      names: "file",
     },
     channels: CHANNELS_OPTION,
-    seal: { type: "string", description: "where the seal is (default: at the file's end, or in FILE.seal)", valueHint: "PATH" }, // biome-ignore format: one line
+    seal: { type: "string", description: "where the seal is (default: at the file's end, or in FILE.seal)", valueHint: "PATH", names: "file" }, // biome-ignore format: one line
     json: { type: "boolean", description: "one JSON object on standard output" },
   },
   examples: ["tram verify vm.tram", "tram verify vm.mapped --seal /backup/vm.mapped.seal", "tram verify vm.tram --json | jq .bad"], // biome-ignore format: one line

@@ -160,6 +160,11 @@ export const net = {
 
   /** Bytes written to a socket that the other kernel has not yet acknowledged. */
   unsent: (fd: number): number => symbols.tram_unsent(fd),
+  /** Which process has the other end of a unix socket, or listens there; null: it cannot be seen from here. */
+  peerPid: (fd: number): number | null => {
+    const pid = symbols.tram_peer_pid(fd);
+    return pid > 0 ? pid : null;
+  },
   shutdown: (fd: number, what: "writing" | "both" = "both"): number =>
     symbols.tram_shutdown(fd, what === "writing" ? 1 : 2),
   close: (fd: number): number => symbols.tram_close(fd),

@@ -133,6 +133,7 @@ const SIGNATURES = {
   tram_receive_message: { args: ["i32", "ptr", "u64_fast", "ptr", "ptr"], returns: "i64_fast" },
   tram_send_message: { args: ["i32", "ptr", "u64_fast", "i32"], returns: "i64_fast" },
   tram_unsent: { args: ["i32"], returns: "i32" },
+  tram_peer_pid: { args: ["i32"], returns: "i32" },
   tram_shutdown: { args: ["i32", "i32"], returns: "i32" },
   tram_close: { args: ["i32"], returns: "i32" },
   tram_socket_pair: { args: ["ptr"], returns: "i32" },

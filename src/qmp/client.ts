@@ -55,6 +55,11 @@ export class QmpClient {
     }
   }
 
+  /** The guest's process; null: it cannot be seen from here. */
+  get pid(): number | null {
+    return net.peerPid(this.#fd);
+  }
+
   async #message(timeoutMs: number): Promise<QmpMessage | null> {
     const end = performance.now() + timeoutMs;
     for (;;) {

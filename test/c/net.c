@@ -569,6 +569,19 @@ static void descriptors_are_told_apart(void) {
   rmdir(folder);
 }
 
+static void a_listeners_process_is_known(void) {
+  make_folder();
+  const char *path = in_folder("s");
+  const int listener = tram_listen_unix(path), fd = tram_connect_unix(path, 1000, NULL);
+  CHECK(listener >= 0 && fd >= 0);
+  CHECK_EQ(tram_peer_pid(fd), getpid());
+  close(fd);
+  close(listener);
+  CHECK_EQ(tram_peer_pid(fd), -EBADF);
+  unlink(path);
+  rmdir(folder);
+}
+
 static void a_folder_is_locked_for_one(void) {
   make_folder();
   const int lock = tram_lock_folder(folder), other = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -608,6 +621,7 @@ const struct test net_tests[] = {
     {"net: a listening unix socket has mode 0600 and belongs to one", a_unix_socket_is_its_owners},
     {"net: TCP connects, reports its port, and drains", tcp_connects_and_reports_its_port},
     {"net: sockets, pipes, files and devices are told apart", descriptors_are_told_apart},
+    {"net: a listener's process is known to who connects", a_listeners_process_is_known},
     {"net: a folder is locked for one at a time", a_folder_is_locked_for_one},
     {"kvm: a kick sets immediate_exit, and a thread that is gone is ESRCH", a_kick_sets_the_flag_first},
     {0},

@@ -219,10 +219,27 @@ export class Bed {
     return existsSync(folder) ? readdirSync(folder).sort() : [];
   }
 
+  /** Processes that say what they say into a file here: nobody waits for those. */
+  #detached(): number[] {
+    const outputs = readdirSync("/proc")
+      .filter((name) => /^\d+$/.test(name))
+      .map((name) => ({ pid: Number(name), output: linkOf(`/proc/${name}/fd/2`) }));
+    return outputs.filter(({ output }) => output?.startsWith(`${this.folder}/`)).map(({ pid }) => pid);
+  }
+
   async dispose(): Promise<void> {
     for (const running of this.#running) if (!running.hasEnded) running.kill("SIGKILL");
     await Promise.all(this.#running.map((running) => running.code));
+    for (const pid of this.#detached()) process.kill(pid, "SIGKILL");
     rmSync(this.folder, { recursive: true, force: true });
+  }
+}
+
+function linkOf(path: string): string | null {
+  try {
+    return readlinkSync(path);
+  } catch {
+    return null;
   }
 }
 

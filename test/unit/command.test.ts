@@ -1,5 +1,5 @@
 import { describe, expect, test } from "bun:test";
-import { checkArguments, command, nearest, optionNames, usage } from "../../src/cli/command.ts";
+import { checkArguments, command, nearest, optionsOf, usage } from "../../src/cli/command.ts";
 import { TramError } from "../../src/errors.ts";
 
 const move = command({
@@ -9,8 +9,9 @@ const move = command({
     vm: { type: "positional", description: "whose", required: true },
     uri: { type: "positional", description: "whereto", required: false },
     maxDowntime: { type: "string", description: "how long it may stand still", valueHint: "TIME" },
-    json: { type: "string", description: "events" },
+    json: { type: "string", description: "events", valueHint: "PATH|fd:N" },
     paused: { type: "boolean", description: "stay stopped" },
+    quick: { type: "boolean", description: "make haste", alias: "q" },
   },
   examples: ["tram move a tcp:b:1"],
   run: () => 0,
@@ -74,6 +75,10 @@ describe("checkArguments", () => {
       ["a", "--json=out"],
       ["a", "--json=out"],
     ],
+    [
+      ["-q", "a"],
+      ["--quick", "a"],
+    ],
   ])("makes %j for citty %j", (raw, checked) => {
     expect(checkArguments(raw, move)).toEqual(checked);
   });
@@ -90,6 +95,9 @@ describe("checkArguments", () => {
     [["a", "--vm=b"], "has no option --vm", "see tram help move"],
     [["a", "--"], "has no option --", "see tram help move"],
     [["a", "--paused=yes"], "--paused takes no value", "--paused=yes"],
+    [["a", "-q=yes"], "--quick takes no value", "-q=yes"],
+    [["a", "-qq"], "has no option -qq", "see tram help move"],
+    [["a", "--q"], "has no option --q", "see tram help move"],
     [["a", "--max-downtime"], "--max-downtime needs a value", "how long it may stand still"],
     [["a", "b", "c"], "tram move takes 2 arguments, and was given 3", "see tram help move"],
     [[], "tram move needs VM", "see tram help move"],
@@ -133,12 +141,13 @@ describe("nearest", () => {
 
 describe("usage", () => {
   test("has every option in kebab case, with its description, and the examples", () => {
-    expect(optionNames(move.args)).toEqual(["max-downtime", "json", "paused"]);
+    expect(optionsOf(move.args).map(({ long }) => long)).toEqual(["--max-downtime", "--json", "--paused", "--quick"]);
     const text = usage(move);
     expect(text).toStartWith("tram move: moves things\n\nUsage: tram move VM [URI] [OPTIONS]\n");
     expect(text).toMatch(/^ {2}--max-downtime TIME +how long it may stand still$/m);
     expect(text).toMatch(/^ {2}--json\[=PATH\|fd:N\] +events$/m);
     expect(text).toMatch(/^ {2}--paused +stay stopped$/m);
+    expect(text).toMatch(/^ {2}--quick, -q +make haste$/m);
     expect(text).toEndWith("Examples:\n  tram move a tcp:b:1\n");
   });
 
