@@ -133,6 +133,15 @@ TRAM_API int64_t tram_hash_open(void); /* of bytes that come in pieces; the hand
 TRAM_API int tram_hash_update(struct tram_hash *hash, const void *data, uint64_t bytes);
 TRAM_API int tram_hash_close(struct tram_hash *hash, uint64_t *out);
 
+/* look.c: what pages look like. `looks` has a byte for each page of a block: 0 until somebody looks at it; then that it is zero,
+ * or the entropy of its bytes (from 0 to 8 bits per byte, of a sample), in parts of a bit. */
+enum { TRAM_LOOK_ZERO = 1, TRAM_LOOK_DATA = 2, TRAM_LOOK_BIT = 30 };
+TRAM_API int tram_look_pages(const uint8_t *buffer, uint64_t buffer_bytes, const uint32_t *index, const uint32_t *offset,
+                             uint32_t count, uint8_t *looks, uint64_t pages);
+/* Of `count` pages each: how many bytes of page i differ, and whether it is zero in a, and in b. */
+enum { TRAM_ZERO_BEFORE = 0x4000, TRAM_ZERO_AFTER = 0x8000 };
+TRAM_API int tram_look_changes(const uint8_t *a, const uint8_t *b, uint32_t count, uint16_t *changes);
+
 /* inflate.c: a multifd channel's compressed pages, one zlib or zstd stream for the whole channel. */
 struct tram_inflate;
 TRAM_API int64_t tram_inflate_open(int zstd); /* the handle */

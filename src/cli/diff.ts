@@ -1,11 +1,15 @@
 // tram diff: what differs between two streams or files: pages, and device fields.
 import { EXIT, formatError, TramError, toErrorData } from "../errors.ts";
-import { differingPages } from "../inspect/pages.ts";
+import { changeKinds } from "../inspect/change-map.ts";
+import type { PagesByKind } from "../inspect/kinds.ts";
+import { changesBetween, differingRuns } from "../inspect/pages.ts";
 import { type FieldValue, fieldValues } from "../inspect/values.ts";
 import type { MappedFile } from "../reader/mapped.ts";
 import { command } from "./command.ts";
 import { print, say } from "./console.ts";
 import { openForPages } from "./extract.ts";
+import { changePicture, checkMap, figuresOf, legend, MAP_OPTION, writeMap } from "./map.ts";
+import type { Picture } from "./picture/picture.ts";
 import { JSON_SCHEMA } from "./report.ts";
 import { formatCount } from "./units.ts";
 
@@ -26,24 +30,24 @@ export const diff = command({
   args: {
     a: { type: "positional", description: "a file, plain or with fixed offsets", required: true, names: "file" },
     b: { type: "positional", description: "another", required: true, names: "file" },
+    map: MAP_OPTION,
     json: { type: "boolean", description: "one JSON object on standard output" },
   },
-  examples: ["tram diff before.tram after.tram", "tram diff a.tram b.tram --json | jq .fields"],
+  examples: [
+    "tram diff before.tram after.tram",
+    "tram diff a.tram b.tram --json | jq .fields",
+    "tram diff a.tram b.tram --map changes.svg",
+  ],
   run(args) {
     try {
-      const a = openForPages(args.a, "-");
-      const b = openForPages(args.b, "-");
-      const headers = compareHeaders(a, b);
-      const blocks = compareBlocks(a, b);
-      const fields = compareFields(a, b);
-      const same =
-        !headers.length &&
-        blocks.every(({ differingPages: pages, onlyIn }) => pages === 0 && !onlyIn) &&
-        !fields.length;
-      if (args.json)
-        print(JSON.stringify({ schema: JSON_SCHEMA, a: args.a, b: args.b, same, headers, blocks, fields }));
-      else print(format(headers, blocks, fields));
-      return same ? SAME : DIFFERS;
+      if (args.map === undefined) return tell(args.a, args.b, compare(args.a, args.b), args.json === true, null);
+      const out = args.map;
+      checkMap(out, [args.a, args.b]);
+      const { found, picture } = writeMap(out, () => {
+        const found = compare(args.a, args.b);
+        return { found, picture: pictureOf(`${args.a} → ${args.b}`, found) };
+      });
+      return tell(args.a, args.b, found, args.json === true, { picture, out });
     } catch (error) {
       if (!(error instanceof TramError)) throw error;
       say(formatError(toErrorData(error)));
@@ -51,6 +55,64 @@ export const diff = command({
     }
   },
 });
+
+interface Comparison {
+  headers: FieldDifference[];
+  blocks: BlockDifference[];
+  fields: FieldDifference[];
+  /** Of the blocks that both have. */
+  pages: PagesByKind[];
+  /** The second one. */
+  after: MappedFile;
+}
+
+function compare(pathA: string, pathB: string): Comparison {
+  const a = openForPages(pathA, "-");
+  const b = openForPages(pathB, "-");
+  const compared = compareBlocks(a, b);
+  return {
+    headers: compareHeaders(a, b),
+    blocks: compared.map(({ difference }) => difference),
+    fields: compareFields(a, b),
+    pages: compared.flatMap(({ pages }) => pages ?? []),
+    after: b,
+  };
+}
+
+function tell(
+  a: string,
+  b: string,
+  { headers, blocks, fields }: Comparison,
+  json: boolean,
+  map: { picture: Picture; out: string } | null,
+): number {
+  const same =
+    !headers.length && blocks.every(({ differingPages: pages, onlyIn }) => pages === 0 && !onlyIn) && !fields.length;
+  const figures = map && figuresOf(map.out, map.picture);
+  if (json)
+    print(
+      JSON.stringify({ schema: JSON_SCHEMA, a, b, same, headers, blocks, fields, ...(figures && { map: figures }) }),
+    );
+  else {
+    print(format(headers, blocks, fields));
+    if (map && figures) print(`\n${legend(map.picture, figures)}`);
+  }
+  return same ? SAME : DIFFERS;
+}
+
+function pictureOf(title: string, { pages, fields, after }: Comparison): Picture {
+  const differing = new Set(fields.map(({ field }) => field.split(".")[0]));
+  return changePicture({
+    title,
+    machine: after.configuration.machine,
+    blocks: pages,
+    sections: after.tail.devices.map(({ name, instance, bodyBytes }) => ({
+      name: instance ? `${name}/${instance}` : name,
+      bytes: bodyBytes,
+      differs: differing.has(`${name}/${instance}`),
+    })),
+  });
+}
 
 function compareHeaders(a: MappedFile, b: MappedFile): FieldDifference[] {
   const rows: [string, string, string][] = [
@@ -71,32 +133,29 @@ interface BlockDifference {
   onlyIn: "a" | "b" | null;
 }
 
-function compareBlocks(a: MappedFile, b: MappedFile): BlockDifference[] {
+/** `pages`: what became of each; null where one of them has no such block. */
+function compareBlocks(a: MappedFile, b: MappedFile): { difference: BlockDifference; pages: PagesByKind | null }[] {
   const names = [...new Set([...a.blocks, ...b.blocks].map(({ name }) => name))];
   return names.map((name) => {
     const left = a.blocks.find((block) => block.name === name);
     const right = b.blocks.find((block) => block.name === name);
-    if (!left || !right)
-      return {
-        name,
-        pages: (left ?? right)?.present.pages ?? 0,
-        differingPages: 0,
-        ranges: [],
-        onlyIn: left ? "a" : "b",
-      };
+    if (!left || !right) {
+      const pages = (left ?? right)?.present.pages ?? 0;
+      const difference = { name, pages, differingPages: 0, ranges: [], onlyIn: left ? ("a" as const) : ("b" as const) };
+      return { difference, pages: null };
+    }
     if (left.bytes !== right.bytes)
       throw new TramError("E_STREAM", `block '${name}' has two sizes`, {
         expected: `${left.bytes} bytes`,
         found: `${right.bytes} bytes`,
         next: "these are different machines",
       });
-    const ranges = differingPages(a, left, b, right);
+    const changes = changesBetween(a, left, b, right);
+    const ranges = differingRuns(changes);
+    const differingPages = ranges.reduce((sum, [first, end]) => sum + end - first, 0);
     return {
-      name,
-      pages: left.present.pages,
-      differingPages: ranges.reduce((sum, [first, end]) => sum + end - first, 0),
-      ranges,
-      onlyIn: null,
+      difference: { name, pages: left.present.pages, differingPages, ranges, onlyIn: null },
+      pages: { name, bytes: left.bytes, kinds: changeKinds(changes) },
     };
   });
 }

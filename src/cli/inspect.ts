@@ -2,6 +2,7 @@
 import { type ErrorData, EXIT, formatError, fromErrorData, TramError, toErrorData } from "../errors.ts";
 import { type ChannelSurvey, surveyChannel } from "../inspect/channel.ts";
 import { commandLine, pluggedDevices } from "../inspect/machine.ts";
+import { PageMap } from "../inspect/page-map.ts";
 import { openInput, type StreamInput } from "../inspect/source.ts";
 import { type Survey, survey } from "../inspect/survey.ts";
 import { type FieldValue, fieldValues } from "../inspect/values.ts";
@@ -11,7 +12,10 @@ import { commandName } from "../stream/commands.ts";
 import { command } from "./command.ts";
 import { print, say } from "./console.ts";
 import { parseFile } from "./file-target.ts";
+import { checkMap, contentPicture, figuresOf, legend, MAP_OPTION, writeMap } from "./map.ts";
+import type { Picture } from "./picture/picture.ts";
 import { exitOf, JSON_SCHEMA } from "./report.ts";
+import { table } from "./table.ts";
 import { formatBytes, formatCount } from "./units.ts";
 
 export const inspect = command({
@@ -31,6 +35,7 @@ export const inspect = command({
       valueHint: "NAME",
     },
     at: { type: "string", description: "names the record that has a byte of the file", valueHint: "OFFSET" },
+    map: MAP_OPTION,
     json: { type: "boolean", description: "everything as one JSON object on standard output" },
   },
   examples: [
@@ -38,8 +43,10 @@ export const inspect = command({
     "tram inspect vm.tram --device rtc",
     "tram inspect stream.bin --at 0x1234",
     "zstdcat stream.zst | tram inspect - --json | jq .devices[].name",
+    "tram inspect vm.tram --map vm.svg",
   ],
   run(args) {
+    if (args.map !== undefined) return showMap(args);
     const input = openInput(parseFile(args.source, 0));
     const watched = args.at === undefined ? null : parseOffset(args.at);
     if (input.kind === "channel") return showChannel(args.source, surveyChannel(input.transport), args.json === true);
@@ -57,6 +64,58 @@ export const inspect = command({
     return exitOf(problems);
   },
 });
+
+/** What is wrong with the stream ends it: nobody is to take half a map for a whole one. */
+function showMap(args: { source: string; map?: string; device?: string; at?: string; json?: boolean }): number {
+  const out = args.map as string;
+  if (args.device !== undefined || args.at !== undefined)
+    throw new TramError("E_USAGE", "tram inspect shows one thing at a time", {
+      expected: "--map, --device or --at",
+      found: args.device === undefined ? "--map and --at" : "--map and --device",
+    });
+  checkMap(out, [args.source]);
+  const input = openInput(parseFile(args.source, 0));
+  if (input.kind === "channel")
+    throw new TramError("E_STREAM", `${args.source} is a capture of one multifd channel: it has no RAM blocks`, {
+      next: "tram receive keeps all channels of a multifd migration",
+    });
+  const pages = new PageMap();
+  const { found, picture } = writeMap(out, () => {
+    const found = survey(input.transport, input.offset, null, pages);
+    return { found, picture: pictureOf(args.source === "-" ? input.name : args.source, input, found, pages) };
+  });
+  const map = { ...figuresOf(out, picture), changedPages: pages.changedPages };
+  if (args.json) print(JSON.stringify({ ...asJson(args.source, input, found), map }));
+  else print(legend(picture, map));
+  if (pages.changedPages)
+    say(
+      `${formatCount(pages.changedPages)} pages came as changes (XBZRLE) to what they had been: they are drawn as what they had been`,
+    );
+  const problems = [sealProblemOf(input, found)].filter((one) => one !== null);
+  for (const problem of problems) say(formatError(problem));
+  return exitOf(problems);
+}
+
+function pictureOf(title: string, input: StreamInput, found: Survey, pages: PageMap): Picture {
+  if (found.problem) throw fromErrorData(found.problem);
+  if (found.multifd)
+    throw new TramError("E_STREAM", `${title}: the pages went over other channels: there are none to draw here`, {
+      next: "tram receive keeps all channels of a multifd migration",
+    });
+  const { configuration, devices, tailBytes } = found;
+  const sections = devices.map(({ name, instance, bodyBytes }) => ({
+    name: instance ? `${name}/${instance}` : name,
+    bytes: bodyBytes,
+  }));
+  const unknown = tailBytes.length > 1 ? [{ name: "not described", bytes: tailBytes.length }] : [];
+  return contentPicture({
+    title,
+    kind: `${kindOf(input, found)}: pages that are not in it ${found.kind === "fixed" ? "are zero" : "were never sent"}`,
+    machine: configuration.machine,
+    blocks: pages.blocks(),
+    sections: sections.length || found.tail?.description ? sections : unknown,
+  });
+}
 
 function parseOffset(text: string): number {
   const value = /^(0x[0-9a-f]+|[0-9]+)$/i.test(text) ? Number(text) : Number.NaN;
@@ -156,14 +215,6 @@ function deviceTable({ devices }: Survey): string {
       `${offset}`,
     ]),
   );
-}
-
-/** The first column to the left, numbers to the right. */
-function table(head: readonly string[], rows: readonly (readonly string[])[]): string {
-  const widths = head.map((title, i) => Math.max(title.length, ...rows.map((row) => row[i].length)));
-  const line = (cells: readonly string[]) =>
-    cells.map((cell, i) => (i === 0 ? cell.padEnd(widths[0]) : cell.padStart(widths[i]))).join("  ");
-  return [line(head), ...rows.map(line)].join("\n");
 }
 
 function formatDevices(found: Survey, wanted: string): string {

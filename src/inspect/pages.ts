@@ -1,6 +1,7 @@
 // The pages of a file with fixed offsets, read in runs: copied elsewhere, or compared.
 
 import { PageFile } from "../native/file.ts";
+import { lookAtChanges, ZERO_AFTER, ZERO_BEFORE } from "../native/look.ts";
 import { PAGE_BYTES } from "../native/ram.ts";
 import type { MappedFile, StoredBlock } from "../reader/mapped.ts";
 
@@ -52,26 +53,28 @@ export function copyRange(
   return copied;
 }
 
-/** Pages that differ between two blocks of one size, as [first, end) runs. */
-export function differingPages(
-  a: MappedFile,
-  blockA: StoredBlock,
-  b: MappedFile,
-  blockB: StoredBlock,
-): [number, number][] {
-  const runs: [number, number][] = [];
-  const [readA, readB] = [wholeChunks(a, blockA), wholeChunks(b, blockB)];
+/** How each page differs between two blocks of one size: see lookAtChanges. */
+export function changesBetween(a: MappedFile, blockA: StoredBlock, b: MappedFile, blockB: StoredBlock): Uint16Array {
   const { pages } = blockA.present;
-  for (let from = 0; from < pages; from += CHUNK_PAGES) {
-    const to = Math.min(from + CHUNK_PAGES, pages);
-    const [bytesA, bytesB] = [readA(from, to), readB(from, to)];
-    for (let page = from; page < to; page++) {
-      const at = (page - from) * PAGE_BYTES;
-      if (Buffer.compare(bytesA.subarray(at, at + PAGE_BYTES), bytesB.subarray(at, at + PAGE_BYTES)) === 0) continue;
-      const last = runs.at(-1);
-      if (last?.[1] === page) last[1]++;
-      else runs.push([page, page + 1]);
-    }
+  const changes = new Uint16Array(pages).fill(ZERO_BEFORE | ZERO_AFTER);
+  const [readA, readB] = [wholeChunks(a, blockA), wholeChunks(b, blockB)];
+  for (let first = 0; first < pages; first += CHUNK_PAGES) {
+    const chunk = { first, pages: Math.min(CHUNK_PAGES, pages - first) };
+    if (!blockA.present.hasAny(chunk) && !blockB.present.hasAny(chunk)) continue;
+    const end = first + chunk.pages;
+    lookAtChanges(readA(first, end), readB(first, end), chunk.pages, changes.subarray(first, end));
+  }
+  return changes;
+}
+
+/** The pages that differ, as [first, end) runs. */
+export function differingRuns(changes: Uint16Array): [number, number][] {
+  const runs: [number, number][] = [];
+  for (let page = 0; page < changes.length; page++) {
+    if ((changes[page] & ~(ZERO_BEFORE | ZERO_AFTER)) === 0) continue;
+    const last = runs.at(-1);
+    if (last?.[1] === page) last[1]++;
+    else runs.push([page, page + 1]);
   }
   return runs;
 }

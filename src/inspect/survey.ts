@@ -52,6 +52,15 @@ export interface Survey {
   at: string | null;
 }
 
+/** Somebody who looks at the pages, too, as they come by. */
+export interface PageWatcher {
+  /** Where a block's pages go; once for each, in their order. */
+  sink(name: string, pages: number): PageSink;
+  /** At the end of a plain stream: the block's pages with content, and those that the stream has told of. */
+  told(name: string, present: Bitmap, told: Bitmap): void;
+}
+
+/** Nobody looks. */
 class CountingSink implements PageSink {
   readonly pages: number;
   constructor(pages: number) {
@@ -64,9 +73,17 @@ class CountingSink implements PageSink {
   }
 }
 
+/** Pages of a file with fixed offsets that are given to a watcher at once. */
+const BATCH_PAGES = 128;
+
 /** Reads a stream that begins at `offset` of its file or channel. `watched`: a byte to name the record of. */
-export function survey(transport: Transport, offset: number, watched: number | null): Survey {
-  const surveying = new Surveying(transport, offset, watched);
+export function survey(
+  transport: Transport,
+  offset: number,
+  watched: number | null,
+  watcher: PageWatcher | null = null,
+): Survey {
+  const surveying = new Surveying(transport, offset, watched, watcher);
   surveying.read();
   return surveying.result;
 }
@@ -76,13 +93,15 @@ class Surveying {
   readonly #source: TransportSource;
   readonly #main: MainChannel;
   readonly #watched: number | null;
+  readonly #watcher: PageWatcher | null;
   readonly #raw = new ByteWriter();
   readonly #sinks: { name: string; sink: PageSink; present: Bitmap; told: Bitmap }[] = [];
   #noted = Number.POSITIVE_INFINITY;
   #ramEnded = false;
   #earlyDevices = 0;
 
-  constructor(transport: Transport, offset: number, watched: number | null) {
+  constructor(transport: Transport, offset: number, watched: number | null, watcher: PageWatcher | null) {
+    this.#watcher = watcher;
     this.#source = new TransportSource(transport, offset);
     this.#main = new MainChannel(this.#source);
     this.#watched = watched;
@@ -114,7 +133,8 @@ class Surveying {
       if (!(error instanceof TramError) || result.configuration.machine === "") throw error;
       result.problem = toErrorData(error);
     }
-    for (const [i, { present, told }] of this.#sinks.entries()) {
+    for (const [i, { name, present, told }] of this.#sinks.entries()) {
+      this.#watcher?.told(name, present, told);
       const block = result.blocks[i];
       block.content = present.count();
       block.untold = block.pages - told.count();
@@ -156,7 +176,7 @@ class Surveying {
           if (!mapped)
             this.#sinks.push({
               name,
-              sink: new CountingSink(pages),
+              sink: this.#watcher?.sink(name, pages) ?? new CountingSink(pages),
               present: new Bitmap(pages),
               told: new Bitmap(pages),
             });
@@ -198,6 +218,27 @@ class Surveying {
     const bytes = new Uint8Array(present.words.buffer);
     bytes.set(this.#source.bytes(bytes.length));
     this.#stored.set(block.name, present);
+    if (this.#watcher) this.#givePages(block, present, this.#watcher.sink(block.name, present.pages));
+  }
+
+  /** The pages with content, run by run, each where it lies in the buffer. */
+  #givePages(block: MappedBlock, present: Bitmap, sink: PageSink): void {
+    const source = this.#source;
+    const index = new Uint32Array(BATCH_PAGES);
+    const offset = new Uint32Array(BATCH_PAGES);
+    for (let page = 0; page < present.pages; ) {
+      const { count, next } = present.find(page, present.pages, index);
+      for (let i = 0, run = 0; i < count; i += run) {
+        source.seek(block.pagesOffset + index[i] * 4096);
+        source.fill(4096);
+        const ready = Math.floor(source.ready / 4096);
+        for (run = 0; run < ready && index[i + run] === index[i] + run && i + run < count; run++)
+          offset[run] = source.at + run * 4096;
+        sink.scatter(source.buffer, index.subarray(i, i + run), offset, run);
+        source.skip(run * 4096);
+      }
+      page = next;
+    }
   }
 
   #device({ at, section }: Extract<MainRecord, { kind: "device" }>): boolean {

@@ -72,6 +72,8 @@ const SIGNATURES = {
   tram_hash_open: { args: [], returns: "i64_fast" },
   tram_hash_update: { args: ["u64_fast", "ptr", "u64_fast"], returns: "i32" },
   tram_hash_close: { args: ["u64_fast", "ptr"], returns: "i32" },
+  tram_look_pages: { args: ["ptr", "u64_fast", "ptr", "ptr", "u32", "ptr", "u64_fast"], returns: "i32" },
+  tram_look_changes: { args: ["ptr", "ptr", "u32", "ptr"], returns: "i32" },
   tram_inflate_open: { args: ["i32"], returns: "i64_fast" },
   tram_inflate: { args: ["u64_fast", "ptr", "u32", "ptr", "u32"], returns: "i32" },
   tram_inflate_close: { args: ["u64_fast"], returns: "i32" },

@@ -1,7 +1,7 @@
 // A walker of tram's own with free memory that moves, or is saved, and is checked behind it: what that took, and what it did with
 // each of the guest's pages.
 import { rmSync } from "node:fs";
-import type { SaveReport } from "../../src/cli/save-guest.ts";
+import type { SaveReport } from "../../src/cli/events.ts";
 import type { Hints } from "../../src/control/hints.ts";
 import { isOver, type Journal } from "../../src/control/journal.ts";
 import type { CacheDrop } from "../../src/control/page-cache.ts";

@@ -12,7 +12,7 @@ const char *__asan_default_options(void) { return "handle_segv=0:handle_sigbus=0
 int main(void) {
   const struct test *const suites[] = {memory_tests, map_tests,    uffd_tests,   file_tests,
                                        hash_tests,   inflate_tests, walker_tests, net_tests,
-                                       channel_tests, index_tests,   marks_tests};
+                                       channel_tests, index_tests,   marks_tests, look_tests};
   unsigned passed = 0, failed = 0, skipped = 0;
   for (unsigned i = 0; i < sizeof suites / sizeof *suites; i++) {
     for (const struct test *one = suites[i]; one->name; one++) {

@@ -42,7 +42,7 @@ struct test {
 
 /* Each ends without a name. */
 extern const struct test memory_tests[], map_tests[], uffd_tests[], file_tests[], hash_tests[], inflate_tests[],
-    walker_tests[], net_tests[], channel_tests[], index_tests[], marks_tests[];
+    walker_tests[], net_tests[], channel_tests[], index_tests[], marks_tests[], look_tests[];
 
 /* xorshift: the same numbers on every run. */
 static inline uint32_t next_random(uint32_t *state) {
