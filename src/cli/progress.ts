@@ -159,7 +159,7 @@ function whatFor(journal: Journal, way: Way, { silentMs }: Speed, measured: Roun
   switch (phase) {
     case "none":
     case "waiting":
-      return "connection";
+      return way === "save" ? null : "connection";
     case "cache":
       return "page-cache";
     case "setup":
@@ -213,7 +213,8 @@ function beginning({ phase, waitsFor }: Progress, { peer }: Journal, way: Way): 
   if (waitsFor === "connection") return way === "keep" ? `waiting on ${peer}` : `connecting to ${peer}`;
   if (waitsFor === "page-cache") return "the guest gives up its page cache";
   if (waitsFor === "free-pages") return "asks the guest for its free pages";
-  if (phase === "setup") return way === "save" ? `writing ${peer}` : `greeting ${peer}`;
+  if (way === "save" && (phase === "none" || phase === "setup")) return `writing ${peer}`;
+  if (phase === "setup") return `greeting ${peer}`;
   return null;
 }
 

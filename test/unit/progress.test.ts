@@ -339,6 +339,7 @@ describe("what is waited for", () => {
 
   test.each<[Phase, Way, string | null]>([
     ["none", "move", "connection"],
+    ["none", "save", null],
     ["waiting", "keep", "connection"],
     ["cache", "save", "page-cache"],
     ["setup", "move", "target"],
