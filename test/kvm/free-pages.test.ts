@@ -190,17 +190,19 @@ kvm(title("a guest that is asked for its free pages"), () => {
       }),
   );
 
-  test("moves ten times to and fro, and is asked each time", () =>
+  test.each(["log", "ring=65536"])("moves ten times to and fro, and is asked each time (%s)", (tracking) =>
     inBed(async (bed) => {
-      let guest = await FreeGuest.walker(bed, "a", ...SMALL, "--habit", "reuse");
+      const how = ["--dirty-tracking", tracking];
+      let guest = await FreeGuest.walker(bed, "a", ...SMALL, "--habit", "reuse", ...how);
       for (let n = 0; n < 10; n++) {
         const name = n % 2 ? "a" : "b";
-        const { report, to } = await arrived(bed, guest, name, { options: SOME_RATE });
+        const { report, to } = await arrived(bed, guest, name, { target: how, options: SOME_RATE });
         expect({ n, hasBegun: report.hints?.hasBegun }).toEqual({ n, hasBegun: true });
         expect((await to.goesOn()).reused).toBeGreaterThan(0);
         guest = to;
       }
-    }));
+    }),
+  );
 
   test("and answers with an older request's number, has nothing left out", () =>
     inBed(async (bed) => {
