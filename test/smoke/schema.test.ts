@@ -52,6 +52,7 @@ describe("what is said", () => {
       await bed.walker("a", ...WALKER, "--dirty-rate", "2000");
       await said(bed, 0, "ps");
       await said(bed, 0, "status", "a");
+      await said(bed, 0, "top", "--once");
       await said(bed, 0, "dirty-rate", "a", "--for", "200ms");
       await said(bed, 0, "forecast", "a", "--bandwidth", "1Gbit/s", "--for", "200ms");
       await said(bed, 0, "forecast", "a", "--bandwidth", "10Mbit/s", "--max-downtime", "1ms", "--for", "200ms");
