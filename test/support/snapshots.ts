@@ -22,6 +22,21 @@ export async function saved(bed: Bed, vm: string, file: string, ...options: stri
   return lastEvent(stdout);
 }
 
+/** Saves, and again until the report is as it should be: on a busy host a guest may answer too late. */
+export async function savedAs(
+  bed: Bed,
+  isMeant: (report: SaveReport) => boolean,
+  vm: string,
+  file: string,
+  ...options: string[]
+): Promise<SaveReport> {
+  for (let n = 0; n < 20; n++) {
+    const report = await saved(bed, vm, file, "--after", "resume", ...options);
+    if (isMeant(report)) return report;
+  }
+  throw new Error(`tram save ${vm} ${file} ${options.join(" ")}: not once as it should be`);
+}
+
 /** The most that a snapshot may take on the disk: the guest's RAM, 2.25 MiB for each GiB of it, and what describes it. */
 export const allocatedMax = (ramBytes: number): number =>
   ramBytes + Math.ceil((ramBytes / 2 ** 30) * 2.25 * MIB) + MIB + (64 << 10);
