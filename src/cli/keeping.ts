@@ -5,6 +5,7 @@ import { type ErrorData, EXIT, formatError, fromErrorData, TramError, toErrorDat
 import type { KeeperInit, KeptSummary } from "../keep/keeper-worker.ts";
 import { startChannel, startKeeper } from "../workers.ts";
 import { say, writeAll } from "./console.ts";
+import type { Recording } from "./recording.ts";
 import { JSON_SCHEMA, outcomeOf } from "./report.ts";
 import { formatBytes, formatCount, formatMs, formatRate } from "./units.ts";
 
@@ -54,6 +55,8 @@ export interface KeepReport {
   bandwidthBytesPerSec: number;
   fileBytes: number;
   channels: KeptSummary["channels"];
+  /** As a QEMU guest's monitor says. */
+  downtimeMs?: number | null;
   error: ErrorData | null;
 }
 
@@ -109,18 +112,21 @@ export function formatKeepReport(report: KeepReport): string {
 export class KeepView {
   readonly #file: string;
   readonly #json: ((event: object) => void) | null;
+  readonly #recording: Recording | null;
   readonly #live: boolean;
   #phase = "";
   #lineShown = false;
   #shownMs = 0;
 
-  constructor(file: string, json: ((event: object) => void) | null) {
+  constructor(file: string, json: ((event: object) => void) | null, recording: Recording | null = null) {
     this.#file = file;
     this.#json = json;
+    this.#recording = recording;
     this.#live = process.stderr.isTTY === true && json === null;
   }
 
   update(journal: Journal): void {
+    this.#recording?.note(journal);
     if (this.#json && journal.phase !== this.#phase)
       this.#json({
         schema: JSON_SCHEMA,

@@ -8,6 +8,7 @@ import { type ErrorData, EXIT, formatError, fromErrorData, TramError, toErrorDat
 import { net } from "../native/net.ts";
 import { print, say, writeAll } from "./console.ts";
 import { type FreeReport, freeReport, freeRows } from "./free-pages.ts";
+import type { Recording } from "./recording.ts";
 import { formatBytes, formatCount, formatMs, formatRate } from "./units.ts";
 
 export const JSON_SCHEMA = "tram/1";
@@ -259,7 +260,7 @@ function channelText(channel: ChannelReport, elapsedMs: number): string {
   return parts.join("; ");
 }
 
-function describeOwner({ owner, vm }: FinalReport): string {
+export function describeOwner({ owner, vm }: Pick<FinalReport, "owner" | "vm">): string {
   if (owner === "target") return "target";
   if (owner === "file") return `the file; '${vm}' stays here, stopped: tram quit ${vm}, or tram resume ${vm}`;
   if (owner === "unconfirmed")
@@ -272,6 +273,7 @@ export class MoveView {
   readonly #vm: string;
   readonly #json: ((event: object) => void) | null;
   readonly #trace: ((phase: string, atMs: number) => void) | null;
+  readonly #recording: Recording | null;
   readonly #live: boolean;
   #shownRounds = 0;
   #traced = 0;
@@ -283,14 +285,17 @@ export class MoveView {
     vm: string,
     json: ((event: object) => void) | null,
     trace: ((phase: string, atMs: number) => void) | null = null,
+    recording: Recording | null = null,
   ) {
     this.#vm = vm;
     this.#json = json;
     this.#trace = trace;
+    this.#recording = recording;
     this.#live = process.stderr.isTTY === true && json === null;
   }
 
   update(journal: Journal): void {
+    this.#recording?.note(journal);
     if (this.#json && journal.phase !== this.#phase)
       this.#json({
         schema: JSON_SCHEMA,
