@@ -15,7 +15,7 @@ CFLAGS  := -std=gnu11 -O2 -g -Wall -Wextra -Wshadow -Wpointer-arith -Wcast-qual 
 C_LIBS  := -Wl,--exclude-libs,ALL -l:libz.a -l:libzstd.a
 C_SRC   := $(wildcard c/*.c)
 C_OBJ   := $(C_SRC:c/%.c=build/c/%.o)
-TS_SRC  := $(shell find src -name '*.ts')
+TS_SRC  := $(shell find src -name '*.ts' -o -name '*.css')
 SCHEMA  := schema/tram-1.schema.json
 WORKERS := $(shell find src -name '*-worker.ts')
 
@@ -78,7 +78,9 @@ build/walker.bin: build/walker.elf
 
 # --- the executable ---------------------------------------------------------------------------------------------------
 
-COMPILE := --compile --bytecode --format esm --root src --no-compile-autoload-bunfig --no-compile-autoload-dotenv --define TRAM_VERSION='"$(VERSION)"'
+# Split, so that what one command alone imports (the charts of a report) is not loaded by all, and threads share what they have in common.
+COMPILE := --compile --bytecode --splitting --format esm --root src --no-compile-autoload-bunfig --no-compile-autoload-dotenv \
+           --define TRAM_VERSION='"$(VERSION)"' --define process.env.NODE_ENV='"production"'
 build/tram: $(TS_SRC) $(SCHEMA) package.json build/libtram.so build/walker.bin node_modules/.installed
 	$(Q)$(BUN) build $(COMPILE) --outfile $@.new src/main.ts $(WORKERS) >/dev/null
 	$(Q)mv $@.new $@

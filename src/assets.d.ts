@@ -7,3 +7,8 @@ declare module "*.bin" {
   const path: string;
   export default path;
 }
+// By `with { type: "text" }`: the file's text.
+declare module "*.css" {
+  const text: string;
+  export default text;
+}

@@ -17,7 +17,9 @@ import { command } from "./command.ts";
 import { print } from "./console.ts";
 import { JSON_ARG, MAX_DOWNTIME_ARG, VM_ARG, withGuest } from "./guest.ts";
 import { type Interrupt, onInterrupt } from "./migrate.ts";
+import type { Recording } from "./recording.ts";
 import { forecastRow, JSON_SCHEMA, remedyText } from "./report.ts";
+import { openReport, REPORT_ARG } from "./report-file.ts";
 import { findSocket } from "./runtime.ts";
 import { formatBytes, formatCount, formatMs, formatRate, parseDuration, parseRate } from "./units.ts";
 
@@ -168,9 +170,13 @@ export const rehearse = command({
       description: "give up after this time (default none: it ends when it stalls)",
       valueHint: "TIME",
     },
+    report: REPORT_ARG,
     json: JSON_ARG,
   },
-  examples: ["tram rehearse a --bandwidth 1Gbit/s", "tram rehearse a --bandwidth 10Gbit/s --max-downtime 50ms --json"],
+  examples: [
+    "tram rehearse a --bandwidth 1Gbit/s --report rehearsal.html",
+    "tram rehearse a --bandwidth 10Gbit/s --max-downtime 50ms --json",
+  ],
   async run(args) {
     const options = {
       peer: "nowhere",
@@ -180,12 +186,13 @@ export const rehearse = command({
       ...(args.timeout !== undefined && { timeoutMs: parseDuration(args.timeout, "--timeout") }),
     };
     const client = await QmpClient.connect(findSocket(args.vm), args.vm);
+    const page = openReport(args.report, { kind: "rehearse", vm: args.vm, where: options.peer, args });
     const interrupt = onInterrupt(client);
     try {
       await refuseQemu(client, args.vm);
       await client.execute("getfd", { fdname: "tram" }, openSync("/dev/null", "w"));
       await client.execute("migrate", { uri: "fd:tram", tram: options });
-      const journal = await untilItIsKnown(client, interrupt);
+      const journal = await untilItIsKnown(client, interrupt, page?.recording);
       const signal = interrupt.signal();
       if (signal) throw new TramError("E_INTERRUPTED", `interrupted by ${signal}: the guest is as it was`);
       const { error } = journal;
@@ -208,7 +215,11 @@ export const rehearse = command({
       if (args.json)
         print(JSON.stringify({ schema: JSON_SCHEMA, name: args.vm, ...found, ...(forecast && { forecast }) }));
       else print(`${movedText(args.vm, found)}${compared}`);
+      await page?.write({ outcome: "completed", owner: "source; a rehearsal does not stop it", error: null });
       return EXIT.done;
+    } catch (error) {
+      await page?.fail(error);
+      throw error;
     } finally {
       interrupt.remove();
       client.close();
@@ -217,10 +228,11 @@ export const rehearse = command({
 });
 
 /** Until it would switch over, or does not come nearer to that. */
-async function untilItIsKnown(client: QmpClient, interrupt: Interrupt): Promise<Journal> {
+async function untilItIsKnown(client: QmpClient, interrupt: Interrupt, recording?: Recording): Promise<Journal> {
   for (let cancelled = false; ; await Bun.sleep(POLL_MS)) {
     await interrupt.cancelOnce();
     const journal = await client.execute<Partial<Journal>>("tram-query-move");
+    if (journal.phase) recording?.note(journal as Journal);
     if (isOver(journal.phase)) return journal as Journal;
     if (!journal.stall || cancelled) continue;
     cancelled = true;

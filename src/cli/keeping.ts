@@ -7,6 +7,7 @@ import { startChannel, startKeeper } from "../workers.ts";
 import { liveLine, say } from "./console.ts";
 import { JSON_SCHEMA, type KeepReport, type Tell } from "./events.ts";
 import { ProgressView } from "./progress-view.ts";
+import type { Recording } from "./recording.ts";
 import { failure, outcomeOf } from "./report.ts";
 import { formatBytes, formatCount, formatMs, formatRate } from "./units.ts";
 
@@ -90,11 +91,13 @@ export function formatKeepReport(report: KeepReport): string {
 export class KeepView {
   readonly #file: string;
   readonly #json: Tell | null;
+  readonly #recording: Recording | null;
   readonly #progress: ProgressView;
 
-  constructor(file: string, json: Tell | null) {
+  constructor(file: string, json: Tell | null, recording: Recording | null = null) {
     this.#file = file;
     this.#json = json;
+    this.#recording = recording;
     this.#progress = new ProgressView("keep", json, {
       phase: ({ phase, owner, elapsedMs }) => ({
         schema: JSON_SCHEMA,
@@ -109,6 +112,7 @@ export class KeepView {
   }
 
   update(journal: Journal): void {
+    this.#recording?.note(journal);
     this.#progress.update(journal);
   }
 

@@ -13,7 +13,8 @@ import { command } from "./command.ts";
 import { type Consumer, startConsumer } from "./consumer.ts";
 import { FREE_ARGS, freeOptions } from "./free-pages.ts";
 import { MAX_DOWNTIME_ARG, VM_ARG } from "./guest.ts";
-import { type FinalReport, failedReport, finalReport, MoveView, openJson, openTrace } from "./report.ts";
+import { describeOwner, type FinalReport, failedReport, finalReport, MoveView, openJson, openTrace } from "./report.ts";
+import { fdPath, openReport, REPORT_ARG } from "./report-file.ts";
 import { findSocket } from "./runtime.ts";
 import { parseCount, parseDuration, parseRate } from "./units.ts";
 import { parseZeroCopy } from "./zero-copy.ts";
@@ -83,6 +84,7 @@ export const migrate = command({
       valueHint: "PATH",
       names: "file",
     },
+    report: REPORT_ARG,
     json: {
       type: "string",
       description: "events as JSON, one a line; the last is the report",
@@ -96,6 +98,7 @@ export const migrate = command({
     "tram migrate a tcp:host2:4444 --channels 4 --zero-copy on",
     "tram migrate a tcp:host2:4444 --hold    # all but the switch-over; that comes with: tram set a hold=off",
     "tram migrate a unix:/run/b.sock --max-downtime 50ms --max-bandwidth 1Gbit/s",
+    "tram migrate a tcp:host2:4444 --report move.html",
     "tram migrate a - | zstd | ssh host2 'zstd -d | tram run --incoming - --name a'",
     'tram migrate a "exec:gzip -c > a.tram.gz"',
   ],
@@ -126,12 +129,17 @@ export const migrate = command({
       copying: process.env.TRAM_COPY_PAGES === "1", // for the benchmark: the same stream through a copying buffer
       lookAtAll: process.env.TRAM_LOOK_AT_ALL === "1", // for the benchmark: never touched pages are read, and sent as zero pages
     };
+    const known = { vm: args.vm, where: options.peer, args, product: productOf(address) };
+    const page = openReport(args.report, { kind: "migrate", ...known });
     try {
-      const report = await move(args.vm, address, options, new MoveView(args.vm, json, openTrace(args.trace)));
+      const view = new MoveView(args.vm, json, openTrace(args.trace), page?.recording);
+      const report = await move(args.vm, address, options, view);
+      await page?.write({ outcome: report.outcome, owner: describeOwner(report), error: report.error });
       if (!report.error) return report.outcome === "cancelled" ? EXIT.cancelled : EXIT.done;
       return fromErrorData(report.error).exitCode;
     } catch (error) {
       failedReport(args.vm, error, json);
+      await page?.fail(error);
       throw error;
     }
   },
@@ -221,6 +229,12 @@ function openChannel(address: Address): Channel {
       return { ...passed, fd: consumer.fd, consumer };
     }
   }
+}
+
+/** Of an address that may be a file. */
+function productOf(address: Address): string | undefined {
+  if (address.scheme === "file") return address.path;
+  return address.scheme === "stdio" ? fdPath(1) : address.scheme === "fd" ? fdPath(address.fd) : undefined;
 }
 
 async function move(vm: string, address: Address, options: object, view: MoveView): Promise<FinalReport> {

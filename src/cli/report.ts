@@ -11,6 +11,7 @@ import { type ChannelReport, type FinalReport, JSON_SCHEMA, type Outcome, type T
 import { freeReport, freeRows } from "./free-pages.ts";
 import type { Way } from "./progress.ts";
 import { ProgressView } from "./progress-view.ts";
+import type { Recording } from "./recording.ts";
 import { formatBytes, formatCount, formatMs, formatRate } from "./units.ts";
 
 export { type FinalReport, JSON_SCHEMA } from "./events.ts";
@@ -193,7 +194,7 @@ function channelText(channel: ChannelReport, elapsedMs: number): string {
   return parts.join("; ");
 }
 
-function describeOwner({ owner, vm }: FinalReport): string {
+export function describeOwner({ owner, vm }: Pick<FinalReport, "owner" | "vm">): string {
   if (owner === "target") return "target";
   if (owner === "file") return `the file; '${vm}' stays here, stopped: tram quit ${vm}, or tram resume ${vm}`;
   if (owner === "unconfirmed")
@@ -207,6 +208,7 @@ export class MoveView {
   readonly #json: Tell | null;
   readonly #trace: ((phase: string, atMs: number) => void) | null;
   readonly #progress: ProgressView;
+  readonly #recording: Recording | null;
   #shownRounds = 0;
   #traced = 0;
   #stalled = false;
@@ -215,11 +217,13 @@ export class MoveView {
     vm: string,
     json: Tell | null,
     trace: ((phase: string, atMs: number) => void) | null = null,
+    recording: Recording | null = null,
     way: Way = "move",
   ) {
     this.#vm = vm;
     this.#json = json;
     this.#trace = trace;
+    this.#recording = recording;
     const guest = (journal: Journal) => ({ vm, owner: journal.owner });
     this.#progress = new ProgressView(way, json, {
       phase: (journal) => ({
@@ -239,6 +243,7 @@ export class MoveView {
   }
 
   update(journal: Journal): void {
+    this.#recording?.note(journal);
     this.#progress.update(journal);
     for (const { phase, atMs } of journal.trace.slice(this.#traced)) this.#trace?.(phase, atMs);
     this.#traced = journal.trace.length;

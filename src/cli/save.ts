@@ -19,6 +19,7 @@ import { fileTarget } from "./file-target.ts";
 import { FREE_ARGS, type FreeArgs, freeOptions, nonDefaultFree } from "./free-pages.ts";
 import { cancelOnSignal, type KeepResult, KeepView, keepReport, reportingFailure, startKeeping } from "./keeping.ts";
 import { MoveView, openJson } from "./report.ts";
+import { fdPath, openReport, REPORT_ARG, savedOutcome } from "./report-file.ts";
 import { findSocket } from "./runtime.ts";
 import { finishSave, saveGuest } from "./save-guest.ts";
 import { parseCount, parseDuration, parseRate } from "./units.ts";
@@ -79,6 +80,7 @@ export const save = command({
     maxBandwidth: { type: "string", description: "the most to take (default no limit)", valueHint: "RATE" },
     ...FREE_ARGS,
     timeout: { type: "string", description: "the longest it may take (default none)", valueHint: "TIME" },
+    report: REPORT_ARG,
     json: {
       type: "string",
       description: "events as JSON, one a line; the last is the report",
@@ -89,6 +91,7 @@ export const save = command({
   examples: [
     "tram save a a.tram                                       # tram restore a.tram brings it back",
     "tram save a a.tram --after resume --channels 4 --direct-io on",
+    "tram save a a.tram --report save.html",
     "tram save unix:/run/vm.qmp vm.tram                       # QEMU ends when the file is on disk",
     "tram save unix:/run/vm.qmp vm.tram --after pause --channels 4",
     "tram save unix:/run/vm.qmp vm.tram --after resume --disks none --max-downtime 50ms",
@@ -112,8 +115,10 @@ export const save = command({
     const timeoutMs = args.timeout === undefined ? 0 : parseDuration(args.timeout, "--timeout");
     const target = fileTarget(args.file);
     const json = openJson(args.json, false);
-    const view = new KeepView(args.file, json);
-    return reportingFailure(args.file, json, async () => {
+    const product = "path" in target ? target.path : fdPath(target.fd);
+    const page = openReport(args.report, { kind: "save", vm: args.vm, where: args.file, args, product });
+    const view = new KeepView(args.file, json, page?.recording);
+    const done = reportingFailure(args.file, json, async () => {
       const client = await QmpClient.connect(findSocket(args.vm), args.vm);
       try {
         if (!(await isQemu(client))) {
@@ -137,11 +142,13 @@ export const save = command({
             limits,
             free,
           };
-          const move = new MoveView(args.vm, json, null, "save");
+          const move = new MoveView(args.vm, json, null, page?.recording ?? null, "save");
           const signals = cancelOnSignal(() => undefined);
           try {
             const report = await saveGuest(args.vm, client, args.file, target, wanted, move, signals.signal);
-            return finishSave(report, move, json);
+            const code = finishSave(report, move, json);
+            await page?.write(savedOutcome(report, after));
+            return code;
           } finally {
             signals.remove();
           }
@@ -149,10 +156,17 @@ export const save = command({
         refuseForQemu(args);
         const saving = new Saving(args.vm, client, after, timeoutMs);
         await saving.check(args.disks === "none");
-        return view.finish(await saving.run(args.file, target, settings, view));
+        const report = await saving.run(args.file, target, settings, view);
+        const code = view.finish(report);
+        await page?.write({ ...savedOutcome(report, after), isQemu: true });
+        return code;
       } finally {
         client.close();
       }
+    });
+    return done.catch(async (error) => {
+      await page?.fail(error);
+      throw error;
     });
   },
 });

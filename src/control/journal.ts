@@ -3,6 +3,7 @@ import type { ErrorData, Owner } from "../errors.ts";
 import type { ChannelCounts } from "./barrier.ts";
 import type { Stall } from "./convergence.ts";
 import type { Hints } from "./hints.ts";
+import type { Limits } from "./limits.ts";
 import type { ForecastNote } from "./measure.ts";
 import type { CacheDrop } from "./page-cache.ts";
 
@@ -83,6 +84,8 @@ export interface Journal {
   multifd?: boolean;
   owner: Owner;
   error: ErrorData | null;
+  /** What limits it now, where it is sent or saved. */
+  limits?: Limits;
   /** What was foretold of this guest, last. */
   forecast?: ForecastNote;
   /** With --verify: pages that had arrived otherwise than sent, and were sent again. */

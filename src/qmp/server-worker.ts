@@ -495,7 +495,8 @@ class Control implements GuestControl {
 
   journal(): Journal | null {
     const journal = board.readJournal<Journal>();
-    return journal && "phase" in journal ? journal : null;
+    if (!journal || !("phase" in journal)) return null;
+    return journal.direction === "outgoing" ? { ...journal, limits: board.limits.now() } : journal;
   }
 
   restore(): RestoreJournal | null {

@@ -1,6 +1,6 @@
 // A guest that has free pages is saved: they are holes in its file; and what comes back from that may use them as it likes.
 import { afterEach, beforeEach, describe, expect, test } from "bun:test";
-import type { SaveReport } from "../../src/cli/save-guest.ts";
+import type { SaveReport } from "../../src/cli/events.ts";
 import { Bed, whyNoKvm } from "../support/bed.ts";
 import { cameLater, FreeGuest, found } from "../support/free-guest.ts";
 import { allocatedBytes, anatomyOf, contentOf, restoreOf, saved, savedAs } from "../support/snapshots.ts";

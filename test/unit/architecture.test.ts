@@ -224,6 +224,17 @@ describe("the outside world", () => {
     expect(globals).toEqual([]);
   });
 
+  test("is drawn in one file, by a library that is loaded with the first page and not before", () => {
+    expect([...new Set(importers(/^(echarts|zrender)\b/))]).toEqual(["cli/page/charts.ts"]);
+    const early = IMPORTS.filter(({ file, target, typeOnly, clause }) => {
+      const isPart = target?.startsWith("cli/page/") && !["cli/page/story.ts"].includes(target);
+      return isPart && !file.startsWith("cli/page/") && !typeOnly && clause !== "";
+    });
+    expect(early).toEqual([]);
+    const parts = IMPORTS.filter(({ file, typeOnly }) => file === "cli/page/story.ts" && !typeOnly);
+    expect(parts.map(({ target }) => target).filter((target) => target?.startsWith("cli/page/"))).toEqual([]);
+  });
+
   test("is told an exit code by main.ts alone", () => {
     expect(filesWith(/\bprocess\s*\.\s*exit\b/)).toEqual(["main.ts"]);
   });
