@@ -139,6 +139,7 @@ bench: build/tram build/bench/bare build/bench/bare-file build/bench/bare-snapsh
 	$(Q)$(BUN) test/bench/converge.ts
 	$(Q)$(BUN) test/bench/stalls.ts
 	$(Q)$(BUN) test/bench/free.ts
+	$(Q)$(BUN) test/bench/asking.ts
 
 .PHONY: bench-files
 bench-files: build/tram build/bench/bare-file ## the part of bench that writes QEMU's guests into files, FILES.md
@@ -163,6 +164,10 @@ bench-stalls: build/tram ## the part of bench that looks at what a guest sees of
 .PHONY: bench-converge
 bench-converge: build/tram build/bench/guest-writer.cpio build/test/initramfs.cpio ## the part of bench that moves guests which write fast, CONVERGE.md; BENCH_QUICK=1: a small one
 	$(Q)$(BUN) test/bench/converge.ts
+
+.PHONY: bench-qmp
+bench-qmp: build/tram ## the part of bench that asks a guest's QMP socket beside others, QMP.md; BENCH_QUICK=1: a small one
+	$(Q)$(BUN) test/bench/asking.ts
 
 .PHONY: bench-free
 bench-free: build/tram ## the part of bench that moves guests with free memory, FREE.md; BENCH_QUICK=1: a small one

@@ -61,6 +61,8 @@ const ACCEPT_AGAIN_MS = 20;
 /** A client that does not read its answers is dropped once this much waits for it. */
 const UNSENT_BYTES_MAX = 4 << 20;
 const KICK_AGAIN_MS = 10;
+/** Answered to one client before it is the others' turn. */
+const TURN_MESSAGES = 8;
 /** More than the mover takes to take leave of a peer. */
 const MOVER_IDLE_MS = 3000;
 const PEER_CHARS_MAX = 1000;
@@ -75,6 +77,7 @@ const ask = (request: QmpRequest): void => tell(request);
 class Client {
   readonly fd: number;
   readonly splitter = new MessageSplitter();
+  readonly #asked: string[] = [];
   readonly passed: number[] = [];
   readonly named = new Map<string, number>();
   negotiated = false;
@@ -113,12 +116,22 @@ class Client {
       return;
     }
     try {
-      for (const message of this.splitter.push(bytes.subarray(0, got.bytes))) this.#answer(message);
+      this.#asked.push(...this.splitter.push(bytes.subarray(0, got.bytes)));
     } catch (error) {
       // The stream of messages cannot be found again in what follows.
       this.send({ error: { class: "GenericError", desc: toErrorData(error).message } });
       this.gone = true;
     }
+  }
+
+  /** Asked, and not answered yet: until then nothing more is read from it. */
+  get isWaiting(): boolean {
+    return this.#asked.length > 0 && !this.gone;
+  }
+
+  /** One that asks much does not keep the others waiting. */
+  takeTurn(): void {
+    for (const message of this.#asked.splice(0, TURN_MESSAGES)) this.#answer(message);
   }
 
   #answer(message: string): void {
@@ -615,23 +628,29 @@ for (;;) {
   const entries = [
     { fd: init.listenFd, events: POLL.in },
     { fd: events.fd, events: POLL.in },
-    ...clients.map((client) => ({ fd: client.fd, events: client.unsent.length ? POLL.in | POLL.out : POLL.in })),
+    ...clients.map((client) => ({
+      fd: client.fd,
+      events: (client.isWaiting ? 0 : POLL.in) | (client.unsent.length ? POLL.out : 0),
+    })),
   ];
+  const isBusy = clients.some((client) => client.isWaiting);
   const leftMs = board.moveTimeLeft(host.clockMs());
   if (leftMs === 0) board.cancelOverdue(); // the mover may be blocked where it cannot look at the time
-  const ready = net.poll(entries, cancelling || leftMs === 0 ? KICK_AGAIN_MS : leftMs);
+  const ready = net.poll(entries, isBusy ? 0 : cancelling || leftMs === 0 ? KICK_AGAIN_MS : leftMs);
   if (cancelling) board.kickMover(); // its signal may have come just before it blocked
-  if (!ready) continue;
-  if (ready[1]) events.tell();
+  for (const client of clients) client.takeTurn();
+  if (ready?.[1]) events.tell();
   clients.forEach((client, i) => {
-    if (ready[i + 2] & POLL.out) client.flush();
-    if (ready[i + 2] & (POLL.in | POLL.hangup | POLL.error)) client.receive();
+    const found = ready?.[i + 2] ?? 0;
+    if (found & POLL.out) client.flush();
+    // One that has gone is still owed what it asked for before: to quit, say.
+    if (found & (POLL.in | POLL.hangup | POLL.error) && !client.isWaiting) client.receive();
   });
   for (const client of clients.filter((one) => one.gone)) {
     clients.splice(clients.indexOf(client), 1);
     client.close();
   }
-  if (ready[0]) {
+  if (ready?.[0]) {
     if (clients.length === CLIENTS_MAX) dropOldest();
     const fd = net.tryAccept(init.listenFd);
     if (fd >= 0) clients.push(new Client(fd));

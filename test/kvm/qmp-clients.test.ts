@@ -140,6 +140,39 @@ describe.skipIf(reason !== null)(`QEMU's clients${reason ? ` (skipped: ${reason}
       client.close();
     }));
 
+  test("one that asks very much is answered, and keeps nobody waiting for all of that", () =>
+    withPair(async (bed) => {
+      const path = bed.path("tram/a.qmp");
+      const [many, one] = [await Qmp.connect(path), await Qmp.connect(path)];
+      const asked = 3000;
+      many.send(Array.from({ length: asked }, (_, id) => `{"execute":"query-migrate","id":${id}}`).join("\n"));
+      expect(await many.next()).toEqual({ return: {}, id: 0 });
+      expect(await one.execute("query-status")).toMatchObject({ return: { status: "running" } });
+      expect(many.arrived).toBeLessThan(asked - 1);
+      for (let id = 1; id < asked; id++) expect(await many.next()).toEqual({ return: {}, id });
+      for (const client of [many, one]) client.close();
+    }));
+
+  test("what was asked before a client has left is done", () =>
+    withPair(async (bed) => {
+      const client = await Qmp.connect(bed.path("tram/a.qmp"));
+      client.send(`${'{"execute":"query-status"}'.repeat(50)}{"execute":"stop"}`);
+      client.end();
+      await bed.until(async () => (await bed.status("a"))?.status === "paused", "stopped");
+    }));
+
+  test("a line of 100 MB ends its client, and nobody else", () =>
+    withPair(async (bed) => {
+      const path = bed.path("tram/a.qmp");
+      const [long, other] = [await Qmp.connect(path), await Qmp.connect(path)];
+      long.send('{"execute":"');
+      long.send(Buffer.alloc(100_000_000, 0x61));
+      expect(await long.next()).toMatchObject({ error: { desc: "a QMP message is too long" } });
+      expect(await long.next()).toBeNull();
+      expect(await other.execute("query-status")).toMatchObject({ return: { status: "running" } });
+      other.close();
+    }));
+
   test("out of band is refused as by a QEMU that has not agreed to it", () =>
     withPair(async (bed) => {
       const client = await Qmp.connect(bed.path("tram/a.qmp"), false);

@@ -63,6 +63,16 @@ export class Qmp {
     }
   }
 
+  /** Messages that have come, and were not looked at yet. */
+  get arrived(): number {
+    return this.#messages.length;
+  }
+
+  /** Asks nothing more. */
+  end(): void {
+    this.#socket.end();
+  }
+
   close(): void {
     this.#socket.destroy();
   }
