@@ -23,13 +23,28 @@ ${EXITS.map(([code, means]) => `  ${String(code).padStart(3)}  ${means}`).join("
 `;
 }
 
+/** What others call them. */
+const SYNONYMS: Record<string, string> = {
+  stop: "pause, or tram quit",
+  kill: "quit",
+  shutdown: "quit",
+  start: "run",
+  create: "run",
+  list: "ps",
+  ls: "ps",
+  snapshot: "save",
+  load: "restore",
+  info: "inspect",
+};
+
 function findCommand(name: string): TramCommand {
   const found = COMMANDS.find((one) => one.name === name);
   if (found) return found;
-  const near = nearest(
+  const known = SYNONYMS[name] ?? null;
+  const near = known ?? nearest(
     name,
     COMMANDS.map((one) => one.name),
-  );
+  ); // biome-ignore format: one line
   throw new TramError("E_USAGE", `there is no command '${name}'`, {
     next: near ? `did you mean tram ${near}?` : "see tram help",
   });

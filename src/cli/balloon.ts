@@ -1,6 +1,7 @@
 // tram balloon: how much of its memory a guest has, and that it is to have more or less of it.
 import { EXIT, TramError } from "../errors.ts";
 import type { QmpClient } from "../qmp/client.ts";
+import { isQemu } from "../qmp/migration.ts";
 import { command } from "./command.ts";
 import { print } from "./console.ts";
 import { JSON_ARG, VM_ARG, withGuest } from "./guest.ts";
@@ -66,6 +67,11 @@ async function resize(client: QmpClient, vm: string, size: number, memoryBytes: 
     throw new TramError("E_USAGE", `'${vm}' has no more memory than it was started with`, {
       expected: `at most ${formatBytes(memoryBytes)}`,
       found: formatBytes(size),
+    });
+  const facts = (await isQemu(client)) ? {} : await client.execute<{ isDriven?: boolean }>("tram-query-balloon");
+  if (facts.isDriven === false)
+    throw new TramError("E_STATE", `'${vm}' has a balloon, and no driver for it`, {
+      next: "a walker drives it if it has memory free: tram run --guest walker --free SIZE",
     });
   await client.execute("balloon", { value: size });
 }

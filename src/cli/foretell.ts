@@ -15,7 +15,7 @@ import { QmpClient } from "../qmp/client.ts";
 import { isQemu } from "../qmp/migration.ts";
 import { command } from "./command.ts";
 import { print } from "./console.ts";
-import { JSON_ARG, MAX_DOWNTIME_ARG, VM_ARG, withGuest } from "./guest.ts";
+import { JSON_ARG, MAX_DOWNTIME_ARG, requireTram, VM_ARG, withGuest } from "./guest.ts";
 import { type Interrupt, onInterrupt } from "./migrate.ts";
 import type { Recording } from "./recording.ts";
 import { forecastRow, JSON_SCHEMA, remedyText } from "./report.ts";
@@ -189,7 +189,12 @@ export const rehearse = command({
     const page = openReport(args.report, { kind: "rehearse", vm: args.vm, where: options.peer, args });
     const interrupt = onInterrupt(client);
     try {
-      await refuseQemu(client, args.vm);
+      await requireTram(
+        client,
+        args.vm,
+        "which sends its pages itself: only guests of tram's are rehearsed",
+        `tram forecast ${args.vm} --bandwidth RATE measures it, and reckons`,
+      );
       await client.execute("getfd", { fdname: "tram" }, openSync("/dev/null", "w"));
       await client.execute("migrate", { uri: "fd:tram", tram: options });
       const journal = await untilItIsKnown(client, interrupt, page?.recording);
@@ -238,17 +243,6 @@ async function untilItIsKnown(client: QmpClient, interrupt: Interrupt, recording
     cancelled = true;
     await client.execute("migrate_cancel");
   }
-}
-
-async function refuseQemu(client: QmpClient, name: string): Promise<void> {
-  if (!(await isQemu(client))) return;
-  throw new TramError(
-    "E_REFUSED",
-    `'${name}' is QEMU's, which sends its pages itself: only guests of tram's are rehearsed`,
-    {
-      next: `tram forecast ${name} --bandwidth RATE measures it, and reckons`,
-    },
-  );
 }
 
 const QEMU_SECONDS_MAX = 60;

@@ -1,5 +1,7 @@
 // The guest that a command names: how it is named, and a connection to its monitor for as long as something is done there.
+import { TramError } from "../errors.ts";
 import { QmpClient } from "../qmp/client.ts";
+import { isQemu } from "../qmp/migration.ts";
 import { findSocket } from "./runtime.ts";
 
 export const VM_ARG = {
@@ -25,4 +27,9 @@ export async function withGuest<T>(name: string, action: (client: QmpClient) => 
   } finally {
     client.close();
   }
+}
+
+/** Refuses a guest of QEMU's for what only tram's own can do. `next`: what can be done instead. */
+export async function requireTram(client: QmpClient, name: string, why: string, next: string): Promise<void> {
+  if (await isQemu(client)) throw new TramError("E_REFUSED", `'${name}' is QEMU's, ${why}`, { next });
 }

@@ -12,7 +12,7 @@ import { OutputFile } from "../writer/output-file.ts";
 import { command } from "./command.ts";
 import { type Consumer, startConsumer } from "./consumer.ts";
 import { FREE_ARGS, freeOptions } from "./free-pages.ts";
-import { MAX_DOWNTIME_ARG, VM_ARG } from "./guest.ts";
+import { MAX_DOWNTIME_ARG, requireTram, VM_ARG } from "./guest.ts";
 import { describeOwner, type FinalReport, failedReport, finalReport, MoveView, openJson, openTrace } from "./report.ts";
 import { fdPath, openReport, REPORT_ARG } from "./report-file.ts";
 import { findSocket } from "./runtime.ts";
@@ -242,6 +242,12 @@ async function move(vm: string, address: Address, options: object, view: MoveVie
   const interrupt = onInterrupt(client);
   let channel: Channel | null = null;
   try {
+    await requireTram(
+      client,
+      vm,
+      "which moves itself",
+      `in its monitor: migrate -d URI; or keep it in between: tram save ${vm} FILE, then tram send FILE URI`,
+    );
     await untilBooted(client, interrupt.signal);
     channel = openChannel(address);
     if (channel.fd >= 0) {

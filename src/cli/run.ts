@@ -126,7 +126,8 @@ export const run = command({
     },
     free: {
       type: "string",
-      description: "walker: memory that it has written to once, and has free since (default 0; else --balloon)",
+      description:
+        "walker: memory that it has written to once, and has free since; with it there is a balloon (default 0)",
       valueHint: "SIZE",
     },
     cache: {
@@ -363,7 +364,7 @@ function walkerOptions(args: Pick<RunArgs, (typeof WALKER_ARGS)[number]>, memory
   const rate = args.dirtyRate ?? "1000";
   return {
     workingSetBytes: args.workingSet === undefined ? half : parseMemory(args.workingSet, "--working-set"),
-    dirtyRate: rate === "max" ? 0 : parseCount(rate, "--dirty-rate", 1, 100_000_000),
+    dirtyRate: rate === "max" ? 0 : parseCount(rate, "--dirty-rate", 1, 100_000_000, "max, or "),
     fill,
     seed: args.seed === undefined ? 1 : parseCount(args.seed, "--seed", 0, 2 ** 32 - 1),
     freeBytes,

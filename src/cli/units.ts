@@ -30,7 +30,8 @@ export function parseRate(text: string, option: string): number {
   if (bits) return Math.max(1, Math.round((Number(bits[1]) * BIT_UNITS[bits[2].toLowerCase()]) / 8));
   const bytes = text.trim().replace(/\/s$/i, "");
   // "100Mb/s" is megabits to some and mebibytes to others.
-  if (!/^[0-9]/.test(bytes) || /[kmgKMG]b$/.test(bytes))
+  // Bare bytes a second are what nobody means.
+  if (!/^[0-9]/.test(bytes) || /[kmgKMG]b$/.test(bytes) || /^[0-9.]+$/.test(text.trim()))
     throw bad("rate", option, text, "for example 800MiB/s or 10Gbit/s");
   const rate = parseSize(bytes, option);
   if (rate <= 0) throw bad("rate", option, text, "more than nothing, for example 800MiB/s");
@@ -48,9 +49,9 @@ export function parseDuration(text: string, option: string): number {
 }
 
 /** A whole number in [min, max]. */
-export function parseCount(text: string, option: string, min: number, max: number): number {
+export function parseCount(text: string, option: string, min: number, max: number, or = ""): number {
   const value = /^[0-9]+$/.test(text.trim()) ? Number(text) : Number.NaN;
-  if (!(value >= min && value <= max)) throw bad("number in range", option, text, `${min} to ${max}`);
+  if (!(value >= min && value <= max)) throw bad("number in range", option, text, `${or}${min} to ${max}`);
   return value;
 }
 

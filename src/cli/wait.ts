@@ -1,10 +1,11 @@
 // tram wait: until a guest is where a script wants it. It looks now and then, each time by a connection of its own: a monitor of
 // QEMU's serves one client at a time, and others want to steer the guest meanwhile.
+import { existsSync } from "node:fs";
 import { EXIT, TramError } from "../errors.ts";
 import { isQemu } from "../qmp/migration.ts";
 import { command } from "./command.ts";
 import { VM_ARG, withGuest } from "./guest.ts";
-import { findSocket, isGone } from "./runtime.ts";
+import { findSocket, isGone, logPathOf } from "./runtime.ts";
 import { formatMs, parseDuration } from "./units.ts";
 
 const LOOK_MS = 100;
@@ -44,6 +45,10 @@ export const wait = command({
           ...(last && { found: `it was ${last} before` }),
           next: "tram logs has what a detached guest said; tram ps lists who is there",
         }); // biome-ignore format: one line
+      if (seen === "gone" && !last && !existsSync(logPathOf(findSocket(args.vm))))
+        throw new TramError("E_NO_SUCH_GUEST", `there is no guest '${args.vm}', and no log of one`, {
+          next: "tram ps lists who is there: a guest in the foreground leaves nothing behind when it ends",
+        });
       if (seen === "gone" || (seen && isReached(goal, seen.status))) return EXIT.done;
       if (seen?.isBroken && goal !== "exited")
         throw new TramError("E_STATE", `'${args.vm}' is in state '${seen.status}', and will never be ${goal}`, {

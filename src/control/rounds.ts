@@ -228,7 +228,10 @@ const settled = (counts: ChannelCounts): number =>
 
 export const timedOut = (timeoutMs: number, { remainingPages, roundsDone }: Journal): TramError =>
   new TramError("E_TIMED_OUT", `it took longer than --timeout ${timeoutMs} ms`, {
-    found: `${remainingPages} pages still to send after ${roundsDone} rounds`,
+    found:
+      roundsDone === 0
+        ? "the first round was not over"
+        : `${remainingPages} pages still to send after ${roundsDone} rounds`,
     next: "allow more time, more --max-downtime, or --on-timeout pause or throttle",
   });
 

@@ -102,6 +102,8 @@ export function save(
     log.setPhase("completed");
   } catch (error) {
     log.journal.error = toErrorData(error);
+    if (log.journal.error.code === "E_TIMED_OUT")
+      log.journal.error.next = "the guest goes on, and nothing was kept: allow more time, or more --max-downtime";
     for (const step of undo.reverse()) attempt(step); // each, whatever became of the others
     const cancelled = error instanceof TramError && error.code === "E_CANCELLED";
     log.setPhase(cancelled ? "cancelled" : "failed");

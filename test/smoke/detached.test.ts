@@ -217,7 +217,7 @@ describe(`tram wait${why}`, () => {
       expect(await never.code).toBe(1);
       expect(never.stderr).toContain("'a' has ended, and will never be running");
       await bed.expectDone("wait", "a");
-      await bed.expectDone("wait", "nobody", "--for", "exited");
+      expect(await bed.tram("wait", "nobody", "--for", "exited")).toMatchObject({ code: 2 });
       expect((await bed.tram("wait", "nobody", "--for", "paused")).code).toBe(1);
     }),
   );
