@@ -108,9 +108,9 @@ kvm(title("tram balloon"), () => {
     }
   });
 
-  test("and a guest that has no driver for it: exit 6, and status says so", async () => {
+  test("and a guest that has no driver for it: exit 1, and status says so", async () => {
     await bed.walker("a", "--memory", "16M", "--balloon"); // nothing of it is free, and the walker looks for none
-    expect((await resize(8, "--timeout", "200ms")).code).toBe(6);
+    expect((await resize(8, "--timeout", "200ms")).code).toBe(1);
     expect(await bed.expectDone("status", "a")).toContain("the guest has no driver for it");
   });
 });
