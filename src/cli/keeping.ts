@@ -2,7 +2,6 @@
 
 import type { Journal } from "../control/journal.ts";
 import { EXIT, formatError, fromErrorData, TramError, toErrorData } from "../errors.ts";
-import { KEEP_FATE } from "../keep/keep.ts";
 import type { KeeperInit, KeptSummary } from "../keep/keeper-worker.ts";
 import { startChannel, startKeeper } from "../workers.ts";
 import { liveLine, say } from "./console.ts";
@@ -18,13 +17,13 @@ export interface KeepResult {
 }
 
 export interface Keeping {
-  /** Ends it: nothing is left of the file. False: it comes too late, the file is getting its name. */
-  cancel(): boolean;
+  /** Ends it: nothing is left of the file. */
+  cancel(): void;
   finished: Promise<KeepResult>;
 }
 
 export function startKeeping(init: Omit<KeeperInit, "stop">, onJournal: (journal: Journal) => void): Keeping {
-  const stop = new SharedArrayBuffer(8);
+  const stop = new SharedArrayBuffer(4);
   const over = Promise.withResolvers<KeepResult>();
   const keeper = startKeeper({ ...init, stop });
   keeper.onCrash((error) => over.reject(error));
@@ -35,13 +34,7 @@ export function startKeeping(init: Omit<KeeperInit, "stop">, onJournal: (journal
     else for (const one of message.inits) startChannel(one).onCrash((error) => over.reject(error));
   });
   return {
-    cancel() {
-      const words = new Int32Array(stop);
-      if (Atomics.compareExchange(words, KEEP_FATE.at, KEEP_FATE.open, KEEP_FATE.cancelled) === KEEP_FATE.committed)
-        return false;
-      Atomics.store(words, 0, 1);
-      return true;
-    },
+    cancel: () => void Atomics.store(new Int32Array(stop), 0, 1),
     finished: over.promise,
   };
 }

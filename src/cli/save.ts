@@ -313,10 +313,9 @@ class Saving {
       const timedOut = performance.now() > endMs;
       if (cancelled || (!timedOut && !signal())) continue;
       cancelled = true;
-      // Before QEMU is told: a file that is getting its name is the guest's, and QEMU is to hear so.
-      if (!keeping.cancel()) continue;
       this.#timedOut = timedOut;
       await this.#migration.cancel();
+      keeping.cancel();
     }
     return over;
   }

@@ -22,7 +22,7 @@ import { endpointName, type Listener, unlisten } from "../transport/index.ts";
 import { MappedSink, MappedWriter } from "../writer/mapped.ts";
 import { type FileTarget, OutputFile } from "../writer/output-file.ts";
 import type { ChannelInit } from "./channel-worker.ts";
-import { type ChannelTotals, KEEP_FATE, keep } from "./keep.ts";
+import { type ChannelTotals, keep } from "./keep.ts";
 
 export interface KeeperInit {
   listener: Listener;
@@ -31,7 +31,6 @@ export interface KeeperInit {
   channels: number | null;
   silenceMs: number;
   /** One word: not zero ends everything. */
-  /** Not zero: it is to end. And behind it who was first, KEEP_FATE. */
   stop: SharedArrayBuffer;
 }
 
@@ -113,8 +112,6 @@ class Keeper {
       fileBytes: this.#file.bytes,
       directBytes: this.#barrier.counts().reduce((sum, { directBytes }) => sum + directBytes, this.#pages.directBytes),
     };
-    const fate = Atomics.compareExchange(stop, KEEP_FATE.at, KEEP_FATE.open, KEEP_FATE.committed);
-    if (fate === KEEP_FATE.cancelled) throw new TramError("E_CANCELLED", "cancelled");
     this.#output.commit();
     this.#log.journal.owner = "file";
     this.#confirm(transport);
