@@ -79,7 +79,8 @@ describe.skipIf(reason !== null)(title("a move over two channels that is spoilt 
     const link = await spoilingLink(port, spoiling, stranger);
     try {
       await bed.walker("a", ...WALKER);
-      const target = await bed.target("b", `tcp:127.0.0.1:${port}`);
+      // Less patient than the source, whose own silence would otherwise end the move at the same moment.
+      const target = await bed.target("b", `tcp:127.0.0.1:${port}`, "--timeout", "2s");
       const { code } = await bed.tram("migrate", "a", link.uri, "--channels", "2");
       // The premise: it was not what the source had sent.
       if (spoiling) expect(link.spoiltBytes()).toBeGreaterThan(0);
