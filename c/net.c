@@ -66,7 +66,7 @@ static int resolve(const char *host, const char *port, int flags, struct addrinf
   struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = flags};
   int error = getaddrinfo(*host ? host : NULL, port, &hints, list);
   if (error == 0) return 0;
-  return error == EAI_SYSTEM ? -errno : error == EAI_AGAIN ? -EAGAIN : -EHOSTUNREACH;
+  return error == EAI_SYSTEM ? -errno : error == EAI_AGAIN ? -EAGAIN : -ENXIO;
 }
 
 int tram_connect_tcp(const char *host, const char *port, int timeout_ms, const int32_t *stop) {
@@ -142,7 +142,7 @@ int tram_listen_tcp(const char *host, const char *port) {
   return result;
 }
 
-int tram_listen_unix(const char *path) {
+static int listen_at(const char *path) {
   struct sockaddr_un address;
   int result = unix_address(path, &address);
   if (result < 0) return result;
@@ -154,6 +154,24 @@ int tram_listen_unix(const char *path) {
   result = -errno;
   close(fd);
   return result;
+}
+
+int tram_listen_unix(const char *path) {
+  /* Between bind and listen a connection is refused. Who waits for the path to be there must not meet that moment: the
+   * socket gets the path when it listens. */
+  char beside[sizeof((struct sockaddr_un *)0)->sun_path];
+  if ((size_t)snprintf(beside, sizeof beside, "%s.%d", path, getpid()) < sizeof beside) {
+    int fd = listen_at(beside);
+    if (fd >= 0) {
+      if (renameat2(AT_FDCWD, beside, AT_FDCWD, path, RENAME_NOREPLACE) == 0) return fd;
+      int error = errno;
+      unlink(beside);
+      close(fd);
+      if (error == EEXIST) return -EADDRINUSE;
+      if (error != EINVAL && error != ENOSYS) return -error; /* a file system, or a sandbox, that cannot rename so */
+    }
+  }
+  return listen_at(path); /* also when the longer name has no room */
 }
 
 int tram_port(int fd) {

@@ -96,6 +96,12 @@ export function fromErrorData(data: ErrorData): TramError {
   return new TramError(Object.hasOwn(ERROR_EXITS, code) ? code : "E_INTERNAL", message, details);
 }
 
+/** Why the system refused, without the call and the path that Node adds: who tells it has named both. */
+export function reasonOf(error: unknown): string {
+  const text = error instanceof Error ? error.message : String(error);
+  return /^E[A-Z0-9]+: [^,]+(?=, )/.exec(text)?.[0] ?? text;
+}
+
 /** The error for a person: one line for what happened, one for each detail that adds to it. */
 export function formatError(data: ErrorData): string {
   const details = (["where", "expected", "found", "next"] as const).flatMap((name) => {

@@ -1,5 +1,5 @@
 // Sockets, pipes and descriptors: blocking calls that a stop word ends.
-import { TramError } from "../errors.ts";
+import { type ErrorDetails, TramError } from "../errors.ts";
 import { check, cString, describeErrno, errnoName, u32 } from "./errno.ts";
 import type { Ram } from "./ram.ts";
 import { symbols } from "./symbols.ts";
@@ -25,13 +25,27 @@ export function channelFailed(result: number, what: string): never {
   throw new TramError("E_CHANNEL", `${what}: ${describeErrno(result)}`);
 }
 
+/** What became of looking a host's name up; null: it was found. */
+function unresolved(name: string): (ErrorDetails & { why: string }) | null {
+  if (name === "ENXIO")
+    return {
+      why: "no host of that name is known",
+      next: "check the name: getent hosts NAME looks it up in the same way",
+    };
+  if (name === "EAGAIN")
+    return { why: "the name could not be looked up just now", next: "give the address, or look at /etc/resolv.conf" };
+  return null;
+}
+
 function connected(result: number, to: string): number {
   if (result >= 0) return result;
   const name = errnoName(result);
+  const unknown = unresolved(name);
+  if (unknown) throw new TramError("E_CONNECT", `cannot connect to ${to}: ${unknown.why}`, { next: unknown.next });
   if (name === "ECANCELED") throw new TramError("E_CANCELLED", "cancelled");
   const next =
     name === "ECONNREFUSED" || name === "ENOENT"
-      ? "is a target waiting there? start one with: tram run --incoming URI"
+      ? "is a target waiting there? start it first: tram run --incoming URI, or QEMU with -incoming URI"
       : name === "ENAMETOOLONG"
         ? "a socket path has at most 107 bytes"
         : "check the address and that the host can be reached";
@@ -55,6 +69,9 @@ export const net = {
 
   listenTcp(host: string, port: number): number {
     const result = symbols.tram_listen_tcp(cString(host), cString(String(port)));
+    const unknown = unresolved(errnoName(result));
+    if (unknown)
+      throw new TramError("E_LISTEN", `cannot listen on tcp:${host}:${port}: ${unknown.why}`, { next: unknown.next });
     return check(result, "E_LISTEN", `cannot listen on tcp:${host}:${port}`, {
       next: "choose another port or address",
     });

@@ -49,7 +49,7 @@ export function parseAddress(text: string): Address {
     default:
       throw bad(
         scheme === "" ? "it has no scheme" : `there is no scheme '${scheme}'`,
-        text.includes("/") ? `a file is file:${text}, a socket unix:${text}` : "see tram help migrate",
+        text.includes("/") || /^\w+$/.test(text) ? `a file is file:${text}, a socket unix:${text}` : undefined,
       );
   }
 }

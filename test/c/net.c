@@ -483,6 +483,40 @@ static void a_unix_path_has_107_bytes_at_most(void) {
   rmdir(folder);
 }
 
+struct early {
+  const char *path;
+  int refused;
+};
+
+/* Connects from the moment on that the path is there. */
+static void *connect_early(void *argument) {
+  struct early *early = argument;
+  int fd;
+  while ((fd = tram_connect_unix(early->path, 1000, NULL)) == -ENOENT)
+    ;
+  early->refused = fd < 0;
+  if (fd >= 0) close(fd);
+  return NULL;
+}
+
+static void a_unix_socket_that_is_there_listens(void) {
+  make_folder();
+  const char *path = in_folder("s");
+  for (size_t round = 0; round < 500; round++) {
+    test_where = round;
+    struct early early = {path, 0};
+    pthread_t thread;
+    CHECK_EQ(pthread_create(&thread, NULL, connect_early, &early), 0);
+    const int listener = tram_listen_unix(path);
+    pthread_join(thread, NULL);
+    CHECK(listener >= 0);
+    CHECK(!early.refused);
+    close(listener);
+    unlink(path);
+  }
+  CHECK_EQ(rmdir(folder), 0); /* nothing is left beside the path */
+}
+
 static void a_unix_socket_is_its_owners(void) {
   make_folder();
   const char *path = in_folder("s");
@@ -618,6 +652,7 @@ const struct test net_tests[] = {
     {"net: a passed descriptor is the same object, closed on exec", a_descriptor_is_passed_close_on_exec},
     {"net: of more than 8 passed descriptors none leaks", too_many_descriptors_do_not_leak},
     {"net: a socket path has at most 107 bytes", a_unix_path_has_107_bytes_at_most},
+    {"net: a unix socket that is there listens", a_unix_socket_that_is_there_listens},
     {"net: a listening unix socket has mode 0600 and belongs to one", a_unix_socket_is_its_owners},
     {"net: TCP connects, reports its port, and drains", tcp_connects_and_reports_its_port},
     {"net: sockets, pipes, files and devices are told apart", descriptors_are_told_apart},

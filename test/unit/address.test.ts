@@ -37,13 +37,13 @@ describe("an address", () => {
   });
 
   test.each<[string, string, string]>([
-    ["", "it has no scheme", "help"],
-    ["vm", "it has no scheme", "help"],
+    ["", "it has no scheme", "for example"],
+    ["vm", "it has no scheme", "file:vm"],
     ["/tmp/vm.bin", "it has no scheme", "file:/tmp/vm.bin"],
     ["/tmp/a:b", "there is no scheme '/tmp/a'", "unix:/tmp/a:b"],
-    ["http://host:80", "there is no scheme 'http'", "help|file:"],
-    ["TCP:host:1", "there is no scheme 'TCP'", "help"],
-    ["vsock:2:1", "there is no scheme 'vsock'", "help"],
+    ["http://host:80", "there is no scheme 'http'", "file:"],
+    ["TCP:host:1", "there is no scheme 'TCP'", "for example"],
+    ["vsock:2:1", "there is no scheme 'vsock'", "for example"],
     ["tcp:", "it is not HOST:PORT", "tcp:10.0.0.7:4444"],
     ["tcp:host", "it is not HOST:PORT", "tcp:"],
     ["tcp:host:", "it is not HOST:PORT", "tcp:"],
@@ -68,7 +68,7 @@ describe("an address", () => {
     ["fd:3x", "the descriptor is not a number", "for example"],
     ["exec:", "the command is missing", "for example"],
     ["exec:  ", "the command is missing", "for example"],
-    ["--", "it has no scheme", "help"],
+    ["--", "it has no scheme", "for example"],
   ])("%p is refused: %s", (text, why, next) => {
     let error: unknown;
     try {
