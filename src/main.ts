@@ -41,10 +41,12 @@ function findCommand(name: string): TramCommand {
   const found = COMMANDS.find((one) => one.name === name);
   if (found) return found;
   const known = SYNONYMS[name] ?? null;
-  const near = known ?? nearest(
-    name,
-    COMMANDS.map((one) => one.name),
-  ); // biome-ignore format: one line
+  const near =
+    known ??
+    nearest(
+      name,
+      COMMANDS.map((one) => one.name),
+    );
   throw new TramError("E_USAGE", `there is no command '${name}'`, {
     next: near ? `did you mean tram ${near}?` : "see tram help",
   });

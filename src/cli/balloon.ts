@@ -5,6 +5,7 @@ import { isQemu } from "../qmp/migration.ts";
 import { command } from "./command.ts";
 import { print } from "./console.ts";
 import { JSON_ARG, VM_ARG, withGuest } from "./guest.ts";
+import { readMemoryBytes } from "./guest-facts.ts";
 import { JSON_SCHEMA } from "./report.ts";
 import { formatBytes, formatMs, parseDuration, parseMemory } from "./units.ts";
 
@@ -33,7 +34,7 @@ export const balloon = command({
     const size = args.size === undefined ? null : parseMemory(args.size, "SIZE");
     const timeoutMs = args.timeout === undefined ? DEFAULT_TIMEOUT_MS : parseDuration(args.timeout, "--timeout");
     return withGuest(args.vm, async (client) => {
-      const memoryBytes = await memoryOf(client);
+      const memoryBytes = await readMemoryBytes(client);
       if (size !== null) await resize(client, args.vm, size, memoryBytes);
       const startedMs = performance.now();
       let actual = await actualOf(client, args.vm);
@@ -43,10 +44,19 @@ export const balloon = command({
       }
       const hasFollowed = size === null || actual === size || timeoutMs === 0;
       if (args.json)
-        print(JSON.stringify({ schema: JSON_SCHEMA, name: args.vm, memoryBytes, wantedBytes: size, actualBytes: actual })); // biome-ignore format: one line
+        print(
+          JSON.stringify({
+            schema: JSON_SCHEMA,
+            name: args.vm,
+            memoryBytes,
+            wantedGuestBytes: size,
+            guestBytes: actual,
+            balloonBytes: memoryBytes - actual,
+          }),
+        );
       else if (hasFollowed) print(`${args.vm}: ${describe(actual, memoryBytes)}`);
       if (hasFollowed) return EXIT.done;
-      throw new TramError("E_TIMED_OUT", `the guest has not followed within ${formatMs(timeoutMs)}`, {
+      throw new TramError("E_TIMED_OUT", `the guest has not followed in ${formatMs(timeoutMs)}`, {
         expected: formatBytes(size),
         found: describe(actual, memoryBytes),
         next: "it goes on with it: look again with tram balloon; a guest gives up no more than it can do without, and needs a driver for it",
@@ -54,11 +64,6 @@ export const balloon = command({
     });
   },
 });
-
-async function memoryOf(client: QmpClient): Promise<number> {
-  const size = await client.execute<{ "base-memory": number; "plugged-memory"?: number }>("query-memory-size-summary");
-  return size["base-memory"] + (size["plugged-memory"] ?? 0);
-}
 
 async function resize(client: QmpClient, vm: string, size: number, memoryBytes: number): Promise<void> {
   if (memoryBytes === 0)

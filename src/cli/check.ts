@@ -8,10 +8,10 @@ import { QmpClient } from "../qmp/client.ts";
 import { temporaryPrefix } from "../writer/output-file.ts";
 import { command } from "./command.ts";
 import { print, say } from "./console.ts";
-import { parseFile } from "./file-target.ts";
+import { locatedIn, parseFile } from "./file-target.ts";
 import { exitOf, JSON_SCHEMA } from "./report.ts";
 import { findSocket } from "./runtime.ts";
-import { formatBytes, formatCount } from "./units.ts";
+import { formatBytes, formatMany } from "./units.ts";
 
 export const check = command({
   name: "check",
@@ -52,7 +52,7 @@ export const check = command({
     else {
       if (found && !problems.length) print(`${args.file}: good; ${summary(found)}; ${SEALED[`${sealed}`]}`);
       for (const note of notes) print(`note: ${note}`);
-      for (const problem of problems) say(formatError(problem));
+      for (const problem of problems) say(formatError(locatedIn(args.file, problem)));
     }
     return exitOf(problems);
   },
@@ -67,7 +67,7 @@ const SEALED: Record<`${Sealed}`, string> = {
 export function summary({ configuration, kind, blocks, devices, tail }: Survey): string {
   const content = blocks.reduce((sum, block) => sum + block.content, 0);
   const bytes = blocks.reduce((sum, block) => sum + block.bytes, 0);
-  return `${kind === "fixed" ? "fixed offsets" : "plain stream"}, machine ${configuration.machine}, ${formatBytes(bytes)} of RAM in ${blocks.length} blocks, ${formatCount(content)} pages with content, ${tail?.description ? `${devices.length} devices` : "devices not described"}`;
+  return `${kind === "fixed" ? "fixed offsets" : "plain stream"}, machine ${configuration.machine}, ${formatBytes(bytes)} of RAM in ${formatMany(blocks.length, "block")}, ${formatMany(content, "page")} with content, ${tail?.description ? formatMany(devices.length, "device") : "devices not described"}`;
 }
 
 /** Files beside it that a killed tram left behind. */

@@ -1,6 +1,7 @@
 // What a command is made of, and the strictness that citty lacks: unknown options are refused with the nearest match.
 import { type ArgsDef, type CommandDef, defineCommand, type ParsedArgs } from "citty";
 import { TramError } from "../errors.ts";
+import { formatMany } from "./units.ts";
 
 /** What a value names: completion offers these. */
 export type Names = "guest" | "file" | "folder" | "uri";
@@ -108,6 +109,8 @@ export function checkArguments(raw: readonly string[], { name, args }: TramComma
   const options = optionsOf(args);
   const positionals = positionalsOf(args);
   const checked: string[] = [];
+  /** Options that may be given several times reach citty as one, a line for each: it would keep the last alone. */
+  const several = new Map<string, string[]>();
   let given = 0;
   for (let i = 0; i < raw.length; i++) {
     const text = raw[i];
@@ -130,13 +133,15 @@ export function checkArguments(raw: readonly string[], { name, args }: TramComma
     } else {
       const next = value ?? raw[++i];
       if (next === undefined) throw new TramError("E_USAGE", `${long} needs a value`, { expected: arg.description });
-      checked.push(`${long}=${next}`);
+      if (arg.many) several.set(long, [...(several.get(long) ?? []), next]);
+      else checked.push(`${long}=${next}`);
     }
   }
+  for (const [long, values] of several) checked.push(`${long}=${values.join("\n")}`);
   if (given > positionals.length && !positionals.some(({ isMany }) => isMany))
     throw new TramError(
       "E_USAGE",
-      `tram ${name} takes ${positionals.length || "no"} argument${positionals.length === 1 ? "" : "s"}, and was given ${given}`,
+      `tram ${name} takes ${positionals.length ? formatMany(positionals.length, "argument") : "no arguments"}, and was given ${given}`,
       {
         next: `see tram help ${name}`,
       },

@@ -9,10 +9,10 @@ import type { FileTransport } from "../transport/file.ts";
 import { OutputFile } from "../writer/output-file.ts";
 import { command } from "./command.ts";
 import { say } from "./console.ts";
-import type { Tell } from "./events.ts";
-import { fileTarget, parseFile, refuseSameFile } from "./file-target.ts";
+import type { Events } from "./events.ts";
+import { fileTarget, inFile, parseFile, refuseSameFile } from "./file-target.ts";
 import { cancelOnSignal, interrupted, KeepView, keepReport, reportingFailure, startKeeping } from "./keeping.ts";
-import { openJson } from "./report.ts";
+import { EVENTS_ARG, openJson } from "./report.ts";
 import { playReport, playView, startPlaying } from "./send.ts";
 import { formatBytes, formatCount } from "./units.ts";
 
@@ -34,12 +34,7 @@ export const convert = command({
       required: true,
       names: "file",
     },
-    json: {
-      type: "string",
-      description: "events as JSON, one a line; the last is the report",
-      valueHint: "PATH|fd:N",
-      names: "file",
-    },
+    json: EVENTS_ARG,
   },
   examples: [
     "tram convert stream.bin vm.tram",
@@ -54,11 +49,11 @@ export const convert = command({
   },
 });
 
-async function convertTo(from: string, to: string, json: Tell | null): Promise<number> {
+async function convertTo(from: string, to: string, json: Events | null): Promise<number> {
   const spec = parseFile(from, 0);
   // What comes through a pipe cannot be looked at first: it is a plain stream, or the reader says what else it is.
   if (spec.fd !== null && net.fdType(spec.fd) !== "file") return toFixed(net.duplicate(spec.fd), from, to, json);
-  const input = openInput(spec);
+  const input = inFile(from, () => openInput(spec));
   if (input.kind === "channel")
     throw new TramError("E_STREAM", `${from} is a capture of one multifd channel, and has no machine`, {
       next: "replay all channels to tram receive",
@@ -69,7 +64,7 @@ async function convertTo(from: string, to: string, json: Tell | null): Promise<n
   return toFixed(streamDescriptor(file, input.offset), from, to, json);
 }
 
-async function toFixed(fd: number, from: string, to: string, json: Tell | null): Promise<number> {
+async function toFixed(fd: number, from: string, to: string, json: Events | null): Promise<number> {
   const view = new KeepView(to, json);
   const keeping = startKeeping(
     {
@@ -98,7 +93,7 @@ function streamDescriptor(file: FileTransport, offset: number): number {
   return fd;
 }
 
-async function toPlain(path: string, offset: number, from: string, to: string, json: Tell | null): Promise<number> {
+async function toPlain(path: string, offset: number, from: string, to: string, json: Events | null): Promise<number> {
   const out = parseFile(to, 1);
   const output =
     out.path === null
@@ -120,12 +115,12 @@ async function toPlain(path: string, offset: number, from: string, to: string, j
     report.error = toErrorData(
       new TramError("E_INTERRUPTED", `interrupted by ${signals.signal()}: nothing was written`),
     );
-  json?.(report);
+  json?.tell(report);
   if (report.error) {
     say(formatError(report.error));
     return fromErrorData(report.error).exitCode;
   }
-  if (!json)
+  if (!json?.replacesText)
     say(
       `${to}: a plain stream of ${formatBytes(report.bytes)}, ${formatCount(report.sentPages)} pages with content, ${formatCount(report.zeroPages)} zero`,
     );

@@ -9,7 +9,7 @@ import { copyFileSync, fstatSync, ftruncateSync, openSync, readFileSync, renameS
 import { userInfo } from "node:os";
 import { join } from "node:path";
 import type { Subprocess } from "bun";
-import { EXIT, TramError } from "../errors.ts";
+import { EXIT, reasonOf, TramError } from "../errors.ts";
 import { net } from "../native/net.ts";
 import { print, say, writeAll } from "./console.ts";
 import { logPathOf, statOrNull } from "./runtime.ts";
@@ -46,7 +46,7 @@ export class Detached {
       if (statOrNull(path)) renameSync(path, `${path}.1`);
       renameSync(this.#log, path);
     } catch (error) {
-      throw new TramError("E_FILE", `cannot make the log ${path}: ${(error as Error).message}`);
+      throw new TramError("E_FILE", `cannot make the log ${path}: ${reasonOf(error)}`);
     }
     this.#log = path;
     setInterval(() => this.#bound(), LOG_LOOK_MS).unref();
@@ -115,7 +115,7 @@ function makeLog(path: string): number {
   try {
     return openSync(path, "ax+", 0o600);
   } catch (error) {
-    throw new TramError("E_FILE", `cannot make the guest's log ${path}: ${(error as Error).message}`, {
+    throw new TramError("E_FILE", `cannot make the guest's log ${path}: ${reasonOf(error)}`, {
       next: "it goes beside the guest's socket: choose another --qmp, or leave that out",
     });
   }

@@ -8,6 +8,7 @@ import type { MappedFile } from "../reader/mapped.ts";
 import { command } from "./command.ts";
 import { print, say } from "./console.ts";
 import { openForPages } from "./extract.ts";
+import { inFile } from "./file-target.ts";
 import { changePicture, checkMap, figuresOf, legend, MAP_OPTION, writeMap } from "./map.ts";
 import type { Picture } from "./picture/picture.ts";
 import { JSON_SCHEMA } from "./report.ts";
@@ -29,12 +30,12 @@ export const diff = command({
   summary: "what differs between two streams or files: pages and device fields",
   args: {
     a: { type: "positional", description: "a file, plain or with fixed offsets", required: true, names: "file" },
-    b: { type: "positional", description: "another", required: true, names: "file" },
+    b: { type: "positional", description: "the file to compare it with", required: true, names: "file" },
     map: MAP_OPTION,
     json: { type: "boolean", description: "one JSON object on standard output" },
   },
   examples: [
-    "tram diff before.tram after.tram",
+    "tram diff before.tram after.tram               # exits with 0: the same; 1: they differ; 2: it cannot be told",
     "tram diff a.tram b.tram --json | jq .fields",
     "tram diff a.tram b.tram --map changes.svg",
   ],
@@ -67,8 +68,8 @@ interface Comparison {
 }
 
 function compare(pathA: string, pathB: string): Comparison {
-  const a = openForPages(pathA, "-");
-  const b = openForPages(pathB, "-");
+  const a = inFile(pathA, () => openForPages(pathA, "-"));
+  const b = inFile(pathB, () => openForPages(pathB, "-"));
   const compared = compareBlocks(a, b);
   return {
     headers: compareHeaders(a, b),

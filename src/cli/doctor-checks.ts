@@ -1,5 +1,5 @@
 // tram doctor's verdicts: facts about a host in, checks out. Pure: nothing here looks at the host.
-import { formatBytes, formatCount } from "./units.ts";
+import { formatBytes, formatCount, formatMany } from "./units.ts";
 
 /** limited: it works, less well. */
 export type State = "ok" | "limited" | "missing";
@@ -323,7 +323,7 @@ export function checkLockedMemory(facts: ZeroCopyFacts, user: UserFacts): Check 
   if (lockedSoft === Number.POSITIVE_INFINITY) return ok(name, "no limit");
   if (lockedSoft >= wanted) return ok(name, formatBytes(lockedSoft));
   const channels = Math.floor(lockedSoft / lockedPerChannel);
-  const found = `${formatBytes(lockedSoft)}: zero-copy sending on ${channels || "no"} channel${channels === 1 ? "" : "s"}, then it copies`;
+  const found = `${formatBytes(lockedSoft)}: zero-copy sending on ${channels ? formatMany(channels, "channel") : "no channels"}, then it copies`;
   const kib = Math.ceil(wanted / 1024);
   if (lockedHard >= wanted) return limited(name, found, `ulimit -l ${kib}, before tram run`);
   if (user.isInContainer) return limited(name, found, `start the container with --ulimit memlock=${kib * 1024}`);

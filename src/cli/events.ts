@@ -85,6 +85,8 @@ export interface FinalReport extends OfGuest<"move.finished">, FreeReport {
   elapsedMs: number;
   bandwidthBytesPerSec: number;
   downtimeMs: number | null;
+  /** The limit that held when the guest was stopped. */
+  maxDowntimeMs: number | null;
   downtimePartsMs: Record<string, number>;
   /** The most that the guest was slowed down. */
   throttlePercent: number;
@@ -151,6 +153,7 @@ export interface SaveReport extends Kept, FreeReport {
   directBytes: number;
   directFallback: string | null;
   downtimeMs: number | null;
+  maxDowntimeMs: number | null;
   downtimePartsMs: Record<string, number>;
 }
 
@@ -189,4 +192,9 @@ export type TramEvent =
   | PlayReport
   | SendFailed;
 
-export type Tell = (event: TramEvent) => void;
+/** Where events go. */
+export interface Events {
+  tell(event: TramEvent): void;
+  /** Who reads them reads nothing else here; beside a file that they go to, a person may. */
+  replacesText: boolean;
+}

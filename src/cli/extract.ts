@@ -13,7 +13,7 @@ import { hasFixedOffsets, MappedFile, type StoredBlock } from "../reader/mapped.
 import { OutputFile } from "../writer/output-file.ts";
 import { command } from "./command.ts";
 import { print, say, writeAll } from "./console.ts";
-import { fileTarget, parseFile, refuseSameFile } from "./file-target.ts";
+import { fileTarget, inFile, parseFile, refuseSameFile } from "./file-target.ts";
 import { formatBytes, formatCount } from "./units.ts";
 
 const KINDS = ["ram", "block", "elf", "section", "description"] as const;
@@ -58,7 +58,7 @@ export const extract = command({
     const [kind] = wanted;
     refuseSameFile(args.file, args.out);
     if (kind === "section" || kind === "description") return extractState(args.file, args.out, args.section ?? null);
-    const file = openForPages(args.file, args.out);
+    const file = inFile(args.file, () => openForPages(args.file, args.out));
     if (kind === "elf") return extractCore(file, args.out);
     const block = kind === "ram" ? mainBlock(file.blocks) : file.blocks.find(({ name }) => name === args.block);
     if (!block)
@@ -125,8 +125,10 @@ function extractCore(file: MappedFile, out: string): number {
 }
 
 function extractState(source: string, out: string, section: string | null): number {
-  const input = openInput(parseFile(source, 0));
-  const found = survey(input.transport, input.offset, null);
+  const found = inFile(source, () => {
+    const input = openInput(parseFile(source, 0));
+    return survey(input.transport, input.offset, null);
+  });
   const bytes = section === null ? description(found.tail?.description ?? null) : sectionBytes(found, section);
   if (out === "-") {
     if (section === null) print(new TextDecoder().decode(bytes));

@@ -1,6 +1,7 @@
 // Files as commands are given them: PATH, file:PATH[,offset=N], fd:N, or - for standard output.
-import { existsSync, type Stats, statSync } from "node:fs";
-import { TramError } from "../errors.ts";
+import { accessSync, constants, existsSync, type Stats, statSync } from "node:fs";
+import { dirname, resolve } from "node:path";
+import { reasonOf, TramError } from "../errors.ts";
 import { net } from "../native/net.ts";
 import type { FileTarget } from "../writer/output-file.ts";
 import { parseSize } from "./units.ts";
@@ -52,6 +53,7 @@ export function fileTarget(text: string): FileTarget {
               ? "a socket"
               : "a device",
       });
+    if (!there) checkFolder(path);
     return offset === null ? { path } : { path, offset };
   }
   const type = net.fdType(fd as number);
@@ -62,6 +64,35 @@ export function fileTarget(text: string): FileTarget {
       next: "give a path; to pass the stream on as it comes, a pipe needs no tram",
     });
   return { fd: fd as number };
+}
+
+/** Before a guest is told to send, and before anybody waits for one. */
+function checkFolder(path: string): void {
+  const folder = dirname(resolve(path));
+  const next = "check that the folder exists and may be written to";
+  try {
+    accessSync(folder, constants.W_OK | constants.X_OK);
+  } catch (error) {
+    throw new TramError("E_FILE", `cannot write ${path}: ${reasonOf(error)}`, { where: folder, next });
+  }
+  if (!statSync(folder).isDirectory())
+    throw new TramError("E_FILE", `cannot write ${path}: ${folder} is no folder`, { next });
+}
+
+/** What is wrong at a byte of the stream is wrong at that byte of this file. */
+export function locatedIn<T extends { where?: string }>(file: string, problem: T): T {
+  const { where } = problem;
+  return where?.endsWith(" of the stream") ? { ...problem, where: where.replace(/the stream$/, file) } : problem;
+}
+
+/** Reads of `file`: errors say so. */
+export function inFile<T>(file: string, read: () => T): T {
+  try {
+    return read();
+  } catch (error) {
+    if (!(error instanceof TramError)) throw error;
+    throw new TramError(error.code, error.message, locatedIn(file, error.details));
+  }
 }
 
 /** What is read may not be what is written: it would be gone before it was read, or change its kind unasked. */

@@ -13,9 +13,11 @@ import {
 import { EXIT, fromErrorData, TramError } from "../errors.ts";
 import { QmpClient } from "../qmp/client.ts";
 import { isQemu } from "../qmp/migration.ts";
+import { TARGET_PAGE_BYTES } from "../stream/wire.ts";
 import { command } from "./command.ts";
 import { print } from "./console.ts";
 import { JSON_ARG, MAX_DOWNTIME_ARG, requireTram, VM_ARG, withGuest } from "./guest.ts";
+import { readMemoryBytes } from "./guest-facts.ts";
 import { type Interrupt, onInterrupt } from "./migrate.ts";
 import type { Recording } from "./recording.ts";
 import { forecastRow, JSON_SCHEMA, remedyText } from "./report.ts";
@@ -23,7 +25,6 @@ import { openReport, REPORT_ARG } from "./report-file.ts";
 import { findSocket } from "./runtime.ts";
 import { formatBytes, formatCount, formatMs, formatRate, parseDuration, parseRate } from "./units.ts";
 
-const PAGE_BYTES = 4096;
 const DEFAULT_FOR_MS = 1000;
 const POLL_MS = 20;
 const forTime = { type: "string", description: "how long to measure (default 1s)", valueHint: "TIME" } as const;
@@ -73,8 +74,8 @@ function rateText(
     totalPages,
   }: Record<"pagesPerSec" | "workingSetPages" | "forMs" | "totalPages", number>,
 ): string {
-  const rate = `${formatCount(pagesPerSec)} pages/s (${formatRate(pagesPerSec * PAGE_BYTES)})`;
-  const set = `${formatCount(workingSetPages)} of its ${formatCount(totalPages)} pages (${formatBytes(workingSetPages * PAGE_BYTES)})`;
+  const rate = `${formatCount(pagesPerSec)} pages/s (${formatRate(pagesPerSec * TARGET_PAGE_BYTES)})`;
+  const set = `${formatCount(workingSetPages)} of its ${formatCount(totalPages)} pages (${formatBytes(workingSetPages * TARGET_PAGE_BYTES)})`;
   return `${name}: writes ${rate}; in ${formatMs(forMs)} it wrote to ${set}`;
 }
 
@@ -250,14 +251,13 @@ const QEMU_SECONDS_MAX = 60;
 /** As its monitor does: some pages are hashed, and those that changed are counted. Whole seconds; all of its RAM is content. */
 async function measureQemu(client: QmpClient, forMs: number): Promise<DirtyRate> {
   const seconds = Math.min(Math.max(1, Math.round(forMs / 1000)), QEMU_SECONDS_MAX);
-  const size = await client.execute<{ "base-memory": number; "plugged-memory"?: number }>("query-memory-size-summary");
-  const totalPages = (size["base-memory"] + (size["plugged-memory"] ?? 0)) / PAGE_BYTES;
+  const totalPages = (await readMemoryBytes(client)) / TARGET_PAGE_BYTES;
   await client.execute("calc-dirty-rate", { "calc-time": seconds });
   for (;;) {
     const found = await client.execute<{ status: string; "dirty-rate"?: number }>("query-dirty-rate");
     const mibPerSec = found["dirty-rate"];
     if (found.status === "measured" && mibPerSec !== undefined && mibPerSec >= 0) {
-      const pages = Math.min(totalPages, (mibPerSec * seconds * 2 ** 20) / PAGE_BYTES);
+      const pages = Math.min(totalPages, (mibPerSec * seconds * 2 ** 20) / TARGET_PAGE_BYTES);
       return { totalPages, contentPages: totalPages, written: [{ ms: seconds * 1000, pages }] };
     }
     await Bun.sleep(POLL_MS);

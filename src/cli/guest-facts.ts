@@ -1,9 +1,14 @@
 // What a guest's monitor tells of it.
 import { deflateSync, inflateSync } from "node:zlib";
+import { isOver, type Journal, type Phase } from "../control/journal.ts";
 import type { RestoreJournal } from "../control/restore.ts";
 import type { BalloonFacts } from "../machine/balloon.ts";
 import type { QmpClient } from "../qmp/client.ts";
 import type { FreePagesPart, TrackingFacts } from "../qmp/commands.ts";
+import { Meter, progressOf, type Speed } from "./progress.ts";
+
+/** The status of a guest that has a socket, and says nothing there. */
+export const NO_ANSWER = "no answer";
 
 export interface Status {
   name: string;
@@ -12,15 +17,21 @@ export interface Status {
   cpus: number;
 }
 
+/** All that it was given, whatever its balloon has. */
+export async function readMemoryBytes(client: QmpClient): Promise<number> {
+  const size = await client.execute<{ "base-memory": number; "plugged-memory"?: number }>("query-memory-size-summary");
+  return size["base-memory"] + (size["plugged-memory"] ?? 0);
+}
+
 export async function readStatus(client: QmpClient, name: string): Promise<Status> {
   const { status } = await client.execute<{ status: string }>("query-status");
   const named = await client.execute<{ name?: string }>("query-name");
-  const size = await client.execute<{ "base-memory": number; "plugged-memory"?: number }>("query-memory-size-summary");
+  const memory = await readMemoryBytes(client);
   const cpus = await client.execute<unknown[]>("query-cpus-fast");
   return {
     name: named.name ?? name,
     status,
-    memory: size["base-memory"] + (size["plugged-memory"] ?? 0),
+    memory,
     cpus: cpus.length,
   };
 }
@@ -42,6 +53,49 @@ export async function readRestore(client: QmpClient): Promise<{ restore?: Restor
   } catch {
     return {};
   }
+}
+
+export interface GuestMove {
+  direction: "outgoing" | "incoming";
+  peer: string;
+  phase: Phase;
+  /** The one that is under way, from 1. */
+  round: number;
+  /** Of its pages, those that need not be sent any more; null: not known, as at a target. */
+  percent: number | null;
+  bytesPerSec: number;
+  expectedDowntimeMs: number | null;
+}
+
+/** Of the move that is under way; null: there is none, or it is not known. */
+export interface MoveFacts {
+  move: GuestMove | null;
+  /** What the guest wrote in the last round of which that is known. */
+  dirtyBytesPerSec: number | null;
+}
+
+/** Only tram's guests tell so much. `meter`: what has seen earlier journals of it. */
+export async function readMove(client: QmpClient, meter = new Meter()): Promise<MoveFacts> {
+  try {
+    const journal = await client.execute<Journal | Record<string, never>>("tram-query-move");
+    const moving = "phase" in journal ? (journal as Journal) : null;
+    return moveFacts(moving, moving && meter.measure(moving, performance.now()));
+  } catch {
+    return moveFacts(null, null);
+  }
+}
+
+/** The same figures as a move's own line has. */
+export function moveFacts(journal: Journal | null, speed: Speed | null): MoveFacts {
+  if (!journal || !speed || isOver(journal.phase)) return { dirtyBytesPerSec: null, move: null };
+  const { direction, peer, phase, roundsDone } = journal;
+  const progress = progressOf(journal, direction === "incoming" ? "keep" : "move", speed);
+  const { percent, rateBytesPerSec, dirtyBytesPerSec, expectedDowntimeMs } = progress;
+  const round = roundsDone + 1;
+  return {
+    dirtyBytesPerSec,
+    move: { direction, peer, phase, round, percent, bytesPerSec: rateBytesPerSec, expectedDowntimeMs },
+  };
 }
 
 /** What the guest has given up, and has said of its memory; only tram's guests tell so much. */

@@ -11,7 +11,7 @@ import { hex } from "../reader/seal.ts";
 import { commandName } from "../stream/commands.ts";
 import { command } from "./command.ts";
 import { print, say } from "./console.ts";
-import { parseFile } from "./file-target.ts";
+import { inFile, locatedIn, parseFile } from "./file-target.ts";
 import { checkMap, contentPicture, figuresOf, legend, MAP_OPTION, writeMap } from "./map.ts";
 import type { Picture } from "./picture/picture.ts";
 import { exitOf, JSON_SCHEMA } from "./report.ts";
@@ -45,28 +45,41 @@ export const inspect = command({
     "zstdcat stream.zst | tram inspect - --json | jq .devices[].name",
     "tram inspect vm.tram --map vm.svg",
   ],
-  run(args) {
-    if (args.map !== undefined) return showMap(args);
-    const input = openInput(parseFile(args.source, 0));
-    const watched = args.at === undefined ? null : parseOffset(args.at);
-    if (input.kind === "channel") return showChannel(args.source, surveyChannel(input.transport), args.json === true);
-    const found = survey(input.transport, input.offset, watched);
-    if (args.json) print(JSON.stringify(asJson(args.source, input, found)));
-    else if (watched !== null)
-      print(
-        found.at ??
-          `byte ${watched} is in no record: the stream lies in bytes ${input.offset} to ${found.endOffset - 1}`,
-      );
-    else if (args.device !== undefined) print(formatDevices(found, args.device));
-    else print(format(args.source, input, found));
-    const problems = [found.problem, sealProblemOf(input, found)].filter((one) => one !== null);
-    for (const problem of problems) say(formatError(problem));
-    return exitOf(problems);
-  },
+  run: (args) => inFile(args.source, () => (args.map === undefined ? show(args) : showMap(args))),
 });
 
+/** A question about a byte that the stream has not got is a mistake, unless a program asks: `at` is null there. */
+function outside(offset: number, input: StreamInput, { endOffset }: Survey): string {
+  if (offset >= input.offset && offset < endOffset) return `byte ${offset} is in no record`;
+  throw new TramError("E_USAGE", `--at: byte ${offset} is not in the stream`, {
+    expected: `${input.offset} to ${endOffset - 1}`,
+  });
+}
+
+interface InspectArgs {
+  source: string;
+  device?: string;
+  at?: string;
+  map?: string;
+  json?: boolean;
+}
+
+function show(args: InspectArgs): number {
+  const input = openInput(parseFile(args.source, 0));
+  const watched = args.at === undefined ? null : parseOffset(args.at);
+  if (input.kind === "channel") return showChannel(args.source, surveyChannel(input.transport), args.json === true);
+  const found = survey(input.transport, input.offset, watched);
+  if (args.json) print(JSON.stringify(asJson(args.source, input, found)));
+  else if (watched !== null) print(found.at ?? outside(watched, input, found));
+  else if (args.device !== undefined) print(formatDevices(found, args.device));
+  else print(format(args.source, input, found));
+  const problems = [found.problem, sealProblemOf(input, found)].filter((one) => one !== null);
+  for (const problem of problems) say(formatError(locatedIn(args.source, problem)));
+  return exitOf(problems);
+}
+
 /** What is wrong with the stream ends it: nobody is to take half a map for a whole one. */
-function showMap(args: { source: string; map?: string; device?: string; at?: string; json?: boolean }): number {
+function showMap(args: InspectArgs): number {
   const out = args.map as string;
   if (args.device !== undefined || args.at !== undefined)
     throw new TramError("E_USAGE", "tram inspect shows one thing at a time", {
@@ -92,7 +105,7 @@ function showMap(args: { source: string; map?: string; device?: string; at?: str
       `${formatCount(pages.changedPages)} pages came as changes (XBZRLE) to what they had been: they are drawn as what they had been`,
     );
   const problems = [sealProblemOf(input, found)].filter((one) => one !== null);
-  for (const problem of problems) say(formatError(problem));
+  for (const problem of problems) say(formatError(locatedIn(args.source, problem)));
   return exitOf(problems);
 }
 
@@ -296,6 +309,6 @@ function showChannel(source: string, found: ChannelSurvey, json: boolean): numbe
     print(`${source}\n${rows.map(([name, text]) => `  ${name.padEnd(10)} ${text}`).join("\n")}`);
   }
   if (!found.problem) return EXIT.done;
-  say(formatError(found.problem));
+  say(formatError(locatedIn(source, found.problem)));
   return fromErrorData(found.problem).exitCode;
 }

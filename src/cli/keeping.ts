@@ -2,14 +2,15 @@
 
 import type { Journal } from "../control/journal.ts";
 import { EXIT, formatError, fromErrorData, TramError, toErrorData } from "../errors.ts";
+import { KEEP_FATE } from "../keep/keep.ts";
 import type { KeeperInit, KeptSummary } from "../keep/keeper-worker.ts";
 import { startChannel, startKeeper } from "../workers.ts";
 import { liveLine, say } from "./console.ts";
-import { JSON_SCHEMA, type KeepReport, type Tell } from "./events.ts";
+import { type Events, JSON_SCHEMA, type KeepReport } from "./events.ts";
 import { ProgressView } from "./progress-view.ts";
 import type { Recording } from "./recording.ts";
 import { failure, outcomeOf } from "./report.ts";
-import { formatBytes, formatCount, formatMs, formatRate } from "./units.ts";
+import { formatBytes, formatCount, formatMany, formatMs, formatRate } from "./units.ts";
 
 export interface KeepResult {
   journal: Journal;
@@ -17,13 +18,13 @@ export interface KeepResult {
 }
 
 export interface Keeping {
-  /** Ends it: nothing is left of the file. */
-  cancel(): void;
+  /** Ends it: nothing is left of the file. False: it comes too late, the file is getting its name. */
+  cancel(): boolean;
   finished: Promise<KeepResult>;
 }
 
 export function startKeeping(init: Omit<KeeperInit, "stop">, onJournal: (journal: Journal) => void): Keeping {
-  const stop = new SharedArrayBuffer(4);
+  const stop = new SharedArrayBuffer(8);
   const over = Promise.withResolvers<KeepResult>();
   const keeper = startKeeper({ ...init, stop });
   keeper.onCrash((error) => over.reject(error));
@@ -34,7 +35,13 @@ export function startKeeping(init: Omit<KeeperInit, "stop">, onJournal: (journal
     else for (const one of message.inits) startChannel(one).onCrash((error) => over.reject(error));
   });
   return {
-    cancel: () => void Atomics.store(new Int32Array(stop), 0, 1),
+    cancel() {
+      const words = new Int32Array(stop);
+      if (Atomics.compareExchange(words, KEEP_FATE.at, KEEP_FATE.open, KEEP_FATE.cancelled) === KEEP_FATE.committed)
+        return false;
+      Atomics.store(words, 0, 1);
+      return true;
+    },
     finished: over.promise,
   };
 }
@@ -72,7 +79,7 @@ export function formatKeepReport(report: KeepReport): string {
   const rows: [string, string][] = [
     [
       "machine",
-      `${report.machine}, ${formatBytes(all * 4096)} in ${report.blocks.length} RAM blocks, ${report.devices || "unknown"} device sections`,
+      `${report.machine}, ${formatBytes(all * 4096)} in ${formatMany(report.blocks.length, "RAM block")}, ${report.devices ? formatMany(report.devices, "device section") : "unknown device sections"}`,
     ],
     [
       "pages",
@@ -80,7 +87,7 @@ export function formatKeepReport(report: KeepReport): string {
     ],
     [
       "bytes",
-      `${formatBytes(report.bytes)} in ${formatMs(report.elapsedMs)}, ${formatRate(report.bandwidthBytesPerSec)}${report.channels.length ? `, over ${report.channels.length} channels` : ""}`,
+      `${formatBytes(report.bytes)} in ${formatMs(report.elapsedMs)}, ${formatRate(report.bandwidthBytesPerSec)}${report.channels.length ? `, over ${formatMany(report.channels.length, "channel")}` : ""}`,
     ],
   ];
   if (untold) rows.push(["note", `the source told nothing of ${formatCount(untold)} pages: they are kept as zero`]);
@@ -90,11 +97,11 @@ export function formatKeepReport(report: KeepReport): string {
 /** How far it is; the report in the end. */
 export class KeepView {
   readonly #file: string;
-  readonly #json: Tell | null;
+  readonly #json: Events | null;
   readonly #recording: Recording | null;
   readonly #progress: ProgressView;
 
-  constructor(file: string, json: Tell | null, recording: Recording | null = null) {
+  constructor(file: string, json: Events | null, recording: Recording | null = null) {
     this.#file = file;
     this.#json = json;
     this.#recording = recording;
@@ -118,12 +125,12 @@ export class KeepView {
 
   finish(report: KeepReport): number {
     this.#progress.clear();
-    this.#json?.(report);
+    this.#json?.tell(report);
     if (report.error) {
       say(formatError(report.error));
       return fromErrorData(report.error).exitCode;
     }
-    if (!this.#json) say(`${this.#file}: kept, and on disk\n${formatKeepReport(report)}`);
+    if (!this.#json?.replacesText) say(`${this.#file}: kept, and on disk\n${formatKeepReport(report)}`);
     return EXIT.done;
   }
 }
@@ -163,9 +170,9 @@ export function interrupted(report: KeepReport, signal: string | null): void {
 }
 
 /** A failure before there was anything to report on is told, too; then it is thrown on. */
-export function reportingFailure<T>(file: string, json: Tell | null, action: () => Promise<T>): Promise<T> {
+export function reportingFailure<T>(file: string, json: Events | null, action: () => Promise<T>): Promise<T> {
   return action().catch((error) => {
-    json?.({ ...failure(error), event: "keep.finished", file });
+    json?.tell({ ...failure(error), event: "keep.finished", file });
     throw error;
   });
 }

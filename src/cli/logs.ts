@@ -1,6 +1,6 @@
 // tram logs: what a detached guest's process has said. The log outlives the guest.
 import { openSync, readSync } from "node:fs";
-import { EXIT, TramError } from "../errors.ts";
+import { EXIT, reasonOf, TramError } from "../errors.ts";
 import { net } from "../native/net.ts";
 import { command } from "./command.ts";
 import { writeAll } from "./console.ts";
@@ -68,7 +68,7 @@ class Log {
     try {
       this.#fd = openSync(path, "r");
     } catch (error) {
-      throw new TramError("E_FILE", `cannot read ${path}: ${(error as Error).message}`);
+      throw new TramError("E_FILE", `cannot read ${path}: ${reasonOf(error)}`);
     }
   }
 

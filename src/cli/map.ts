@@ -25,10 +25,12 @@ export const MAP_OPTION = {
   valueHint: "OUT.svg|OUT.png",
 } as const;
 
+const kindOf = (out: string): string => extname(out).toLowerCase();
+
 /** Refuses what cannot be drawn into, before anything is read. */
 export function checkMap(out: string, sources: readonly string[]): void {
   const { path, offset } = parseFile(out, 1);
-  if (path === null || offset !== null || !EXTENSIONS.includes(extname(out)))
+  if (path === null || offset !== null || !EXTENSIONS.includes(kindOf(out)))
     throw new TramError("E_USAGE", `--map: '${out}' does not say what kind of picture it is to be`, {
       expected: `a file whose name ends in ${EXTENSIONS.join(" or ")}`,
       found: path === null ? "no name" : extname(out) || "a name without an end",
@@ -43,7 +45,7 @@ export function writeMap<T extends { picture: Picture }>(out: string, make: () =
   let made: T;
   try {
     made = make();
-    writeAt(file.fd, draw(made.picture, extname(out)), 0);
+    writeAt(file.fd, draw(made.picture, kindOf(out)), 0);
   } catch (error) {
     file.discard();
     throw error;

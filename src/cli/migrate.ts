@@ -13,7 +13,16 @@ import { command } from "./command.ts";
 import { type Consumer, startConsumer } from "./consumer.ts";
 import { FREE_ARGS, freeOptions } from "./free-pages.ts";
 import { MAX_DOWNTIME_ARG, requireTram, VM_ARG } from "./guest.ts";
-import { describeOwner, type FinalReport, failedReport, finalReport, MoveView, openJson, openTrace } from "./report.ts";
+import {
+  describeOwner,
+  EVENTS_ARG,
+  type FinalReport,
+  failedReport,
+  finalReport,
+  MoveView,
+  openJson,
+  openTrace,
+} from "./report.ts";
 import { fdPath, openReport, REPORT_ARG } from "./report-file.ts";
 import { findSocket } from "./runtime.ts";
 import { parseCount, parseDuration, parseRate } from "./units.ts";
@@ -85,12 +94,7 @@ export const migrate = command({
       names: "file",
     },
     report: REPORT_ARG,
-    json: {
-      type: "string",
-      description: "events as JSON, one a line; the last is the report",
-      valueHint: "PATH|fd:N",
-      names: "file",
-    },
+    json: EVENTS_ARG,
   },
   examples: [
     "tram migrate a tcp:host2:4444",
@@ -306,7 +310,14 @@ async function conclude(vm: string, journal: Journal, channel: Channel, interrup
     const [code, why] = signal
       ? (["E_INTERRUPTED", `interrupted by ${signal}`] as const)
       : (["E_CANCELLED", "cancelled"] as const);
-    report.error = toErrorData(new TramError(code, `${why}: the guest goes on at the source`));
+    const isWaitedFor = /^(tcp|unix):/.test(report.peer) && report.rounds + report.bytes > 0;
+    report.error = toErrorData(
+      new TramError(code, `${why}: the guest goes on at the source`, {
+        ...(isWaitedFor && {
+          next: `who waited at ${report.peer} has ended with it: start a target again for another try`,
+        }),
+      }),
+    );
   }
   if (channel.consumer) {
     if (report.outcome === "cancelled") channel.consumer.kill(); // it would wait for more, or make something of a half

@@ -1,7 +1,7 @@
 // Shows how far something has come while it goes on: a live line on a terminal, events for a program, nothing in a log.
 import { isOver, type Journal } from "../control/journal.ts";
 import { type LiveLine, liveLine } from "./console.ts";
-import type { Progress, Tell, TramEvent } from "./events.ts";
+import type { Events, Progress, TramEvent } from "./events.ts";
 import { Meter, progressOf, progressParts, type Way } from "./progress.ts";
 
 /** A line that changes more often cannot be read. */
@@ -16,7 +16,7 @@ export interface Naming {
 
 export class ProgressView {
   readonly #way: Way;
-  readonly #tell: Tell | null;
+  readonly #events: Events | null;
   readonly #naming: Naming;
   readonly #line: LiveLine;
   readonly #clock: () => number;
@@ -30,13 +30,13 @@ export class ProgressView {
 
   constructor(
     way: Way,
-    tell: Tell | null,
+    events: Events | null,
     naming: Naming,
     line: LiveLine = liveLine,
     clock: () => number = () => performance.now(),
   ) {
     this.#way = way;
-    this.#tell = tell;
+    this.#events = events;
     this.#naming = naming;
     this.#line = line;
     this.#clock = clock;
@@ -44,14 +44,14 @@ export class ProgressView {
 
   /** Somebody sees a line that is rewritten in place. */
   get isLive(): boolean {
-    return this.#line.terminal.isLive && this.#tell === null;
+    return this.#line.terminal.isLive && !this.#events?.replacesText;
   }
 
   update(journal: Journal): void {
     this.#journal = journal;
-    if (journal.phase !== this.#phase) this.#tell?.(this.#naming.phase(journal));
+    if (journal.phase !== this.#phase) this.#events?.tell(this.#naming.phase(journal));
     this.#phase = journal.phase;
-    if (!this.#tell && !this.isLive) return;
+    if (!this.#events && !this.isLive) return;
     if (!this.#timer) {
       this.#toldMs = this.#clock();
       // A window changes its width, and what is in the way its name, while no journal comes.
@@ -68,11 +68,11 @@ export class ProgressView {
     const journal = this.#journal;
     const progress = progressOf(journal, this.#way, this.#meter.measure(journal, nowMs));
     if (this.isLive) this.#line.show(progressParts(progress, journal, this.#way));
-    if (!this.#tell || nowMs - this.#toldMs < TOLD_MS) return;
+    if (!this.#events || nowMs - this.#toldMs < TOLD_MS) return;
     this.#toldMs = nowMs;
     const event = this.#naming.progress(progress, journal);
     const text = JSON.stringify(event);
-    if (text !== this.#told) this.#tell(event); // who waits for a source for hours says so once
+    if (text !== this.#told) this.#events.tell(event); // who waits for a source for hours says so once
     this.#told = text;
   }
 

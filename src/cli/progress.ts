@@ -1,12 +1,12 @@
 // How far a move, a save or a file's way has come: figures out of the journal, and the line that shows them. Pure functions of what
 // was seen, and when.
+
 import { PAGE_RECORD_BYTES } from "../control/convergence.ts";
 import { isOver, type Journal, type Phase, type Round } from "../control/journal.ts";
+import { TARGET_PAGE_BYTES } from "../stream/wire.ts";
 import type { Progress, WaitsFor } from "./events.ts";
 import type { Part } from "./terminal.ts";
 import { formatBytes, formatCount, formatEta, formatMs, formatRate } from "./units.ts";
-
-const PAGE_BYTES = 4096;
 
 /** Of a guest that runs here: to a target, into a file. Of one that does not: from a source into a file, from a file to a target. */
 export type Way = "move" | "save" | "keep" | "send";
@@ -138,7 +138,7 @@ export function progressOf(journal: Journal, way: Way, speed: Speed): Progress {
     percent: tells ? Math.floor(((totalPages - remainingPages) / totalPages) * 100) : null,
     bytes,
     rateBytesPerSec: Math.round(speed.bytesPerSec),
-    remainingBytes: tells ? remainingPages * PAGE_BYTES : null,
+    remainingBytes: tells ? remainingPages * TARGET_PAGE_BYTES : null,
     dirtyBytesPerSec: measured && runs ? Math.round(measured.dirtyPagesPerSec * PAGE_RECORD_BYTES) : null,
     expectedDowntimeMs: runs ? finite(journal.expectedDowntimeMs) : null,
     etaMs: canTell ? etaMs(left) : null,

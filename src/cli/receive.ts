@@ -11,7 +11,7 @@ import { say } from "./console.ts";
 import { startConsumer } from "./consumer.ts";
 import { fileTarget } from "./file-target.ts";
 import { cancelOnSignal, interrupted, KeepView, keepReport, reportingFailure, startKeeping } from "./keeping.ts";
-import { openJson } from "./report.ts";
+import { EVENTS_ARG, openJson } from "./report.ts";
 import { parseCount, parseDuration } from "./units.ts";
 
 export const receive = command({
@@ -36,12 +36,7 @@ export const receive = command({
       valueHint: "N",
     },
     timeout: { type: "string", description: "longest silence of the source (default 10s)", valueHint: "TIME" },
-    json: {
-      type: "string",
-      description: "events as JSON, one a line; the last is the report",
-      valueHint: "PATH|fd:N",
-      names: "file",
-    },
+    json: EVENTS_ARG,
   },
   examples: [
     "tram receive unix:/run/in.sock vm.tram       # then, in QEMU's monitor: migrate -d unix:/run/in.sock",
@@ -56,7 +51,7 @@ export const receive = command({
       args.channels === undefined ? null : parseCount(args.channels, "--channels", 0, MULTIFD_CHANNELS_MAX);
     return reportingFailure(args.file, json, async () => {
       const { listener, producer } = incoming(args.uri);
-      if (listener.fd >= 0 && json === null) say(`waits on ${endpointName(listener.endpoint)}`);
+      if (listener.fd >= 0 && !json?.replacesText) say(`waits on ${endpointName(listener.endpoint)}`);
       const view = new KeepView(args.file, json);
       const keeping = startKeeping({ listener, target, channels, silenceMs }, (journal) => view.update(journal));
       const signals = cancelOnSignal(() => keeping.cancel());

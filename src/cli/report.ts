@@ -4,38 +4,52 @@ import type { ChannelCounts } from "../control/barrier.ts";
 import type { Stall } from "../control/convergence.ts";
 import type { Journal, Round } from "../control/journal.ts";
 import type { ForecastNote } from "../control/measure.ts";
-import { type ErrorData, EXIT, formatError, fromErrorData, TramError, toErrorData } from "../errors.ts";
+import { type ErrorData, EXIT, formatError, fromErrorData, reasonOf, TramError, toErrorData } from "../errors.ts";
 import { net } from "../native/net.ts";
 import { print, say, writeAll } from "./console.ts";
-import { type ChannelReport, type FinalReport, JSON_SCHEMA, type Outcome, type Tell } from "./events.ts";
+import {
+  type ChannelReport,
+  type Events,
+  type FinalReport,
+  JSON_SCHEMA,
+  type Outcome,
+  type TramEvent,
+} from "./events.ts";
 import { freeReport, freeRows } from "./free-pages.ts";
 import type { Way } from "./progress.ts";
 import { ProgressView } from "./progress-view.ts";
 import type { Recording } from "./recording.ts";
-import { formatBytes, formatCount, formatMs, formatRate } from "./units.ts";
+import { formatBytes, formatCount, formatMany, formatMs, formatRate } from "./units.ts";
 
 export { type FinalReport, JSON_SCHEMA } from "./events.ts";
 
+export const EVENTS_ARG = {
+  type: "string",
+  description: "events as JSON, one a line, the last is the report: in place of text, or in a file beside it",
+  valueHint: "PATH|fd:N",
+  names: "file",
+} as const;
+
 /** Where events go: --json[=PATH|fd:N]; null: nowhere. */
-export function openJson(option: string | undefined, streamOnStdout: boolean): Tell | null {
+export function openJson(option: string | undefined, streamOnStdout: boolean): Events | null {
   if (option === undefined) return null;
   if (option === "-" || option === "") {
     if (streamOnStdout)
       throw new TramError("E_USAGE", "the stream and --json both want standard output", {
         next: "send the events elsewhere: --json=PATH or --json=fd:2",
       });
-    return (event) => print(JSON.stringify(event));
+    return { tell: (event) => print(JSON.stringify(event)), replacesText: true };
   }
   const numbered = /^fd:([0-9]+)$/.exec(option);
   if (numbered) net.fdType(Number(numbered[1]));
   const fd = numbered ? Number(numbered[1]) : openOutput("--json", option);
   let works = true;
-  return (event) => {
-    if (works && !writeAll(fd, `${JSON.stringify(event)}\n`)) {
-      works = false;
-      say(`--json=${option}: cannot write; no more events are written, the move goes on`);
-    }
+  const tell = (event: TramEvent) => {
+    if (!works || writeAll(fd, `${JSON.stringify(event)}\n`)) return;
+    works = false;
+    say(`--json=${option}: cannot write; no more events are written, the move goes on`);
   };
+  return { tell, replacesText: numbered !== null };
 }
 
 /** Where --trace goes; null: nowhere. */
@@ -50,7 +64,7 @@ export function openOutput(option: string, path: string): number {
   try {
     return openSync(path, "w");
   } catch (error) {
-    throw new TramError("E_FILE", `${option}: cannot write ${path}: ${(error as Error).message}`);
+    throw new TramError("E_FILE", `${option}: cannot write ${path}: ${reasonOf(error)}`);
   }
 }
 
@@ -104,7 +118,7 @@ export const outcomeOf = (phase: Journal["phase"]): Outcome =>
 
 export function finalReport(vm: string, journal: Journal): FinalReport {
   const { peer, owner, totalPages, sentPages, zeroPages, resentPages, bytes } = journal;
-  const { downtimeMs, downtimePartsMs, throttlePercent, stall, error } = journal;
+  const { downtimeMs, maxDowntimeMs, downtimePartsMs, throttlePercent, stall, error } = journal;
   const elapsedMs = Math.round(journal.elapsedMs);
   return {
     schema: JSON_SCHEMA,
@@ -123,6 +137,7 @@ export function finalReport(vm: string, journal: Journal): FinalReport {
     elapsedMs,
     bandwidthBytesPerSec: Math.round((bytes * 1000) / Math.max(1, elapsedMs)),
     downtimeMs,
+    maxDowntimeMs,
     downtimePartsMs,
     throttlePercent,
     stall,
@@ -135,13 +150,12 @@ export function finalReport(vm: string, journal: Journal): FinalReport {
 
 /** The final report for a person. */
 export function formatReport(report: FinalReport): string {
-  const parts = Object.entries(report.downtimePartsMs).map(([name, ms]) => `${name} ${ms}`);
   const rows: [string, string][] = [["owner", describeOwner(report)]];
-  if (report.rounds > 0)
+  if (report.bytes > 0)
     rows.push(
       [
         "pages",
-        `${formatCount(report.sentPages)} sent, ${formatCount(report.zeroPages)} zero, ${formatCount(report.resentPages)} of these re-sent, in ${report.rounds} rounds`,
+        `${formatCount(report.sentPages)} sent, ${formatCount(report.zeroPages)} zero, ${formatCount(report.resentPages)} of these re-sent, ${report.rounds > 0 ? `in ${formatMany(report.rounds, "round")}` : "before the first round was over"}`,
       ],
       ...freeRows(report),
       [
@@ -157,10 +171,23 @@ export function formatReport(report: FinalReport): string {
     ]);
   if (report.throttlePercent > 0)
     rows.push(["throttled", `the guest's CPUs rested up to ${report.throttlePercent}% of the time`]);
-  if (report.downtimeMs !== null) rows.push(["downtime", `${report.downtimeMs} ms (${parts.join(", ")})`]);
+  rows.push(...downtimeRows(report));
   if (report.forecast?.converges && report.outcome === "completed")
     rows.push(["forecast", forecastRow(report.forecast, report)]);
   return rows.map(([name, text]) => `  ${name.padEnd(9)} ${text}`).join("\n");
+}
+
+/** The parts that it sums up; and that it was longer than it was to be. */
+export function downtimeRows({
+  downtimeMs,
+  maxDowntimeMs,
+  downtimePartsMs,
+}: Pick<FinalReport, "downtimeMs" | "maxDowntimeMs" | "downtimePartsMs">): [string, string][] {
+  if (downtimeMs === null) return [];
+  const parts = Object.entries(downtimePartsMs).map(([name, ms]) => `${name} ${ms}`);
+  const isMissed = maxDowntimeMs !== null && downtimeMs > maxDowntimeMs;
+  const missed = isMissed ? `: longer than the ${formatMs(maxDowntimeMs)} of --max-downtime` : "";
+  return [["downtime", `${downtimeMs} ms (${parts.join(", ")})${missed}`]];
 }
 
 /** What was foretold, beside what came of it. */
@@ -205,7 +232,7 @@ export function describeOwner({ owner, vm }: Pick<FinalReport, "owner" | "vm">):
 /** Shows a move, or a save of a guest of tram's, while it goes on. */
 export class MoveView {
   readonly #vm: string;
-  readonly #json: Tell | null;
+  readonly #json: Events | null;
   readonly #trace: ((phase: string, atMs: number) => void) | null;
   readonly #progress: ProgressView;
   readonly #recording: Recording | null;
@@ -215,7 +242,7 @@ export class MoveView {
 
   constructor(
     vm: string,
-    json: Tell | null,
+    json: Events | null,
     trace: ((phase: string, atMs: number) => void) | null = null,
     recording: Recording | null = null,
     way: Way = "move",
@@ -252,32 +279,30 @@ export class MoveView {
     const known = journal.phase === "active" ? journal.rounds.slice(0, -1) : journal.rounds;
     for (const round of known.filter((one) => one.round > this.#shownRounds)) {
       this.#shownRounds = round.round;
-      if (this.#json)
-        this.#json({
-          schema: JSON_SCHEMA,
-          event: "round.finished",
-          vm: this.#vm,
-          owner: journal.owner,
-          ...round,
-          durationMs: Math.round(round.durationMs),
-        });
-      else if (!this.#progress.isLive) say(roundLine(round));
+      this.#json?.tell({
+        schema: JSON_SCHEMA,
+        event: "round.finished",
+        vm: this.#vm,
+        owner: journal.owner,
+        ...round,
+        durationMs: Math.round(round.durationMs),
+      });
+      if (!this.#json?.replacesText && !this.#progress.isLive) say(roundLine(round));
     }
   }
 
   /** Once each time that it begins. */
   #tellStall(stall: Stall | null): void {
     if (stall && !this.#stalled) {
-      if (this.#json)
-        this.#json({ schema: JSON_SCHEMA, event: "move.stalled", vm: this.#vm, owner: "source", ...stall });
-      else say(stallText(this.#vm, stall));
+      this.#json?.tell({ schema: JSON_SCHEMA, event: "move.stalled", vm: this.#vm, owner: "source", ...stall });
+      if (!this.#json?.replacesText) say(stallText(this.#vm, stall));
     }
     this.#stalled = stall !== null;
   }
 
   /** Something to know before it begins. */
   note(text: string): void {
-    if (!this.#json) say(text);
+    if (!this.#json?.replacesText) say(text);
   }
 
   clear(): void {
@@ -286,14 +311,11 @@ export class MoveView {
 
   finish(report: FinalReport): void {
     this.clear();
-    if (this.#json) {
-      this.#json(report);
-      if (report.error) say(formatError(report.error));
-      return;
-    }
+    this.#json?.tell(report);
     if (report.error) say(formatError(report.error));
+    if (this.#json?.replacesText) return;
     say(
-      `'${this.#vm}' ${report.outcome === "completed" ? "moved to" : `${report.outcome}: was to move to`} ${report.peer}\n${formatReport(report)}`,
+      `'${this.#vm}' ${report.outcome === "completed" ? `moved to ${report.peer}` : `was to move to ${report.peer}: ${report.outcome}`}\n${formatReport(report)}`,
     );
   }
 }
@@ -306,5 +328,5 @@ export const failure = (error: unknown) => ({
   error: toErrorData(error),
 });
 
-export const failedReport = (vm: string, error: unknown, json: Tell | null): void =>
-  json?.({ ...failure(error), event: "move.finished", vm });
+export const failedReport = (vm: string, error: unknown, json: Events | null): void =>
+  json?.tell({ ...failure(error), event: "move.finished", vm });

@@ -6,7 +6,7 @@ import { survey } from "../inspect/survey.ts";
 import { MACHINE_NAME } from "../stream/devices/machine.ts";
 import { command } from "./command.ts";
 import { print } from "./console.ts";
-import { parseFile } from "./file-target.ts";
+import { inFile, parseFile } from "./file-target.ts";
 import { isOurSnapshot, RESTORE_ARGS } from "./restore-guest.ts";
 import { ACCEL_ARGS, PROCESS_ARGS, startGuest } from "./run.ts";
 
@@ -34,7 +34,9 @@ export const restore = command({
   ],
   async run(args) {
     const spec = parseFile(args.file, 0);
-    return isOurSnapshot(spec) ? startGuest({ ...args, incoming: args.file }, spec) : explain(args.file);
+    return isOurSnapshot(spec)
+      ? startGuest({ ...args, incoming: args.file }, spec)
+      : inFile(args.file, () => explain(args.file));
   },
 });
 

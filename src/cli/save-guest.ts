@@ -13,12 +13,12 @@ import { MACHINE_NAME, RAM_BLOCK_NAME } from "../stream/devices/machine.ts";
 import { type FileTarget, OutputFile } from "../writer/output-file.ts";
 import { worstCaseBytes } from "../writer/snapshot.ts";
 import { say } from "./console.ts";
-import { JSON_SCHEMA, type SaveReport, type Tell } from "./events.ts";
+import { type Events, JSON_SCHEMA, type SaveReport } from "./events.ts";
 import { statOf } from "./file-target.ts";
 import { freeReport, freeRows } from "./free-pages.ts";
 import { untilBooted } from "./migrate.ts";
-import { type MoveView, outcomeOf } from "./report.ts";
-import { formatBytes, formatCount, formatMs, formatRate } from "./units.ts";
+import { downtimeRows, type MoveView, outcomeOf } from "./report.ts";
+import { formatBytes, formatCount, formatMany, formatMs, formatRate } from "./units.ts";
 
 const POLL_MS = 20;
 const QUIT_MS = 10_000;
@@ -177,6 +177,7 @@ function saveReport(
     directBytes: journal.channels.reduce((sum, { directBytes }) => sum + directBytes, 0),
     directFallback,
     downtimeMs: journal.downtimeMs,
+    maxDowntimeMs: journal.maxDowntimeMs,
     downtimePartsMs: journal.downtimePartsMs,
     channels: journal.channels,
     error: journal.error,
@@ -208,33 +209,32 @@ async function leave(
   );
 }
 
-export function finishSave(report: SaveReport, view: MoveView, json: Tell | null): number {
+export function finishSave(report: SaveReport, view: MoveView, json: Events | null): number {
   view.clear();
-  json?.(report);
+  json?.tell(report);
   if (report.error) {
     say(formatError(report.error));
     return fromErrorData(report.error).exitCode;
   }
-  if (!json) say(`${report.file}: saved, and on disk\n${formatSave(report)}`);
+  if (!json?.replacesText) say(`${report.file}: saved, and on disk\n${formatSave(report)}`);
   return EXIT.done;
 }
 
 function formatSave(report: SaveReport): string {
   const [{ bytes: ramBytes, present }] = report.blocks;
-  const parts = Object.entries(report.downtimePartsMs).map(([name, ms]) => `${name} ${ms}`);
   const share = report.bytes ? Math.round((report.directBytes / report.bytes) * 100) : 0;
   const rows: [string, string][] = [
     [
       "pages",
-      `${formatCount(present)} of ${formatBytes(ramBytes)}; ${formatCount(report.receivedPages)} written in ${report.rounds} rounds, ${formatCount(report.resentPages)} of these again`,
+      `${formatCount(present)} of ${formatBytes(ramBytes)}; ${formatCount(report.receivedPages)} written in ${formatMany(report.rounds, "round")}, ${formatCount(report.resentPages)} of these again`,
     ],
     ...freeRows(report),
     [
       "bytes",
-      `${formatBytes(report.bytes)} in ${formatMs(report.elapsedMs)}, ${formatRate(report.bandwidthBytesPerSec)}, ${share}% past the page cache, over ${report.channels.length} channel${report.channels.length > 1 ? "s" : ""}`,
+      `${formatBytes(report.bytes)} in ${formatMs(report.elapsedMs)}, ${formatRate(report.bandwidthBytesPerSec)}, ${share}% past the page cache, over ${formatMany(report.channels.length, "channel")}`,
     ],
     ["file", `${formatBytes(report.allocatedBytes)} on disk, sealed`],
   ];
-  if (report.downtimeMs !== null) rows.push(["downtime", `${report.downtimeMs} ms (${parts.join(", ")})`]);
+  rows.push(...downtimeRows(report));
   return rows.map(([name, text]) => `  ${name.padEnd(9)} ${text}`).join("\n");
 }

@@ -18,7 +18,7 @@ import type { KeepReport } from "./events.ts";
 import { fileTarget } from "./file-target.ts";
 import { FREE_ARGS, type FreeArgs, freeOptions, nonDefaultFree } from "./free-pages.ts";
 import { cancelOnSignal, type KeepResult, KeepView, keepReport, reportingFailure, startKeeping } from "./keeping.ts";
-import { MoveView, openJson } from "./report.ts";
+import { EVENTS_ARG, MoveView, openJson } from "./report.ts";
 import { fdPath, openReport, REPORT_ARG, savedOutcome } from "./report-file.ts";
 import { findSocket } from "./runtime.ts";
 import { finishSave, saveGuest } from "./save-guest.ts";
@@ -74,19 +74,14 @@ export const save = command({
     maxDowntime: {
       type: "string",
       description:
-        "how long the guest may stand still (default: no limit; 300ms with --after resume or --max-bandwidth)",
+        "how long the guest may stand still (default 300ms; one of QEMU's that is not resumed: no limit, without --max-bandwidth)",
       valueHint: "TIME",
     },
     maxBandwidth: { type: "string", description: "the most to take (default no limit)", valueHint: "RATE" },
     ...FREE_ARGS,
     timeout: { type: "string", description: "the longest it may take (default none)", valueHint: "TIME" },
     report: REPORT_ARG,
-    json: {
-      type: "string",
-      description: "events as JSON, one a line; the last is the report",
-      valueHint: "PATH|fd:N",
-      names: "file",
-    },
+    json: EVENTS_ARG,
   },
   examples: [
     "tram save a a.tram                                       # tram restore a.tram brings it back",
@@ -313,9 +308,10 @@ class Saving {
       const timedOut = performance.now() > endMs;
       if (cancelled || (!timedOut && !signal())) continue;
       cancelled = true;
+      // Before QEMU is told: a file that is getting its name is the guest's, and QEMU is to hear so.
+      if (!keeping.cancel()) continue;
       this.#timedOut = timedOut;
       await this.#migration.cancel();
-      keeping.cancel();
     }
     return over;
   }

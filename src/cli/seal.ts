@@ -11,7 +11,7 @@ import { OutputFile } from "../writer/output-file.ts";
 import { writeSeal } from "../writer/seal.ts";
 import { command } from "./command.ts";
 import { print, say } from "./console.ts";
-import { parseFile } from "./file-target.ts";
+import { locatedIn, parseFile } from "./file-target.ts";
 import { CHANNELS_OPTION, HashCrew } from "./hashing.ts";
 import { exitOf } from "./report.ts";
 import { formatBytes, formatCount, formatMs, formatRate } from "./units.ts";
@@ -47,7 +47,7 @@ export const seal = command({
       const [began, before] = [performance.now(), stateOf(fd)];
       const { file, problems, notes } = examineToSeal({ path, fd, offset }, { force: args.force === true, beside });
       for (const note of notes) say(`note: ${note}`);
-      for (const problem of problems) say(formatError(problem));
+      for (const problem of problems) say(formatError(locatedIn(args.file, problem)));
       if (!file || problems.length) return exitOf(problems);
       const sealed = await hashToSeal(file, beside ? (end) => end : alignSeal, crew.hash);
       if (stateOf(fd) !== before)

@@ -14,11 +14,11 @@ import { startKeptSender, startPlayer } from "../workers.ts";
 import { command } from "./command.ts";
 import { say } from "./console.ts";
 import { startConsumer } from "./consumer.ts";
-import { JSON_SCHEMA, type PlayReport, type Tell } from "./events.ts";
+import { type Events, JSON_SCHEMA, type PlayReport } from "./events.ts";
 import { parseFile, statOf } from "./file-target.ts";
 import { cancelOnSignal } from "./keeping.ts";
 import { ProgressView } from "./progress-view.ts";
-import { channelReport, channelRows, failure, openJson, outcomeOf } from "./report.ts";
+import { channelReport, channelRows, EVENTS_ARG, failure, openJson, outcomeOf } from "./report.ts";
 import { formatBytes, formatCount, formatMs, formatRate, parseCount, parseDuration, parseRate } from "./units.ts";
 import { parseZeroCopy } from "./zero-copy.ts";
 
@@ -61,12 +61,7 @@ export const send = command({
     },
     uuid: { type: "string", description: "with --channels: the guest's -uuid at the target", valueHint: "UUID" },
     timeout: { type: "string", description: "longest silence of the target (default 60s)", valueHint: "TIME" },
-    json: {
-      type: "string",
-      description: "events as JSON, one a line; the last is the report",
-      valueHint: "PATH|fd:N",
-      names: "file",
-    },
+    json: EVENTS_ARG,
   },
   examples: [
     "tram send vm.tram unix:/run/in.sock     # while there waits: qemu-system-x86_64 … -incoming unix:/run/in.sock",
@@ -76,7 +71,7 @@ export const send = command({
   async run(args) {
     const json = openJson(args.json, args.uri === "-");
     return play(args, json).catch((error) => {
-      json?.({ ...failure(error), event: "send.finished", owner: "file", file: args.file });
+      json?.tell({ ...failure(error), event: "send.finished", owner: "file", file: args.file });
       throw error;
     });
   },
@@ -93,7 +88,7 @@ interface SendArgs {
   timeout?: string;
 }
 
-async function play(args: SendArgs, json: Tell | null): Promise<number> {
+async function play(args: SendArgs, json: Events | null): Promise<number> {
   const replyMs = args.timeout === undefined ? TARGET_REPLY_MS : parseDuration(args.timeout, "--timeout");
   const maxBandwidthBytesPerSec = args.maxBandwidth === undefined ? 0 : parseRate(args.maxBandwidth, "--max-bandwidth");
   const channels = args.channels === undefined ? 0 : parseCount(args.channels, "--channels", 0, MULTIFD_CHANNELS_MAX);
@@ -132,13 +127,13 @@ async function play(args: SendArgs, json: Tell | null): Promise<number> {
       );
     if (ending) report.outcome = "failed";
   }
-  json?.(report);
+  json?.tell(report);
   if (report.error) {
     say(formatError(report.error));
     return fromErrorData(report.error).exitCode;
   }
   const rows = channelRows(report).map(([name, text]) => `\n  ${name}: ${text}`);
-  if (!json)
+  if (!json?.replacesText)
     say(
       `${args.file}: ${report.owner === "target" ? `the guest is at ${report.peer} now` : `every byte was accepted by ${report.peer}; nobody can confirm more there`}\n  ${formatCount(report.sentPages)} pages, ${formatCount(report.zeroPages)} zero; ${formatBytes(report.bytes)} in ${formatMs(report.elapsedMs)}, ${formatRate(report.bandwidthBytesPerSec)}${rows.join("")}`,
     );
@@ -166,7 +161,7 @@ const notSeekable = (text: string): TramError =>
 const TARGET_REPLY_MS = 6 * DEFAULT_REPLY_MS;
 
 /** How far it is. */
-export const playView = (file: string, json: Tell | null): ProgressView =>
+export const playView = (file: string, json: Events | null): ProgressView =>
   new ProgressView("send", json, {
     phase: ({ phase, owner, elapsedMs }) => ({
       schema: JSON_SCHEMA,

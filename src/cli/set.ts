@@ -1,8 +1,9 @@
 // tram set: changes what limits a move that is under way, tram's and QEMU's.
 import { ON_TIMEOUT } from "../control/limits.ts";
 import { EXIT, TramError } from "../errors.ts";
-import { isQemu } from "../qmp/migration.ts";
+import { isQemu, QemuMigration } from "../qmp/migration.ts";
 import { command, nearest } from "./command.ts";
+import { say } from "./console.ts";
 import { VM_ARG, withGuest } from "./guest.ts";
 import { parseOnTimeout } from "./migrate.ts";
 import { parseDuration, parseRate } from "./units.ts";
@@ -64,8 +65,11 @@ export const set = command({
   async run(args) {
     const given = args._.slice(1).map(parseSetting);
     await withGuest(args.vm, async (client) => {
-      if (await isQemu(client)) await client.execute("migrate-set-parameters", forQemu(given));
-      else await client.execute("tram-set", Object.assign({}, ...given.map(({ knob, text }) => knob.tram(text))));
+      if (await isQemu(client)) {
+        await client.execute("migrate-set-parameters", forQemu(given));
+        if ((await new QemuMigration(client).underWay()) === null)
+          say(`'${args.vm}' does not move just now: QEMU keeps this for its next migration`);
+      } else await client.execute("tram-set", Object.assign({}, ...given.map(({ knob, text }) => knob.tram(text))));
     });
     return EXIT.done;
   },

@@ -1,13 +1,24 @@
 // tram ps, status, pause, resume, quit, check-guest: look at running guests and steer them, tram's and QEMU's.
 import { type RestoreJournal, unverifiedPages } from "../control/restore.ts";
-import { EXIT, formatError, TramError } from "../errors.ts";
+import { EXIT, formatError, TramError, toErrorData } from "../errors.ts";
 import type { BalloonFacts } from "../machine/balloon.ts";
 import { command, type TramCommand } from "./command.ts";
 import { print, say } from "./console.ts";
 import { JSON_ARG, VM_ARG, withGuest } from "./guest.ts";
-import { readBalloon, readFreePages, readRestore, readStatus, readTracking, type Status } from "./guest-facts.ts";
+import {
+  type MoveFacts,
+  NO_ANSWER,
+  readBalloon,
+  readFreePages,
+  readMove,
+  readRestore,
+  readStatus,
+  readTracking,
+  type Status,
+} from "./guest-facts.ts";
 import { JSON_SCHEMA } from "./report.ts";
-import { guestNames, socketPathOf } from "./runtime.ts";
+import { guestNames } from "./runtime.ts";
+import { moveText } from "./top-rows.ts";
 import { formatBytes, formatCount } from "./units.ts";
 
 function balloonLine({ balloon, memory }: Status & { balloon?: BalloonFacts }): string {
@@ -31,6 +42,8 @@ function restoreLines(restore: RestoreJournal | undefined): string {
   return `\n${lines.join("\n")}`;
 }
 
+const moveLine = (facts: MoveFacts): string => (facts.move ? `\nmove: ${moveText(facts)}` : "");
+
 const statusLine = ({ name, status, memory, cpus }: Status): string =>
   `${name.padEnd(20)} ${status.padEnd(16)} ${(memory ? formatBytes(memory) : "-").padEnd(10)} ${cpus || "-"}`;
 
@@ -45,12 +58,13 @@ export const status = command({
     const found = await withGuest(args.vm, async (client) => {
       const status = {
         ...(await readStatus(client, args.vm)),
+        ...(await readMove(client)),
         ...(await readRestore(client)),
         ...(await readBalloon(client)),
       };
       return args.json ? { ...status, ...(await readFreePages(client)), ...(await readTracking(client)) } : status;
     });
-    const text = `${HEADING}\n${statusLine(found)}${restoreLines(found.restore)}${balloonLine(found)}`;
+    const text = `${HEADING}\n${statusLine(found)}${moveLine(found)}${restoreLines(found.restore)}${balloonLine(found)}`;
     print(args.json ? JSON.stringify({ schema: JSON_SCHEMA, ...found }) : text);
     return EXIT.done;
   },
@@ -68,8 +82,9 @@ export const ps = command({
         rows.push(await withGuest(name, (client) => readStatus(client, name)));
       } catch (error) {
         // A socket nobody is behind is what a killed guest leaves; the next guest of its name takes it over.
-        if (!(error instanceof TramError) || error.code !== "E_NO_SUCH_GUEST")
-          say(`${socketPathOf(name)}: ${(error as Error).message}`);
+        if (error instanceof TramError && error.code === "E_NO_SUCH_GUEST") continue;
+        say(formatError(toErrorData(error)));
+        rows.push({ name, status: NO_ANSWER, memory: 0, cpus: 0 });
       }
     }
     print(

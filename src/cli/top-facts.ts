@@ -1,30 +1,18 @@
 // What tram top knows of a guest. It asks for nothing that would disturb the guest: what it writes is known only while it moves.
+
 import { readFile } from "node:fs/promises";
-import { isOver, type Journal, type Phase } from "../control/journal.ts";
 import { unverifiedPages } from "../control/restore.ts";
 import { TramError } from "../errors.ts";
 import { withGuest } from "./guest.ts";
-import { readBalloon, readRestore, readStatus } from "./guest-facts.ts";
+import { type MoveFacts, NO_ANSWER, readBalloon, readMove, readRestore, readStatus } from "./guest-facts.ts";
+import { Meter } from "./progress.ts";
 import { guestNames } from "./runtime.ts";
 
 /** A guest that does not say anything for so long is shown so. */
 const ANSWER_MS = 1000;
-const PAGE_BYTES = 4096;
-
-export interface TopMove {
-  direction: "outgoing" | "incoming";
-  peer: string;
-  phase: Phase;
-  /** The one that is under way, from 1. */
-  round: number;
-  /** Of its pages, those that need not be sent any more; null: not known, as at a target. */
-  percent: number | null;
-  bytesPerSec: number;
-  expectedDowntimeMs: number | null;
-}
 
 /** Null: not known, or there is no such thing. */
-export interface TopGuest {
+export interface TopGuest extends MoveFacts {
   name: string;
   /** "no answer": all else is not known then. */
   status: string;
@@ -38,32 +26,35 @@ export interface TopGuest {
   unverifiedPages: number | null;
   /** Given up, in its balloon. */
   balloonBytes: number | null;
-  /** While it moves: in the last round. */
-  dirtyBytesPerSec: number | null;
-  move: TopMove | null;
 }
 
-/** All of this user's guests, by name. */
-export async function readGuests(): Promise<TopGuest[]> {
-  const found = await Promise.all(guestNames().map((name) => Promise.race([readGuest(name), silence(name)])));
-  return found.filter((one) => one !== null);
+/** Looks at all of this user's guests, again and again: a speed is what was carried from one look to the next. */
+export class Lookout {
+  #meters = new Map<string, Meter>();
+
+  /** By name. */
+  async read(): Promise<TopGuest[]> {
+    const names = guestNames();
+    this.#meters = new Map(names.map((name) => [name, this.#meters.get(name) ?? new Meter()]));
+    const looks = [...this.#meters].map(([name, meter]) => Promise.race([readGuest(name, meter), silence(name)]));
+    return (await Promise.all(looks)).filter((one) => one !== null);
+  }
 }
 
 const silence = (name: string): Promise<TopGuest> => Bun.sleep(ANSWER_MS).then(() => silent(name));
 
 function silent(name: string): TopGuest {
   const memory = { pid: null, residentBytes: null, sharedBytes: null, unverifiedPages: null, balloonBytes: null };
-  return { name, status: "no answer", cpus: 0, memoryBytes: 0, ...memory, dirtyBytesPerSec: null, move: null };
+  return { name, status: NO_ANSWER, cpus: 0, memoryBytes: 0, ...memory, dirtyBytesPerSec: null, move: null };
 }
 
 /** Null: it has ended. */
-async function readGuest(name: string): Promise<TopGuest | null> {
+async function readGuest(name: string, meter: Meter): Promise<TopGuest | null> {
   try {
     return await withGuest(name, async (client) => {
       const { status, memory, cpus } = await readStatus(client, name);
       const { restore } = await readRestore(client);
       const { balloon } = await readBalloon(client);
-      const journal = await client.execute<Journal | Record<string, never>>("tram-query-move");
       const { pid } = client;
       return {
         name,
@@ -74,7 +65,7 @@ async function readGuest(name: string): Promise<TopGuest | null> {
         ...(await readMemory(pid)),
         unverifiedPages: restore ? unverifiedPages(restore) : null,
         balloonBytes: balloon?.isDriven ? balloon.actualBytes : null,
-        ...moveFacts("phase" in journal ? (journal as Journal) : null),
+        ...(await readMove(client, meter)),
       };
     });
   } catch (error) {
@@ -95,28 +86,4 @@ async function readMemory(pid: number | null): Promise<Pick<TopGuest, "residentB
 export function memoryFacts(smaps: string): Pick<TopGuest, "residentBytes" | "sharedBytes"> {
   const bytes = (name: string): number => Number(new RegExp(`^${name}: +(\\d+) kB$`, "m").exec(smaps)?.[1] ?? 0) * 1024;
   return { residentBytes: bytes("Rss"), sharedBytes: bytes("Shared_Clean") + bytes("Shared_Dirty") };
-}
-
-/** Of the move that is under way. */
-export function moveFacts(journal: Journal | null): Pick<TopGuest, "dirtyBytesPerSec" | "move"> {
-  if (!journal || isOver(journal.phase)) return { dirtyBytesPerSec: null, move: null };
-  const { direction, peer, phase, rounds, roundsDone, totalPages, remainingPages } = journal;
-  const { bandwidthBytesPerSec, bytes, elapsedMs, expectedDowntimeMs } = journal;
-  const isKnown = direction === "outgoing" && totalPages > 0;
-  const measured = rounds.at(-2); // what the guest wrote in the last one is not counted yet
-  return {
-    dirtyBytesPerSec:
-      measured === undefined
-        ? null
-        : Math.round((measured.dirtyPages * PAGE_BYTES * 1000) / Math.max(1, measured.durationMs)),
-    move: {
-      direction,
-      peer,
-      phase,
-      round: roundsDone + 1,
-      percent: isKnown ? Math.floor(((totalPages - remainingPages) / totalPages) * 100) : null,
-      bytesPerSec: Math.round(bandwidthBytesPerSec || (bytes * 1000) / Math.max(1, elapsedMs)),
-      expectedDowntimeMs,
-    },
-  };
 }

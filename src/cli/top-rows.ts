@@ -1,6 +1,7 @@
 // tram top as text: a table that fits its place. Pure.
+import type { MoveFacts } from "./guest-facts.ts";
 import type { TopGuest } from "./top-facts.ts";
-import { formatBytes, formatCount, formatMs, formatRate } from "./units.ts";
+import { formatBytes, formatCount, formatMany, formatMs, formatRate } from "./units.ts";
 
 interface Column {
   title: string;
@@ -35,7 +36,7 @@ const COLUMNS: readonly Column[] = [
 const MOVE: Column = { title: "MOVE", right: false, text: (guest) => moveText(guest) || NONE };
 
 /** What matters most comes first: the end may not fit. Empty: it does not move. */
-export function moveText({ move, dirtyBytesPerSec }: TopGuest): string {
+export function moveText({ move, dirtyBytesPerSec }: MoveFacts): string {
   if (!move) return "";
   const { direction, peer, phase, round, percent, bytesPerSec, expectedDowntimeMs } = move;
   const parts = [percent === null ? phase : `${phase}, round ${round} at ${percent}%`];
@@ -110,7 +111,7 @@ export function screen(guests: readonly TopGuest[], place: Place): string[] {
 function title(guests: readonly TopGuest[], width: number): string {
   const running = guests.filter(({ status }) => status === "running").length;
   const moving = guests.filter(({ move }) => move !== null && move.phase !== "waiting").length;
-  const parts = [`${guests.length} guest${guests.length === 1 ? "" : "s"}`, `${running} running`];
+  const parts = [`${formatMany(guests.length, "guest")}`, `${running} running`];
   if (moving) parts.push(`${moving} moving`);
   const end = "q ends";
   return cut(

@@ -4,7 +4,7 @@ import { command } from "./command.ts";
 import { writeAll } from "./console.ts";
 import { JSON_ARG } from "./guest.ts";
 import { JSON_SCHEMA } from "./report.ts";
-import { readGuests, type TopGuest } from "./top-facts.ts";
+import { Lookout, type TopGuest } from "./top-facts.ts";
 import { screen, table } from "./top-rows.ts";
 import { parseDuration } from "./units.ts";
 
@@ -27,13 +27,14 @@ export const top = command({
     if (args.json) return report(delayMs, args.once === true);
     const isPlain = args.once || !process.stdout.isTTY || process.env.TERM === "dumb";
     if (!isPlain) return new Screen().show(delayMs);
-    return writeAll(1, `${table(await readGuests()).join("\n")}\n`) ? EXIT.done : EXIT.failed;
+    return writeAll(1, `${table(await new Lookout().read()).join("\n")}\n`) ? EXIT.done : EXIT.failed;
   },
 });
 
 async function report(delayMs: number, isOnce: boolean): Promise<number> {
+  const lookout = new Lookout();
   for (;;) {
-    const object = { schema: JSON_SCHEMA, at: new Date().toISOString(), guests: await readGuests() };
+    const object = { schema: JSON_SCHEMA, at: new Date().toISOString(), guests: await lookout.read() };
     if (!writeAll(1, `${JSON.stringify(object)}\n`)) return EXIT.failed;
     if (isOnce) return EXIT.done;
     await Bun.sleep(delayMs);
@@ -47,6 +48,7 @@ const CTRL_C = "\x03";
 
 /** A terminal that shows the guests until somebody has seen enough. */
 class Screen {
+  readonly #lookout = new Lookout();
   #guests: TopGuest[] | null = null;
   readonly #ended = Promise.withResolvers<number>();
 
@@ -76,7 +78,7 @@ class Screen {
   }
 
   async #look(): Promise<void> {
-    this.#guests = await readGuests();
+    this.#guests = await this.#lookout.read();
     this.#draw();
   }
 

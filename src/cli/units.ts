@@ -87,3 +87,7 @@ export function formatEta(ms: number): string {
 }
 
 export const formatCount = (value: number): string => value.toLocaleString("en-US");
+
+/** "1 round", "2,000 rounds". */
+export const formatMany = (count: number, what: string): string =>
+  `${formatCount(count)} ${what}${count === 1 ? "" : "s"}`;

@@ -5,7 +5,7 @@ import { hex } from "../reader/seal.ts";
 import { leftovers, summary } from "./check.ts";
 import { command } from "./command.ts";
 import { print, say } from "./console.ts";
-import { parseFile } from "./file-target.ts";
+import { locatedIn, parseFile } from "./file-target.ts";
 import { CHANNELS_OPTION, HashCrew } from "./hashing.ts";
 import { exitOf, JSON_SCHEMA } from "./report.ts";
 import { formatBytes, formatCount, formatMs, formatRate } from "./units.ts";
@@ -82,7 +82,7 @@ function tell(file: string, result: Verification, elapsedMs: number): void {
       `${file}: good as far as can be seen; ${summary(found)}\n  unsealed: there are no hashes, so nobody can tell whether its pages are as they were; ${found.kind === "fixed" ? `tram seal ${file} adds them` : `tram convert ${file} FILE makes a file that has them`}`,
     );
   for (const note of notes) print(`note: ${note}`);
-  for (const problem of problems) say(formatError(problem));
+  for (const problem of problems) say(formatError(locatedIn(file, problem)));
   if (bad.length) say(listed(bad, badCount + unreadableCount));
 }
 

@@ -41,10 +41,14 @@ export const wait = command({
     for (let last = ""; ; ) {
       const seen = await look(args.vm);
       if (seen === "gone" && goal !== "exited")
-        throw new TramError("E_STATE", `'${args.vm}' ${last ? "has ended" : "is not there"}, and will never be ${goal}`, {
-          ...(last && { found: `it was ${last} before` }),
-          next: "tram logs has what a detached guest said; tram ps lists who is there",
-        }); // biome-ignore format: one line
+        throw new TramError(
+          "E_STATE",
+          `'${args.vm}' ${last ? "has ended" : "is not there"}, and will never be ${goal}`,
+          {
+            ...(last && { found: `it was ${last} before` }),
+            next: "tram logs has what a detached guest said; tram ps lists who is there",
+          },
+        );
       if (seen === "gone" && !last && !existsSync(logPathOf(findSocket(args.vm))))
         throw new TramError("E_NO_SUCH_GUEST", `there is no guest '${args.vm}', and no log of one`, {
           next: "tram ps lists who is there: a guest in the foreground leaves nothing behind when it ends",
@@ -57,7 +61,7 @@ export const wait = command({
       last = seen?.status ?? last;
       const leftMs = startedMs + timeoutMs - performance.now();
       if (leftMs <= 0)
-        throw new TramError("E_TIMED_OUT", `'${args.vm}' is not ${goal} within ${formatMs(timeoutMs)}`, {
+        throw new TramError("E_TIMED_OUT", `'${args.vm}' was not ${goal} in ${formatMs(timeoutMs)}`, {
           found: last || "its monitor is in use by another client",
         });
       await Bun.sleep(Math.min(LOOK_MS, leftMs));

@@ -74,6 +74,8 @@ export interface Journal {
   /** Each phase, and when it began, in milliseconds since the job was taken up; waiting for a peer is part of that. */
   trace: { phase: Phase; atMs: number }[];
   downtimeMs: number | null;
+  /** The limit that held then; null: it has not stood still yet. */
+  maxDowntimeMs: number | null;
   downtimePartsMs: Record<string, number>;
   /** The last ROUNDS_KEPT of them. */
   rounds: Round[];
@@ -138,6 +140,7 @@ export class MoveLog {
       stall: null,
       trace: [],
       downtimeMs: null,
+      maxDowntimeMs: null,
       downtimePartsMs: {},
       rounds: [],
       roundsDone: 0,

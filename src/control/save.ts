@@ -79,6 +79,7 @@ export function save(
     downtime.mark("lastPages");
     const report = () => {
       log.journal.downtimeMs = downtime.totalMs;
+      log.journal.maxDowntimeMs = limits.maxDowntimeMs;
       log.journal.downtimePartsMs = downtime.parts;
     };
     if (options.after === "resume") {

@@ -142,6 +142,7 @@ export function send(guest: Guest, writer: MoveWriter, options: SendOptions, con
     downtime.mark("handOver");
     if (confirmed?.startedAfterMs) downtime.take("handOver", "firstInstruction", confirmed.startedAfterMs);
     log.journal.downtimeMs = downtime.totalMs;
+    log.journal.maxDowntimeMs = limits.maxDowntimeMs;
     log.journal.downtimePartsMs = downtime.parts;
     log.journal.bytes = bytes();
     if (writer.twoWay ? !confirmed : described !== null) throw unconfirmed(writer.twoWay, described);

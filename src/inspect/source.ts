@@ -1,6 +1,6 @@
 // Where a stream that is looked at comes from, and what kind of thing it is by its first bytes.
 import { closeSync, fstatSync, openSync } from "node:fs";
-import { type ErrorData, TramError, toErrorData } from "../errors.ts";
+import { type ErrorData, reasonOf, TramError, toErrorData } from "../errors.ts";
 import { net } from "../native/net.ts";
 import { sealAtEnd } from "../reader/mapped.ts";
 import type { Seal } from "../reader/seal.ts";
@@ -73,7 +73,7 @@ function openPath(path: string): number {
     if (!fstatSync(fd).isDirectory()) return fd;
     closeSync(fd);
   } catch (error) {
-    throw new TramError("E_FILE", `cannot read ${path}: ${(error as Error).message}`);
+    throw new TramError("E_FILE", `cannot read ${path}: ${reasonOf(error)}`);
   }
   throw new TramError("E_FILE", `${path} is a folder`, { expected: "a file with a migration stream" });
 }

@@ -55,6 +55,9 @@ export interface Kept {
 /** A stream without a description just stops: this long after what may be its last byte it has. */
 const UNDESCRIBED_MS = 1000;
 
+/** Either it is cancelled, and nothing is left of the file, or the file gets its name, and no cancel counts any more. */
+export const KEEP_FATE = { at: 1, open: 0, committed: 1, cancelled: 2 } as const;
+
 /** Reads the stream to its end. When this returns, everything is in the file; nothing is durable yet. */
 export function keep(main: MainChannel, file: MappedWriter, context: KeepContext, log: MoveLog): Kept {
   const story = new Keeping(main, file, context, log);

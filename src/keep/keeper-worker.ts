@@ -22,7 +22,7 @@ import { endpointName, type Listener, unlisten } from "../transport/index.ts";
 import { MappedSink, MappedWriter } from "../writer/mapped.ts";
 import { type FileTarget, OutputFile } from "../writer/output-file.ts";
 import type { ChannelInit } from "./channel-worker.ts";
-import { type ChannelTotals, keep } from "./keep.ts";
+import { type ChannelTotals, KEEP_FATE, keep } from "./keep.ts";
 
 export interface KeeperInit {
   listener: Listener;
@@ -30,7 +30,7 @@ export interface KeeperInit {
   /** How many channels besides the main one; null: as many as come. */
   channels: number | null;
   silenceMs: number;
-  /** One word: not zero ends everything. */
+  /** Two words: not zero ends everything; which came first, a cancel or the file's name: KEEP_FATE. */
   stop: SharedArrayBuffer;
 }
 
@@ -112,6 +112,8 @@ class Keeper {
       fileBytes: this.#file.bytes,
       directBytes: this.#barrier.counts().reduce((sum, { directBytes }) => sum + directBytes, this.#pages.directBytes),
     };
+    const fate = Atomics.compareExchange(stop, KEEP_FATE.at, KEEP_FATE.open, KEEP_FATE.committed);
+    if (fate === KEEP_FATE.cancelled) throw new TramError("E_CANCELLED", "cancelled");
     this.#output.commit();
     this.#log.journal.owner = "file";
     this.#confirm(transport);

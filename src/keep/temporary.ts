@@ -2,7 +2,7 @@
 import { closeSync, openSync, unlinkSync } from "node:fs";
 import { join } from "node:path";
 import { MoveLog } from "../control/journal.ts";
-import { TramError } from "../errors.ts";
+import { reasonOf, TramError } from "../errors.ts";
 import { PageFile } from "../native/file.ts";
 import { MainChannel } from "../reader/main-channel.ts";
 import { MappedFile } from "../reader/mapped.ts";
@@ -20,7 +20,7 @@ export function keepTemporarily(transport: Transport, offset: number, folder: st
     fd = openSync(path, "wx+", 0o600);
     unlinkSync(path);
   } catch (error) {
-    throw new TramError("E_FILE", `cannot make a temporary file in ${folder}: ${(error as Error).message}`, {
+    throw new TramError("E_FILE", `cannot make a temporary file in ${folder}: ${reasonOf(error)}`, {
       next: "set TMPDIR to a folder with room for the guest's RAM",
     });
   }

@@ -1,7 +1,7 @@
 // Files where each page has its place: written and read in runs, made holes in runs.
 import { ptr } from "bun:ffi";
 import { constants, ftruncateSync, openSync, readSync, writeSync } from "node:fs";
-import { TramError } from "../errors.ts";
+import { reasonOf, TramError } from "../errors.ts";
 import { check, errnoName, u32, u53 } from "./errno.ts";
 import { host } from "./host.ts";
 import { PAGE_BYTES, type Ram, readable } from "./ram.ts";
@@ -218,7 +218,7 @@ export function setLength(fd: number, bytes: number): void {
   try {
     ftruncateSync(fd, bytes);
   } catch (error) {
-    throw new TramError("E_FILE", `the file cannot be ${bytes} bytes long: ${(error as Error).message}`, {
+    throw new TramError("E_FILE", `the file cannot be ${bytes} bytes long: ${reasonOf(error)}`, {
       next: "it must be a regular file, on a file system that holds files of this size",
     });
   }
@@ -229,6 +229,6 @@ export function writeAt(fd: number, bytes: Uint8Array, offset: number): void {
   try {
     for (let done = 0; done < bytes.length; ) done += writeSync(fd, bytes, done, bytes.length - done, offset + done);
   } catch (error) {
-    throw new TramError("E_FILE", `cannot write to the file: ${(error as Error).message}`, FULL);
+    throw new TramError("E_FILE", `cannot write to the file: ${reasonOf(error)}`, FULL);
   }
 }

@@ -1,4 +1,5 @@
 // A QMP client, for tram's guests and QEMU's alike. Short polls beside the event loop, so that Ctrl-C is heard.
+import { readFileSync } from "node:fs";
 import { type ErrorData, fromErrorData, TramError } from "../errors.ts";
 import { describeErrno, errnoName } from "../native/errno.ts";
 import { net } from "../native/net.ts";
@@ -40,6 +41,7 @@ export class QmpClient {
     const client = new QmpClient(path, fd);
     try {
       const greeting = await client.#message(GREETING_MS);
+      if (!greeting) client.#refuseStopped(vm);
       if (!greeting || !("QMP" in greeting))
         throw new TramError("E_MONITOR_IN_USE", `the monitor of '${vm}' does not greet`, {
           where: path,
@@ -53,6 +55,18 @@ export class QmpClient {
       client.close();
       throw error;
     }
+  }
+
+  /** A process that was stopped, by Ctrl-Z or a debugger, says nothing before it goes on. */
+  #refuseStopped(vm: string): void {
+    const { pid } = this;
+    const state = pid === null ? null : stateOf(pid);
+    if (state !== "T" && state !== "t") return;
+    throw new TramError("E_QMP", `the process of '${vm}' is stopped, and answers nobody`, {
+      where: this.path,
+      found: state === "T" ? `process ${pid} was stopped by a signal` : `a debugger holds process ${pid}`,
+      next: state === "T" ? `kill -CONT ${pid} lets it go on, or fg in its shell` : "let the debugger go on",
+    });
   }
 
   /** The guest's process; null: it cannot be seen from here. */
@@ -124,6 +138,15 @@ export class QmpClient {
     if (this.#closed) return;
     this.#closed = true;
     net.close(this.#fd);
+  }
+}
+
+/** As proc(5) has it: R, S, T, …; null: it cannot be seen. */
+function stateOf(pid: number): string | null {
+  try {
+    return /^State:\s+(.)/m.exec(readFileSync(`/proc/${pid}/status`, "latin1"))?.[1] ?? null;
+  } catch {
+    return null;
   }
 }
 

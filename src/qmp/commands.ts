@@ -1,11 +1,12 @@
 // The commands of a guest's QMP socket, under QEMU's names where QEMU has them. Pure but for the control it is given.
-import type { Journal } from "../control/journal.ts";
+import { isOver, type Journal } from "../control/journal.ts";
 import type { Limits } from "../control/limits.ts";
 import type { Measured } from "../control/measure.ts";
 import type { RestoreJournal } from "../control/restore.ts";
 import { TramError, toErrorData } from "../errors.ts";
 import type { BalloonFacts } from "../machine/balloon.ts";
 import type { Tracking } from "../machine/tracking.ts";
+import { PAGE_BYTES } from "../memory/block.ts";
 import type { RingsState } from "../native/rings.ts";
 import type { QmpError, QmpMessage } from "./protocol.ts";
 import { badArguments, COMMAND_TYPES, introspect } from "./schema.ts";
@@ -236,9 +237,7 @@ export const COMMANDS: Record<string, Handler> = {
 const statusOf = (journal: Journal | null) => (journal ? QEMU_STATUS[journal.phase] : "none");
 
 const isUnderWay = (journal: Journal | null): boolean =>
-  !["none", "completed", "failed", "cancelled"].includes(statusOf(journal));
-
-const PAGE = 4096;
+  journal !== null && journal.phase !== "none" && !isOver(journal.phase);
 
 function migrateInfo(journal: Journal): QmpMessage {
   const { channels, multifd, trace, rounds } = journal;
@@ -257,18 +256,18 @@ function migrateInfo(journal: Journal): QmpMessage {
     ...(journal.error && { "error-desc": journal.error.message }),
     ram: {
       transferred: journal.bytes,
-      remaining: journal.remainingPages * PAGE,
-      total: journal.totalPages * PAGE,
+      remaining: journal.remainingPages * PAGE_BYTES,
+      total: journal.totalPages * PAGE_BYTES,
       duplicate: journal.zeroPages,
       skipped: journal.untouchedPages + journal.hintedPages + journal.balloonedPages + journal.reportedPages,
       normal: journal.sentPages,
-      "normal-bytes": journal.sentPages * PAGE,
+      "normal-bytes": journal.sentPages * PAGE_BYTES,
       "dirty-pages-rate": last ? Math.round((last.dirtyPages * 1000) / Math.max(1, last.durationMs)) : 0,
       mbps: (journal.bandwidthBytesPerSec * 8) / 1e6,
       "dirty-sync-count": journal.roundsDone,
-      "page-size": PAGE,
+      "page-size": PAGE_BYTES,
       "multifd-bytes": multifd ? sum(({ bytes }) => bytes) : 0,
-      "pages-per-second": Math.round(journal.bandwidthBytesPerSec / PAGE),
+      "pages-per-second": Math.round(journal.bandwidthBytesPerSec / PAGE_BYTES),
       "precopy-bytes": journal.bytes,
       "downtime-bytes": 0,
       "postcopy-bytes": 0,
@@ -286,7 +285,7 @@ function dirtyRateInfo(control: GuestControl, inMs: boolean): QmpMessage {
   const last = dirtyRate?.written.at(-1);
   return {
     status: !measuring ? "unstarted" : last ? "measured" : "measuring",
-    ...(last && { "dirty-rate": Math.round((last.pages * PAGE * 1000) / last.ms / 2 ** 20) }),
+    ...(last && { "dirty-rate": Math.round((last.pages * PAGE_BYTES * 1000) / last.ms / 2 ** 20) }),
     "start-time": Math.floor((measuring?.sinceMs ?? 0) / 1000),
     "calc-time": time(measuring?.forMs ?? 0),
     "calc-time-unit": inMs ? "millisecond" : "second",

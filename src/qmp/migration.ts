@@ -52,6 +52,8 @@ export async function isQemu(client: QmpClient): Promise<boolean> {
   return !commands.some(({ name }) => name === "tram-query-move");
 }
 
+const UNDER_WAY = ["setup", "active", "device", "pre-switchover", "cancelling", "wait-unplug", "colo"];
+
 export class QemuMigration {
   readonly #client: QmpClient;
   #capabilitiesBefore: Capability[] = [];
@@ -118,11 +120,17 @@ export class QemuMigration {
     await this.#client.execute("migrate_cancel");
   }
 
-  /** Throws where no migration can begin. */
+  /** As query-migrate calls it; null: none is under way. */
+  async underWay(): Promise<string | null> {
+    const { status = "" } = await this.info();
+    return UNDER_WAY.includes(status) ? status : null;
+  }
+
+  /** The guest's state. Throws where no migration can begin. */
   async checkIdle(): Promise<string> {
     const { status } = await this.#client.execute<{ status: string }>("query-status");
-    const { status: migration } = await this.info();
-    if (["setup", "active", "device", "pre-switchover", "cancelling", "wait-unplug", "colo"].includes(migration ?? ""))
+    const migration = await this.underWay();
+    if (migration !== null)
       throw new TramError("E_STATE", "the guest is being migrated already", {
         found: `query-migrate says '${migration}'`,
         next: "wait for its end, or cancel it: migrate_cancel",

@@ -1,6 +1,6 @@
 // A regular file that is read from anywhere: where a stream lies that was kept.
 import { closeSync, fstatSync, openSync, readSync } from "node:fs";
-import { TramError } from "../errors.ts";
+import { reasonOf, TramError } from "../errors.ts";
 import type { Transport } from "./transport.ts";
 
 export class FileTransport implements Transport {
@@ -21,7 +21,7 @@ export class FileTransport implements Transport {
     try {
       return new FileTransport(openSync(path, "r"), path, offset);
     } catch (error) {
-      throw new TramError("E_FILE", `cannot read ${path}: ${(error as Error).message}`);
+      throw new TramError("E_FILE", `cannot read ${path}: ${reasonOf(error)}`);
     }
   }
 
@@ -56,7 +56,7 @@ export class FileTransport implements Transport {
     try {
       return readSync(this.fd, out, 0, out.length, offset);
     } catch (error) {
-      throw new TramError("E_FILE", `cannot read ${this.name}: ${(error as Error).message}`);
+      throw new TramError("E_FILE", `cannot read ${this.name}: ${reasonOf(error)}`);
     }
   }
 

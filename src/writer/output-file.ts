@@ -20,7 +20,7 @@ import {
   statSync,
 } from "node:fs";
 import { basename, dirname, join, resolve } from "node:path";
-import { TramError } from "../errors.ts";
+import { reasonOf, TramError } from "../errors.ts";
 import { tryLock } from "../native/file.ts";
 import { net } from "../native/net.ts";
 
@@ -79,7 +79,7 @@ export class OutputFile {
     } catch (error) {
       if (error instanceof TramError) throw error;
       const name = "fd" in target ? `fd:${target.fd}` : target.path;
-      throw new TramError("E_FILE", `cannot write ${name}: ${(error as Error).message}`, {
+      throw new TramError("E_FILE", `cannot write ${name}: ${reasonOf(error)}`, {
         next: "check that the folder exists and may be written to",
       });
     }
@@ -112,7 +112,7 @@ export class OutputFile {
       closeSync(this.fd);
     } catch (error) {
       if (this.#way !== "in place") rmSync(this.#temporary, { force: true });
-      throw new TramError("E_FILE", `cannot make ${this.#path} durable: ${(error as Error).message}`, {
+      throw new TramError("E_FILE", `cannot make ${this.#path} durable: ${reasonOf(error)}`, {
         next: "is its disk full, or failing?",
       });
     }

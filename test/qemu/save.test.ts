@@ -70,6 +70,40 @@ describe.skipIf(whyNot !== null)(`tram save${whyNot ? ` (skipped: ${whyNot})` : 
     }
   }, 60_000);
 
+  test(
+    "cut off at any moment either keeps the guest's file and says so, or leaves what was there",
+    () =>
+      withGuest({}, async (bed, guest, vm) => {
+        const old = "an older file of that name";
+        const kept = { done: 0, cutOff: 0 };
+        const startedMs = performance.now();
+        await bed.expectDone("save", vm, bed.path("k.tram"), "--after", "resume");
+        const wholeMs = performance.now() - startedMs;
+        for (let i = 1; i <= 24; i++) {
+          const ms = Math.ceil((wholeMs * i) / 16);
+          await Bun.write(bed.path("k.tram"), old);
+          const { code, stderr } = await bed.tram(
+            "save",
+            vm,
+            bed.path("k.tram"),
+            "--timeout",
+            `${ms}ms`,
+            "--after",
+            "resume",
+          );
+          const isOld = (await Bun.file(bed.path("k.tram")).slice(0, 64).text()) === old;
+          expect({ code, isOld, stderr }).toEqual({ code: isOld ? 6 : 0, isOld, stderr });
+          if (isOld) kept.cutOff++;
+          else kept.done++;
+          await bed.until(async () => (await guest.status()) === "running", "the guest goes on");
+        }
+        expect(kept.done).toBeGreaterThan(0);
+        expect(kept.cutOff).toBeGreaterThan(0);
+        await guest.goesOn(3);
+      }),
+    120_000,
+  );
+
   test.each(["SIGINT", "SIGKILL"] as const)(
     "ended by %s in the middle leaves the guest running, and no file",
     (signal) =>

@@ -206,7 +206,7 @@ describe(`tram wait${why}`, () => {
       await bed.expectDone("wait", "a", "--for", "arrived");
       const late = await bed.tram("wait", "a", "--for", "paused", "--timeout", "300ms");
       expect(late).toMatchObject({ code: 6, stdout: "" });
-      expect(late.stderr).toContain("'a' is not paused within 300 ms");
+      expect(late.stderr).toContain("'a' was not paused in 300 ms");
       expect(late.stderr).toContain("found: running");
       const waits = bed.start(["wait", "a", "--for", "paused"]);
       await bed.expectDone("pause", "a");

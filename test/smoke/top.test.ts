@@ -45,6 +45,8 @@ describe(`tram top${noKvm ? ` (skipped: ${noKvm})` : ""}`, () => {
       }, "the move is seen");
       expect(seen[0].move).toMatchObject({ direction: "outgoing", peer: `unix:${bed.path("in.sock")}`, round: 1 });
       expect(seen.find(({ name }) => name === "b")?.move).toMatchObject({ direction: "incoming", percent: null });
+      expect(await bed.expectDone("status", "a")).toMatch(/^move: active, round 1 at \d+%, .*, to unix:/m);
+      expect(await bed.expectDone("status", "b")).toMatch(/^move: active, .*, from unix:/m);
       expect(await bed.expectDone("top")).toMatch(/^a .* active, round 1 at \d+%, [\d.]+ MiB\/s, to unix:/m);
       move.kill("SIGINT");
       await move.code;
@@ -57,6 +59,15 @@ describe(`tram top${noKvm ? ` (skipped: ${noKvm})` : ""}`, () => {
       await bed.walker("well", "--memory", "16M");
       stuck.kill("SIGSTOP");
       expect((await guestsIn(bed)).map(({ name, status }) => [name, status])).toEqual([
+        ["stuck", "no answer"],
+        ["well", "running"],
+      ]);
+      // Nor do others take it for a monitor that somebody else has.
+      const { code, stderr } = await bed.tram("status", "stuck");
+      expect(code).toBe(1);
+      expect(stderr).toContain(`kill -CONT ${stuck.pid}`);
+      const listed = await bed.tram("ps", "--json");
+      expect(JSON.parse(listed.stdout).map(({ name, status }: TopGuest) => [name, status])).toEqual([
         ["stuck", "no answer"],
         ["well", "running"],
       ]);

@@ -1,7 +1,7 @@
 // What people and programs see of a move, from a script of journals and the times at which they were looked at.
 import { describe, expect, test } from "bun:test";
 import { LiveLine } from "../../src/cli/console.ts";
-import { type FinalReport, JSON_SCHEMA, type Tell, type TramEvent } from "../../src/cli/events.ts";
+import { type FinalReport, JSON_SCHEMA, type TramEvent } from "../../src/cli/events.ts";
 import { hashParts } from "../../src/cli/hashing.ts";
 import { etaMs, type Left, Meter, progressOf, progressParts, type Way } from "../../src/cli/progress.ts";
 import { ProgressView } from "../../src/cli/progress-view.ts";
@@ -244,13 +244,18 @@ describe("a log", () => {
 
 describe("a program", () => {
   /** What is told of the script, as lines; each journal is there until the next one. */
-  function told(script: typeof SCRIPT): TramEvent[] {
+  function told(
+    script: typeof SCRIPT,
+    replacesText = true,
+    show = (_: string): void => {
+      throw new Error("a line");
+    },
+  ): TramEvent[] {
     const events: TramEvent[] = [];
-    const tell: Tell = (event) => void events.push(event);
     let nowMs = 0;
     const view = new ProgressView(
       "move",
-      tell,
+      { tell: (event) => void events.push(event), replacesText },
       {
         phase: ({ phase, owner }) => ({
           schema: JSON_SCHEMA,
@@ -268,7 +273,7 @@ describe("a program", () => {
           ...progress,
         }),
       },
-      new LiveLine(terminalOf(true, LANG), () => 80, () => { throw new Error("a line"); }), // biome-ignore format: one line
+      new LiveLine(terminalOf(true, LANG), () => 80, show),
       () => nowMs,
     );
     for (const [i, [ms, changes]] of script.entries()) {
@@ -296,6 +301,16 @@ describe("a program", () => {
         "{"event":"move.progress","vm":"a","owner":"source","phase":"active","percent":94,"bytes":1238685696,"rateBytesPerSec":87201792,"remainingBytes":57671680,"dirtyBytesPerSec":115568640,"expectedDowntimeMs":640,"etaMs":null,"throttlePercent":0,"elapsedMs":11790,"waitsFor":"guest-writes"}",
       ]
     `);
+  });
+
+  test("hears the same while a person sees the line beside it", () => {
+    let shown = "";
+    expect(
+      told(SCRIPT, false, (text) => {
+        shown += text;
+      }),
+    ).toEqual(told(SCRIPT));
+    expect(shown).toContain("dirty ");
   });
 
   test("hears of what does not change once", () => {

@@ -1,5 +1,6 @@
 import { describe, expect, test } from "bun:test";
-import { memoryFacts, moveFacts, type TopGuest, type TopMove } from "../../src/cli/top-facts.ts";
+import { type GuestMove, moveFacts } from "../../src/cli/guest-facts.ts";
+import { memoryFacts, type TopGuest } from "../../src/cli/top-facts.ts";
 import { moveText, screen, table } from "../../src/cli/top-rows.ts";
 import type { Journal } from "../../src/control/journal.ts";
 import { MoveLog } from "../../src/control/journal.ts";
@@ -20,7 +21,7 @@ const guest = (name: string, more: Partial<TopGuest> = {}): TopGuest => ({
   move: null,
   ...more,
 });
-const move = (more: Partial<TopMove> = {}): TopMove => ({
+const move = (more: Partial<GuestMove> = {}): GuestMove => ({
   direction: "outgoing",
   peer: "tcp:b:4444",
   phase: "active",
@@ -54,12 +55,13 @@ describe("a move", () => {
     phase,
     ...more,
   }); // biome-ignore format: one line
+  const speed = { bytesPerSec: 2 * MIB, pagesPerSec: 512, silentMs: 0 };
   const round = { round: 1, pages: 0, zeroPages: 0, bytes: 0 };
 
   test("that is over, or never was, is none", () => {
-    expect(moveFacts(null)).toEqual({ dirtyBytesPerSec: null, move: null });
+    expect(moveFacts(null, null)).toEqual({ dirtyBytesPerSec: null, move: null });
     for (const phase of ["completed", "failed", "cancelled"] as const)
-      expect(moveFacts(journal(phase, {}))).toEqual({ dirtyBytesPerSec: null, move: null });
+      expect(moveFacts(journal(phase, {}), speed)).toEqual({ dirtyBytesPerSec: null, move: null });
   });
 
   test("tells what the guest wrote in the last round of which that is known", () => {
@@ -68,11 +70,11 @@ describe("a move", () => {
       { ...round, durationMs: 100, dirtyPages: 0 },
     ];
     const counts = { totalPages: 1000, remainingPages: 251, roundsDone: 2, bytes: MIB, elapsedMs: 500 };
-    expect(moveFacts(journal("active", { rounds, ...counts }))).toEqual({
-      dirtyBytesPerSec: 2 * MIB,
+    expect(moveFacts(journal("active", { rounds, ...counts }), speed)).toEqual({
+      dirtyBytesPerSec: 2 * 256 * (4096 + 8), // with the stream's word before each page, as a move's own line has it
       move: move({ round: 3, percent: 74, bytesPerSec: 2 * MIB, expectedDowntimeMs: null }),
     });
-    expect(moveFacts(journal("active", { ...counts, direction: "incoming" }))).toMatchObject({
+    expect(moveFacts(journal("active", { ...counts, direction: "incoming" }), speed)).toMatchObject({
       dirtyBytesPerSec: null,
       move: { percent: null },
     });

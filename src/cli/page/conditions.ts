@@ -1,13 +1,13 @@
 // What is told line by line: limits, rounds, forecast, phases, the file, and the conditions under which it was so.
+
 import type { Journal } from "../../control/journal.ts";
 import type { Limits } from "../../control/limits.ts";
+import { TARGET_PAGE_BYTES } from "../../stream/wire.ts";
 import type { SeenLimits, SeenRound } from "../recording.ts";
 import { formatBytes, formatCount, formatMs, formatRate } from "../units.ts";
 import { html, type Markup, other, type Part, section, table } from "./html.ts";
 import { figuresOf, type Story } from "./story.ts";
 import { moveBeganMs } from "./timeline.ts";
-
-const PAGE_BYTES = 4096;
 
 export const formatDate = (date: Date): string => `${date.toISOString().slice(0, 19).replace("T", " ")} UTC`;
 
@@ -50,7 +50,7 @@ export function roundsSection({ recording: { rounds, journal }, isQemu }: Story)
     formatBytes(bytes),
     formatMs(durationMs),
     formatRate((bytes * 1000) / Math.max(1, durationMs)),
-    formatBytes(dirtyPages * PAGE_BYTES),
+    formatBytes(dirtyPages * TARGET_PAGE_BYTES),
   ];
   const shown = rounds.length > ROUNDS_SHOWN ? [rounds[0], ...rounds.slice(1 - ROUNDS_SHOWN)] : rounds;
   const missing = (journal?.roundsDone ?? 0) - shown.length;

@@ -1,7 +1,9 @@
 // The page of a report, top to bottom: what came of it, how it went over time, where pages and time went, and under what conditions.
 // One file that needs nothing else: no script, no font, no network.
+
 import type { Journal } from "../../control/journal.ts";
 import type { ErrorData } from "../../errors.ts";
+import { TARGET_PAGE_BYTES } from "../../stream/wire.ts";
 import { remedyText } from "../report.ts";
 import { formatBytes, formatCount, formatMs, formatRate } from "../units.ts";
 import {
@@ -18,8 +20,6 @@ import { timelineSection } from "./over-time.ts";
 import css from "./page.css" with { type: "text" };
 import { figuresOf, type Story } from "./story.ts";
 import { cameSection, channelsSection, downtimeSection, pagesSection } from "./sums.ts";
-
-const PAGE_BYTES = 4096;
 
 /** A whole HTML document. */
 export function page(story: Story): string {
@@ -114,7 +114,7 @@ function tiles(story: Story): Markup {
     ["on average", formatRate((bytes * 1000) / Math.max(1, elapsedMs))],
     ["downtime", downtimeMs === null ? null : formatMs(downtimeMs)],
     ["rounds", story.isQemu ? null : formatCount(rounds)],
-    ["RAM", totalPages > 0 ? formatBytes(totalPages * PAGE_BYTES) : null],
+    ["RAM", totalPages > 0 ? formatBytes(totalPages * TARGET_PAGE_BYTES) : null],
   ];
   return html`<dl class="tiles">
 ${shown.map(([name, value]) => value !== null && html`<div><dt>${name}</dt><dd>${value}</dd></div>\n`)}</dl>

@@ -1,13 +1,13 @@
 // Where pages and time went: tables that add up, and a bar for each.
+
 import { type ChannelCounts, sumCounts } from "../../control/barrier.ts";
 import type { Journal } from "../../control/journal.ts";
+import { TARGET_PAGE_BYTES } from "../../stream/wire.ts";
 import { formatBytes, formatCount, formatMs } from "../units.ts";
 import { ledgerBar, swatch } from "./charts.ts";
 import { html, type Markup, type Part, section, table } from "./html.ts";
 import { bulkLedger, downtimeLedger, type Ledger, sentLate, sentLedger } from "./ledgers.ts";
 import type { Story } from "./story.ts";
-
-const PAGE_BYTES = 4096;
 
 const share = (part: number, whole: number): string => `${((part * 100) / Math.max(1, whole)).toFixed(1)}%`;
 
@@ -24,7 +24,7 @@ function ledgerTable(
   return table(caption, columns, rows, row("all", total));
 }
 
-const inPages = (pages: number): string[] => [formatCount(pages), formatBytes(pages * PAGE_BYTES)];
+const inPages = (pages: number): string[] => [formatCount(pages), formatBytes(pages * TARGET_PAGE_BYTES)];
 
 const describe = ({ parts, total }: Ledger, format: (amount: number) => string): string =>
   `Of ${format(total)}: ${parts
@@ -134,7 +134,9 @@ const CONNECTION = [
   {
     head: "compressed",
     of: ({ compressMs, pages, bytes }: ChannelCounts) =>
-      compressMs > 0 ? `${((pages * PAGE_BYTES) / Math.max(1, bytes)).toFixed(1)}:1 in ${formatMs(compressMs)}` : "no",
+      compressMs > 0
+        ? `${((pages * TARGET_PAGE_BYTES) / Math.max(1, bytes)).toFixed(1)}:1 in ${formatMs(compressMs)}`
+        : "no",
   },
 ];
 

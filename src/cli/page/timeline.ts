@@ -1,5 +1,7 @@
 // The samples of a recording as lines over time.
+
 import type { Journal } from "../../control/journal.ts";
+import { TARGET_PAGE_BYTES } from "../../stream/wire.ts";
 import type { Recording, Sample, SeenLimits, SeenRound } from "../recording.ts";
 import type { Point, Span } from "./charts.ts";
 
@@ -19,7 +21,6 @@ export interface Timeline {
   stopped: Span | null;
 }
 
-const PAGE_BYTES = 4096;
 /** Less says nothing of a rate: the journal is written this often inside a round. */
 const RATE_MS_MIN = 50;
 /** Under a limit pages leave in batches of a part of a second: where there is time enough, they are not to be seen. */
@@ -37,7 +38,9 @@ export function timelineOf({ journal, samples, rounds, limits }: Recording): Tim
     rate: rates(samples, endMs),
     dirty: dirtyRates(rounds, endMs),
     maxBandwidth: bandwidthLimits(limits, endMs),
-    remaining: samples.slice(Math.max(0, begun)).map(({ atMs, remainingPages }) => [atMs, remainingPages * PAGE_BYTES]),
+    remaining: samples
+      .slice(Math.max(0, begun))
+      .map(({ atMs, remainingPages }) => [atMs, remainingPages * TARGET_PAGE_BYTES]),
     throttle: samples.map(({ atMs, throttlePercent }) => [atMs, throttlePercent]),
     rounds: spans.filter(({ fromMs, toMs }) => toMs > fromMs),
     stopped: stoppedOf(journal, endMs),
@@ -77,7 +80,7 @@ function dirtyRates(rounds: readonly SeenRound[], endMs: number): Point[] {
     fromMs ??= span.fromMs;
     pages += round.dirtyPages;
     if (span.toMs <= fromMs) continue;
-    found.push([fromMs, (pages * PAGE_BYTES * 1000) / (span.toMs - fromMs)]);
+    found.push([fromMs, (pages * TARGET_PAGE_BYTES * 1000) / (span.toMs - fromMs)]);
     pages = 0;
     fromMs = null;
   }
