@@ -119,6 +119,12 @@ TRAM_API int tram_file_lease(int fd);
 TRAM_API int tram_file_lease_holds(int fd); /* 0: somebody wants to write */
 TRAM_API int tram_file_lease_end(int fd);
 
+/* disk.c: between a disk's file and guest memory. `segments`: offset and bytes of each, at most IOV_MAX, read or written in
+ * their order from byte `at` of the file on; all are checked before anything is moved. */
+TRAM_API int tram_disk_move(const struct tram_ram *ram, int fd, int writing, uint64_t at, const double *segments,
+                            uint32_t count);
+TRAM_API int tram_disk_clear(int fd, uint64_t at, uint64_t bytes, int keeps_blocks); /* zeros, as a hole or not */
+
 /* hash.c: XXH3-64 (seed 0) of pages, in a table with one hash for each page of a block. */
 TRAM_API int tram_hash_ram(const struct tram_ram *ram, const uint32_t *index, uint32_t count, uint64_t *table, uint64_t pages);
 TRAM_API int tram_hash_pages(const uint8_t *buffer, uint64_t buffer_bytes, const uint32_t *index, const uint32_t *offset,
@@ -236,6 +242,7 @@ TRAM_API int64_t tram_receive_pages(int fd, struct tram_ram *ram, const uint32_t
                                     const int32_t *stop);
 
 /* net.c: sockets, pipes, descriptors. All descriptors made here are close-on-exec and blocking. */
+/* -ENXIO: no host has that name; -EAGAIN: who knows the names does not answer. */
 TRAM_API int tram_connect_tcp(const char *host, const char *port, int timeout_ms, const int32_t *stop);
 TRAM_API int tram_connect_unix(const char *path, int timeout_ms, const int32_t *stop);
 TRAM_API int tram_listen_tcp(const char *host, const char *port);

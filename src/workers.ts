@@ -5,6 +5,7 @@ import type { ChannelInit } from "./keep/channel-worker.ts";
 import type { KeeperInit, KeeperMessage } from "./keep/keeper-worker.ts";
 import type { PlayerInit, PlayerMessage } from "./keep/player-worker.ts";
 import type { SenderInit as KeptSenderInit } from "./keep/sender-worker.ts";
+import type { DiskInit, DiskMessage } from "./machine/disk-worker.ts";
 import type { FaultInit } from "./machine/fault-worker.ts";
 import type { LoaderInit, LoaderMessage } from "./machine/loader-worker.ts";
 import type { Job, MoverInit, MoverMessage } from "./machine/mover-worker.ts";
@@ -21,6 +22,9 @@ const start = <Message = never, Job = never>(file: string, name: string, init: o
 
 export const startVcpu = (init: VcpuInit): Thread<VcpuMessage> =>
   start("./machine/vcpu-worker.ts", `vcpu/${init.cpu}`, init);
+
+export const startDisk = (init: DiskInit): Thread<DiskMessage> =>
+  start("./machine/disk-worker.ts", `disk/${init.disk}`, init);
 
 export const startMover = (init: MoverInit): Thread<MoverMessage, Job> =>
   start("./machine/mover-worker.ts", "mover", init);

@@ -6,6 +6,7 @@ import type { RestoreJournal } from "../control/restore.ts";
 import { DEFAULT_REPLY_MS } from "../control/send.ts";
 import { type ErrorData, EXIT, formatError, fromErrorData, toErrorData } from "../errors.ts";
 import { Board, type MachineHandles } from "../machine/board.ts";
+import type { DiskHandle } from "../machine/disk.ts";
 import type { LoaderInit } from "../machine/loader-worker.ts";
 import type { CrewInit, Job, MoverMessage, Wanted } from "../machine/mover-worker.ts";
 import { installKick } from "../native/kvm.ts";
@@ -15,6 +16,7 @@ import type { SnapshotFile } from "../reader/snapshot.ts";
 import type { Thread } from "../thread.ts";
 import { type Listener, listen, unlisten } from "../transport/index.ts";
 import {
+  startDisk,
   startFaultWatcher,
   startLoader,
   startMover,
@@ -61,7 +63,10 @@ export class GuestProcess {
   #cpus = 0;
   #mover: Thread<MoverMessage, Job> | null = null;
   #wanted: Wanted | null = null;
+  /** While a guest is arriving. */
   #listener: Listener | null = null;
+  /** While it was arriving. */
+  #hasEnded = false;
   /** The guest is confirmed elsewhere, and the client that moved it has read so, or is gone. */
   #leaving = false;
   #seen = false;
@@ -91,12 +96,48 @@ export class GuestProcess {
       worker.onMessage((message) => {
         if (message.event === "shutdown") {
           this.#options.say(`guest '${this.#name}' has shut down`);
-          this.end(EXIT.done);
-        } else if (this.#restored) this.#break("vcpu", message.error);
+          this.#endArrived();
+        } else if (message.event === "reset") this.#startAnew();
+        else if (this.#restored) this.#break("vcpu", message.error);
         else this.#fail(fromErrorData(message.error));
       });
       worker.onCrash((error) => this.#fail(error));
     }
+  }
+
+  /** A Worker for each disk. They, too, wait for the machine. */
+  startDisks(disks: readonly DiskHandle[]): void {
+    disks.forEach(({ path }, disk) => {
+      let isTold = false;
+      startDisk({ board: this.board.shared, disk })
+        .onMessage(({ reason }) => {
+          if (!isTold)
+            this.#options.say(`the disk ${path} fails, and guest '${this.#name}' is told so each time: ${reason}`);
+          isTold = true;
+        })
+        .onCrash((error) => this.#fail(error));
+    });
+  }
+
+  /** What a guest that wants to start anew does; without it, as behind a move, it ends. */
+  reboot: (() => void) | null = null;
+
+  #startAnew(): void {
+    if (this.reboot) {
+      this.#options.say(`guest '${this.#name}' starts anew`);
+      this.reboot();
+      return;
+    }
+    this.#options.say(
+      `guest '${this.#name}' wants to start anew, and its kernel is not here: it ends; tram run starts it`,
+    );
+    this.#endArrived();
+  }
+
+  /** The guest has come to its end by itself: perhaps before its source has heard that it has arrived. */
+  #endArrived(): void {
+    if (this.#listener) this.#hasEnded = true;
+    else this.end(EXIT.done);
   }
 
   /** Who the guest is, and the path of its socket, which goes when the process ends. */
@@ -302,6 +343,7 @@ export class GuestProcess {
 
   #received(): void {
     this.#listener = null;
+    if (this.#hasEnded) this.end(EXIT.done);
     const journal = this.board.readJournal<Journal>();
     if (!journal?.error) {
       this.#options.say(`guest '${this.#name}' has arrived and is ${this.board.runState}`);

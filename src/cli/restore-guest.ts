@@ -2,7 +2,7 @@
 import { openSync } from "node:fs";
 import { checkFit } from "../control/fit.ts";
 import { beginRestore, type RestoreMode } from "../control/restore.ts";
-import { TramError } from "../errors.ts";
+import { reasonOf, TramError } from "../errors.ts";
 import type { EmptyVm } from "../machine/machine.ts";
 import { restoredRam, restoreMachine } from "../machine/restore.ts";
 import type { TrackingWish } from "../machine/tracking.ts";
@@ -20,7 +20,7 @@ import { say } from "./console.ts";
 import { DIRECT_CHOICES, parseDirect } from "./direct.ts";
 import { type FileSpec, statOf } from "./file-target.ts";
 import type { GuestProcess } from "./guest-process.ts";
-import { formatBytes, formatMs, parseCount } from "./units.ts";
+import { formatBytes, formatMany, formatMs, parseCount } from "./units.ts";
 
 const VERIFY = ["lazy", "first", "off"] as const;
 
@@ -97,7 +97,7 @@ export function openSnapshot(spec: FileSpec): { file: FileTransport; offset: num
   try {
     fd = openSync(spec.path ?? `/proc/self/fd/${spec.fd}`, "r");
   } catch (error) {
-    throw new TramError("E_FILE", `cannot read ${name}: ${(error as Error).message}`);
+    throw new TramError("E_FILE", `cannot read ${name}: ${reasonOf(error)}`);
   }
   if (net.fdType(fd) !== "file")
     throw new TramError("E_USAGE", `${name}: a guest is restored from a regular file, where each page has its place`, {
@@ -185,7 +185,7 @@ export async function restoreGuest(
   const { cpus, memoryBytes } = description;
   const state = run ? "runs" : "is paused";
   say(
-    `guest '${name}' ${state}: ${formatBytes(memoryBytes)}, ${cpus} CPU${cpus > 1 ? "s" : ""}, from ${file.name} in ${inMs}`,
+    `guest '${name}' ${state}: ${formatBytes(memoryBytes)}, ${formatMany(cpus, "CPU")}, from ${file.name} in ${inMs}`,
   );
   if (options.verify && !seal) say(`${file.name} has no hashes: its pages are not checked (tram seal adds them)`);
   if (direct.fallback) say(`pages came through the page cache: ${direct.fallback}`);

@@ -1,8 +1,8 @@
 // tram run: boots a guest, or waits for one.
-import { openSync } from "node:fs";
+import { openSync, readFileSync } from "node:fs";
 import { dirname, resolve } from "node:path";
 import { DEFAULT_REPLY_MS, MOVE_CHANNELS_MAX } from "../control/send.ts";
-import { EXIT, TramError } from "../errors.ts";
+import { EXIT, reasonOf, TramError } from "../errors.ts";
 import {
   bootWalker,
   FILLS,
@@ -12,6 +12,9 @@ import {
   WALKER_MEMORY_MIN,
   type WalkerOptions,
 } from "../machine/boot.ts";
+import { DISK_MODES, DISKS_MAX, type DiskHandle, openDisk } from "../machine/disk.ts";
+import { bootLinux, type LinuxFiles, planLinux } from "../machine/linux/boot-linux.ts";
+import { Reboot } from "../machine/linux/reboot.ts";
 import { createMachine, createRam, createVm } from "../machine/machine.ts";
 import { ACCELS, type Accel, TRACKING, type TrackingWish } from "../machine/tracking.ts";
 import { openKvm } from "../native/kvm.ts";
@@ -35,9 +38,11 @@ import {
   restoreOptions,
 } from "./restore-guest.ts";
 import { checkName, claimSocket, isName, runtimeFolder, socketPathOf } from "./runtime.ts";
-import { formatBytes, parseCount, parseDuration, parseMemory } from "./units.ts";
+import { SerialInput } from "./serial-input.ts";
+import { formatBytes, formatMany, parseCount, parseDuration, parseMemory } from "./units.ts";
 
 const DEFAULT_MEMORY = 512 << 20;
+const DEFAULT_COMMAND_LINE = "console=ttyS0";
 /** Filling more than this takes longer than starting the QMP Worker. */
 const LARGE_MEMORY = 128 << 20;
 
@@ -67,7 +72,7 @@ export const PROCESS_ARGS = {
   paused: { type: "boolean", description: "do not run the guest yet: tram resume NAME does" },
   serial: {
     type: "string",
-    description: "the serial port's output: none, stdio or file:PATH (default none)",
+    description: "the serial port: none, stdio, or file:PATH for its output alone (default none)",
     valueHint: "WHERE",
     suggestions: ["none", "stdio", "file:"],
   },
@@ -87,6 +92,25 @@ export const run = command({
       type: "string",
       description: "the guest to boot: walker, which dirties memory and checks itself",
       values: ["walker"],
+    },
+    kernel: {
+      type: "string",
+      description: "boot this Linux kernel: a bzImage, as in /boot/vmlinuz-…, or a vmlinux with CONFIG_PVH",
+      valueHint: "FILE",
+      names: "file",
+    },
+    initrd: { type: "string", description: "kernel: its initial RAM disk", valueHint: "FILE", names: "file" },
+    append: {
+      type: "string",
+      description: `kernel: its command line (default "${DEFAULT_COMMAND_LINE}")`,
+      valueHint: "TEXT",
+    },
+    disk: {
+      type: "string",
+      description: `kernel: a raw file as its disk, up to ${DISKS_MAX} of them: FILE or FILE,mode=ro (default mode=rw)`,
+      valueHint: "FILE",
+      names: "file",
+      many: true,
     },
     incoming: {
       type: "string",
@@ -162,27 +186,37 @@ export const run = command({
     },
   },
   examples: [
+    "tram run --kernel /boot/vmlinuz --initrd initrd.img --serial stdio     # Ctrl-A x ends it",
     "tram run --guest walker --name a --memory 1G --dirty-rate max",
     "tram run --incoming tcp:0.0.0.0:4444 --name a",
     "tram run -d --guest walker --name a     # in the background; tram logs a",
     "tram migrate a - | ssh host tram run --incoming - --name a",
   ],
   run(args) {
-    if (!args.guest && !args.incoming)
+    if (!args.guest && !args.kernel && !args.incoming)
       throw new TramError("E_USAGE", "tram run needs a guest", {
-        expected: "--guest walker or --incoming URI",
+        expected: "--kernel FILE, --guest walker or --incoming URI",
         next: "see tram help run",
       });
-    if (args.guest && args.incoming)
+    if (args.kernel && args.guest)
+      throw new TramError("E_USAGE", "--kernel and --guest exclude each other: a guest runs one or the other");
+    const booted = args.kernel ? "--kernel" : "--guest";
+    if ((args.guest || args.kernel) && args.incoming)
       throw new TramError(
         "E_USAGE",
-        "--guest and --incoming exclude each other: an incoming guest is what the source sends",
+        `${booted} and --incoming exclude each other: an incoming guest is what the source sends`,
       );
+    const kernelOnly = KERNEL_ARGS.find((key) => args[key] !== undefined);
+    if (!args.kernel && kernelOnly)
+      throw new TramError("E_USAGE", `${option(kernelOnly)} is for --kernel`, { next: "give --kernel FILE, too" });
     if (args.guest && args.guest !== "walker")
       throw new TramError("E_USAGE", `--guest: there is no guest '${args.guest}'`, { expected: "walker" });
     const walkerOnly = WALKER_ARGS.find((key) => args[key] !== undefined);
-    if (args.incoming && walkerOnly)
-      throw new TramError("E_USAGE", `${option(walkerOnly)} is for --guest walker: an incoming guest brings its own`);
+    if (!args.guest && walkerOnly && !(args.kernel && walkerOnly === "balloon"))
+      throw new TramError(
+        "E_USAGE",
+        `${option(walkerOnly)} is for --guest walker${args.incoming ? ": an incoming guest brings its own" : ""}`,
+      );
     const snapshot = args.incoming ? snapshotOf(args.incoming) : null;
     const restoreOnly = (Object.keys(RESTORE_ARGS) as (keyof typeof RESTORE_ARGS)[]).find(
       (key) => args[key] !== undefined && !(key === "channels" && args.incoming),
@@ -194,6 +228,8 @@ export const run = command({
 });
 
 const WALKER_ARGS = ["workingSet", "dirtyRate", "fill", "seed", "balloon", "free", "cache", "habit"] as const;
+
+const KERNEL_ARGS = ["initrd", "append", "disk"] as const;
 
 const option = (key: string): string => `--${key.replace(/[A-Z]/g, (c) => `-${c.toLowerCase()}`)}`;
 
@@ -210,6 +246,11 @@ function snapshotOf(uri: string): FileSpec | null {
 
 interface RunArgs {
   guest?: string;
+  kernel?: string;
+  initrd?: string;
+  append?: string;
+  /** A line for each. */
+  disk?: string;
   incoming?: string;
   name?: string;
   memory?: string;
@@ -263,6 +304,7 @@ async function runGuest(args: RunArgs, spec: FileSpec | null, detached: Detached
   const replyMs = args.timeout === undefined ? DEFAULT_REPLY_MS : parseDuration(args.timeout, "--timeout");
   const prealloc = args.prealloc === true;
   const walker = args.guest ? walkerOptions(args, memory ?? DEFAULT_MEMORY) : null;
+  const linux = args.kernel ? planLinux(linuxFiles(args, args.kernel), memory ?? DEFAULT_MEMORY) : null;
   const serial = parseSerial(args.serial ?? "none", args.incoming);
   const restoring = restoreOptions(spec ? args : {});
   const guest = new GuestProcess({ version: VERSION, serialFd: serial, replyMs, say });
@@ -274,9 +316,12 @@ async function runGuest(args: RunArgs, spec: FileSpec | null, detached: Detached
     throw new TramError("E_USAGE", "--balloon and --free: the walker's twin has no devices", {
       next: "leave --accel out",
     });
-  const vm = accel === "kvm" && (spec || walker) ? createVm(tracking) : null;
+  if (linux && accel !== "kvm")
+    throw new TramError("E_USAGE", `--accel ${accel} runs nothing but the walker`, { next: "leave --accel out" });
+  const disks = linux && args.disk !== undefined ? openDisks(args.disk.split("\n")) : [];
+  const vm = accel === "kvm" && !(args.incoming && !spec) ? createVm(tracking) : null;
   const within = vm ?? tracking;
-  if (spec || walker) guest.startCpus(1);
+  if (spec || walker || linux) guest.startCpus(1);
   const opened = spec ? openSnapshot(spec) : null;
   const snapshot =
     opened &&
@@ -290,7 +335,9 @@ async function runGuest(args: RunArgs, spec: FileSpec | null, detached: Detached
 
   detached?.nameLog(socketPath);
   guest.identify(name, socketPath);
-  const signals = onEndSignals(guest);
+  const signals = onEndSignals(guest, name);
+  const input = args.serial === "stdio" ? new SerialInput(guest.board, say, () => guest.end(EXIT.done)) : null;
+  input?.start();
   try {
     if (snapshot) {
       guest.startCpus(snapshot.description.cpus);
@@ -299,22 +346,29 @@ async function runGuest(args: RunArgs, spec: FileSpec | null, detached: Detached
       if (waits) guest.serve(socket);
       await Promise.race([restoreGuest(guest, snapshot, within, name, restoring, args.paused === true), guest.ended]);
       if (!waits) guest.serve(socket);
-    } else if (walker) {
+    } else if (walker || linux) {
       const memoryBytes = memory ?? DEFAULT_MEMORY;
       guest.startCpus(cpus ?? 1);
+      guest.startDisks(disks);
       // Who asks while much memory is filled shall get an answer; a small guest's first instruction comes first.
       const isLarge = memoryBytes > LARGE_MEMORY;
       if (isLarge) guest.serve(socket);
       const { cpuid } = vm ?? { cpuid: [] };
-      const description = { name, memoryBytes, cpus: cpus ?? 1, tscKhz: 0, walker: true, balloon, cpuid };
-      const handles = createMachine(description, createRam(memoryBytes, prealloc), guest.board, within);
-      bootWalker(handles, guest.board, walker);
+      const kind = { walker: walker !== null, pc: linux !== null };
+      const description = { name, memoryBytes, cpus: cpus ?? 1, tscKhz: 0, ...kind, balloon, cpuid };
+      const handles = createMachine(description, createRam(memoryBytes, prealloc), guest.board, within, disks);
+      if (walker) bootWalker(handles, guest.board, walker);
+      if (linux) {
+        bootLinux(handles, linux);
+        const reboot = new Reboot(handles, guest.board, linux);
+        guest.reboot = () => reboot.now();
+      }
       guest.start(handles, !args.paused);
       if (!isLarge) guest.serve(socket);
       const { cpus: count } = description;
       const state = args.paused ? "is paused" : "runs";
       const by = vm ? "" : ", without KVM";
-      say(`guest '${name}' ${state}: ${formatBytes(memoryBytes)}, ${count} CPU${count > 1 ? "s" : ""}${by}`);
+      say(`guest '${name}' ${state}: ${formatBytes(memoryBytes)}, ${formatMany(count, "CPU")}${by}`);
     } else {
       if (accel === "kvm") net.close(openKvm()); // no guest will ever run here: say so now
       guest.expectGuest();
@@ -336,9 +390,41 @@ async function runGuest(args: RunArgs, spec: FileSpec | null, detached: Detached
     return await guest.ended;
   } finally {
     signals.remove();
+    input?.stop();
     guest.cleanUp();
     detached?.cleanUp();
   }
+}
+
+function openDisks(given: readonly string[]): DiskHandle[] {
+  if (given.length > DISKS_MAX)
+    throw new TramError("E_USAGE", "--disk: there are too many", {
+      expected: `at most ${DISKS_MAX}`,
+      found: `${given.length}`,
+    });
+  return given.map((text) => {
+    const [, path, wanted = "rw"] = /^(.*?)(?:,mode=([^,]*))?$/.exec(text) as RegExpExecArray;
+    const mode = DISK_MODES.find((one) => one === wanted);
+    if (path === "") throw new TramError("E_USAGE", `--disk: '${text}' names no file`);
+    if (!mode)
+      throw new TramError("E_USAGE", `--disk: mode '${wanted}' is not known`, { expected: DISK_MODES.join(", ") });
+    return openDisk(path, mode);
+  });
+}
+
+function linuxFiles({ initrd, append }: RunArgs, kernel: string): LinuxFiles {
+  const read = (name: string) => {
+    try {
+      return { name, bytes: new Uint8Array(readFileSync(name)) };
+    } catch (error) {
+      throw new TramError("E_FILE", `cannot read ${name}: ${reasonOf(error)}`);
+    }
+  };
+  return {
+    kernel: read(kernel),
+    initrd: initrd === undefined ? null : read(initrd),
+    commandLine: append ?? DEFAULT_COMMAND_LINE,
+  };
 }
 
 function walkerOptions(args: Pick<RunArgs, (typeof WALKER_ARGS)[number]>, memoryBytes: number): WalkerOptions {
@@ -405,7 +491,7 @@ function parseSerial(text: string, incoming: string | undefined): number {
     try {
       return openSync(resolve(text.slice(5)), "a", 0o600);
     } catch (error) {
-      throw new TramError("E_FILE", `--serial: cannot open ${text.slice(5)}: ${(error as Error).message}`);
+      throw new TramError("E_FILE", `--serial: cannot open ${text.slice(5)}: ${reasonOf(error)}`);
     }
   }
   throw new TramError("E_USAGE", `--serial: '${text}' is no place for the serial port`, {
@@ -440,7 +526,7 @@ function listenOn(uri: string): Listener {
       try {
         return listen({ scheme: "passed", fd: net.duplicate(openSync(resolve(address.path), "r")), name: uri });
       } catch (error) {
-        throw new TramError("E_FILE", `cannot read ${address.path}: ${(error as Error).message}`);
+        throw new TramError("E_FILE", `cannot read ${address.path}: ${reasonOf(error)}`);
       }
     case "exec": {
       const producer = startConsumer(address.command, "read");
@@ -449,17 +535,20 @@ function listenOn(uri: string): Listener {
   }
 }
 
-function onEndSignals(guest: GuestProcess): { remove: () => void } {
-  const interrupted = () => guest.end(EXIT.interrupted);
-  const terminated = () => guest.end(EXIT.done);
-  process.on("SIGINT", interrupted);
-  process.on("SIGTERM", terminated);
-  process.on("SIGHUP", terminated);
+/** The guest ends with its process: who did not mean that shall at least know. */
+function onEndSignals(guest: GuestProcess, name: string): { remove: () => void } {
+  const codes = { SIGINT: EXIT.interrupted, SIGTERM: EXIT.done, SIGHUP: EXIT.done };
+  const handlers = Object.entries(codes).map(([signal, code]) => {
+    const handler = () => {
+      say(`${signal}: guest '${name}' ends`);
+      guest.end(code);
+    };
+    process.on(signal, handler);
+    return [signal, handler] as const;
+  });
   return {
     remove() {
-      process.off("SIGINT", interrupted);
-      process.off("SIGTERM", terminated);
-      process.off("SIGHUP", terminated);
+      for (const [signal, handler] of handlers) process.off(signal, handler);
     },
   };
 }

@@ -1,8 +1,8 @@
 // The runtime folder: where a user's guests have their sockets, and how a guest is found by its name.
-import { mkdirSync, readdirSync, rmSync, type Stats, statSync } from "node:fs";
+import { existsSync, mkdirSync, readdirSync, rmSync, type Stats, statSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, isAbsolute, join, resolve } from "node:path";
-import { TramError } from "../errors.ts";
+import { reasonOf, TramError } from "../errors.ts";
 import { errnoName } from "../native/errno.ts";
 import { net } from "../native/net.ts";
 import { SOCKET_PATH_BYTES_MAX } from "../transport/address.ts";
@@ -36,7 +36,7 @@ export function runtimeFolder(): string {
       });
   } catch (error) {
     if (error instanceof TramError) throw error;
-    throw new TramError("E_RUNTIME_FOLDER", `cannot make the runtime folder ${folder}: ${(error as Error).message}`, {
+    throw new TramError("E_RUNTIME_FOLDER", `cannot make the runtime folder ${folder}: ${reasonOf(error)}`, {
       next: "set XDG_RUNTIME_DIR to a folder where you may write",
     });
   }
@@ -80,7 +80,13 @@ export function findSocket(vm: string): string {
       expected: "a guest's name, or unix:PATH of its QMP socket",
       next: vm.includes(":") ? "a monitor is reached by unix:PATH only" : `did you mean unix:${vm}?`,
     });
-  return join(runtimePath(), checkName(vm) + SUFFIX);
+  const path = join(runtimePath(), checkName(vm) + SUFFIX);
+  if (!existsSync(path) && statOrNull(vm)?.isSocket())
+    throw new TramError("E_NO_SUCH_GUEST", `there is no guest '${vm}'`, {
+      where: path,
+      next: `did you mean unix:${vm}, the socket in this folder?`,
+    });
+  return path;
 }
 
 /** Nobody is behind this socket: it is not there, or is what a killed guest left. */

@@ -15,14 +15,10 @@ import { PAGE_BYTES, type Ram } from "../native/ram.ts";
 import type { State } from "../stream/vmstate.ts";
 import type { Board, MachineHandles } from "./board.ts";
 import { clearPages } from "./dirty-log.ts";
-import { attachRam, deviceWords, withDevices } from "./machine.ts";
+import { attachRam, deviceMemory, deviceWords, withDevices } from "./machine.ts";
+import { BALLOON_PLACE } from "./places.ts";
 import { BALLOON_FEATURE, Balloon, type BalloonHost, type BalloonStats, HINTING } from "./virtio/balloon.ts";
-import { DeviceMemory } from "./virtio/memory.ts";
-import { MMIO_BYTES, VirtioMmio } from "./virtio/mmio.ts";
-
-/** In the hole below 4 GiB; and its line of the interrupt controller. */
-export const BALLOON_GPA = 0xd1000000;
-const BALLOON_IRQ = 5;
+import { VirtioMmio } from "./virtio/mmio.ts";
 
 /** Shorter runs of a file's pages are let alone: each that is taken out of its mapping makes two more of it. */
 const FILE_RUN_PAGES_MIN = 64;
@@ -42,7 +38,8 @@ export class BalloonDevice {
   readonly written: Marks;
   readonly #board: Board;
   readonly #words: ReturnType<typeof deviceWords>;
-  readonly #registers: VirtioMmio;
+  /** For the vCPUs, under the devices' lock. */
+  readonly registers: VirtioMmio;
   readonly #balloon: Balloon;
 
   private constructor(board: Board, handles: MachineHandles, marks: NonNullable<MachineHandles["marks"]>) {
@@ -57,7 +54,7 @@ export class BalloonDevice {
     this.reported = Marks.attach(marks.reported);
     this.written = Marks.attach(marks.written);
     const { hinted, ballooned, reported, written } = this;
-    const memory = new DeviceMemory(ram, slots, (first, pages) => written.add(first, pages));
+    const memory = deviceMemory(ram, marks);
     const discarder = new Discarder(ram, board, words.discards);
     /** A write like any other device's: whoever has just hashed a page, and sends what it reads now, has to do so again. */
     const discard = (ranges: readonly PageRange[]) => {
@@ -86,46 +83,22 @@ export class BalloonDevice {
       },
     };
     this.#balloon = new Balloon(words.balloon, memory, host);
-    this.#registers = new VirtioMmio(words.balloonRegisters, this.#balloon, memory, (on) => {
-      setIrqLine(vm, BALLOON_IRQ, on);
+    this.registers = new VirtioMmio(words.balloonRegisters, this.#balloon, memory, (on) => {
+      setIrqLine(vm, BALLOON_PLACE.line, on);
       if (on) board.wakeWaiting();
     });
   }
 
   /** Null: the machine has none. */
   static attach(board: Board, handles: MachineHandles): BalloonDevice | null {
-    return handles.marks && new BalloonDevice(board, handles, handles.marks);
-  }
-
-  // --- the vCPU's side
-
-  /** Where in its registers the guest reads or writes; null: not there. */
-  static registerAt(gpa: number): number | null {
-    return gpa >= BALLOON_GPA && gpa < BALLOON_GPA + MMIO_BYTES ? gpa - BALLOON_GPA : null;
-  }
-
-  read(at: number, bytes: number): number {
-    return withDevices(this.#words, () => this.#registers.read(at, bytes));
-  }
-
-  write(at: number, bytes: number, value: number): void {
-    withDevices(this.#words, () => this.#registers.write(at, bytes, value));
-  }
-
-  /** Before the guest goes on: deals with what is left in the queues. */
-  serve(): void {
-    if (this.#registers.isPending) withDevices(this.#words, () => this.#registers.serve());
-  }
-
-  /** For a driver that polls. */
-  get isInterrupting(): boolean {
-    return this.#registers.isInterrupting;
+    const { marks, description } = handles;
+    return description.balloon && marks ? new BalloonDevice(board, handles, marks) : null;
   }
 
   // --- the host's side
 
   facts(): BalloonFacts {
-    const { features, isDriven } = this.#registers;
+    const { features, isDriven } = this.registers;
     const has = (feature: bigint) => isDriven && (features & feature) !== 0n;
     const { wantedPages, actualPages, statsTold, stats } = this.#balloon;
     return {
@@ -151,7 +124,7 @@ export class BalloonDevice {
   wantStats(): void {
     withDevices(this.#words, () => {
       this.#balloon.wantStats();
-      this.#registers.want(Balloon.statsQueue);
+      this.registers.want(Balloon.statsQueue);
     });
     this.#board.wakeCpus();
   }
@@ -179,20 +152,20 @@ export class BalloonDevice {
   #change(action: () => void): void {
     withDevices(this.#words, () => {
       action();
-      this.#registers.configChanged();
+      this.registers.configChanged();
     });
   }
 
   // --- its state
 
   save(): State {
-    return { virtio: this.#registers.save(), ...this.#balloon.save() };
+    return { virtio: this.registers.save(), ...this.#balloon.save() };
   }
 
   /** Before the guest runs here. */
   load(state: State): void {
     this.#balloon.load(state);
-    this.#registers.load(state.virtio as State);
+    this.registers.load(state.virtio as State);
   }
 }
 

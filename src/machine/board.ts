@@ -9,6 +9,7 @@ import { kick } from "../native/kvm.ts";
 import { net } from "../native/net.ts";
 import type { RamHandle } from "../native/ram.ts";
 import type { MachineDescription } from "../stream/devices/machine.ts";
+import type { DiskHandle } from "./disk.ts";
 import type { Tracking } from "./tracking.ts";
 
 export const RUN_STATES = [
@@ -38,6 +39,8 @@ export interface MachineHandles {
   tracking: Tracking;
   /** Sets of pages (native/marks.ts) for devices that write to its memory, or tell of it; null: there are none. */
   marks: DeviceMarks | null;
+  /** Each with a thread of its own, which goes and stops with the vCPUs. */
+  disks: DiskHandle[];
 }
 
 export interface DeviceMarks {
@@ -49,8 +52,13 @@ export interface DeviceMarks {
   reported: number;
 }
 
+/** Helpers answer commands as vCPUs do, under this number. */
+export const memberOf = (helper: number): number => BOARD_CPUS_MAX + helper;
+
 const DESIRE = { pause: 0, run: 1, exit: 2 } as const;
 export const BOARD_CPUS_MAX = 16;
+/** Threads beside the vCPUs that stop and go with them: one for each disk. */
+export const BOARD_HELPERS_MAX = 8;
 
 const WORD = {
   runState: 0, // under the lock
@@ -75,12 +83,14 @@ const WORD = {
   overdue: 19, // QMP: 1 when the job is cancelled because its time is over; cleared before a job
   noted: 20, // anybody: how many events were noted
   listener: 21, // QMP: a socket that a byte is written to for each; 0: nobody listens yet
-  cpu: 22, // from here CPU_WORDS for each vCPU
+  helpers: 22, // whoever made the machine, once
+  cpu: 23, // from here CPU_WORDS for each vCPU, and behind BOARD_CPUS_MAX of them for each helper
 } as const;
 const CPU_WORDS = 4;
-const CPU_WORD = { thread: 0, answered: 1 } as const; // each written by its vCPU
+/** The first two are written by the thread itself; the third counts on when it is to look whether there is something to do. */
+const CPU_WORD = { thread: 0, answered: 1, work: 2 } as const;
 
-const RUN_POINTERS_AT = 4 * (WORD.cpu + BOARD_CPUS_MAX * CPU_WORDS);
+const RUN_POINTERS_AT = 8 * Math.ceil((WORD.cpu + (BOARD_CPUS_MAX + BOARD_HELPERS_MAX) * CPU_WORDS) / 2);
 const JOURNAL_AT = RUN_POINTERS_AT + 8 * BOARD_CPUS_MAX;
 const JOURNAL_BYTES_MAX = 256 << 10;
 const MACHINE_AT = JOURNAL_AT + JOURNAL_BYTES_MAX;
@@ -88,7 +98,7 @@ const MACHINE_BYTES_MAX = 64 << 10;
 const RESTORE_AT = MACHINE_AT + MACHINE_BYTES_MAX;
 const RESTORE_BYTES_MAX = 16 << 10;
 const DEVICES_AT = RESTORE_AT + RESTORE_BYTES_MAX;
-const DEVICES_BYTES = 4096;
+const DEVICES_BYTES = 8192;
 const LIMITS_AT = DEVICES_AT + DEVICES_BYTES;
 const STARTED_AT = LIMITS_AT + LIMITS_BYTES;
 const EVENTS_AT = STARTED_AT + 8;
@@ -205,6 +215,7 @@ export class Board {
     const bytes = new TextEncoder().encode(JSON.stringify(handles));
     if (bytes.length > MACHINE_BYTES_MAX) throw new TramError("E_INTERNAL", "the machine does not fit the board");
     new Uint8Array(this.shared, MACHINE_AT).set(bytes);
+    Atomics.store(this.#words, WORD.helpers, handles.disks.length);
     Atomics.store(this.#words, WORD.cpus, handles.runs.length);
     Atomics.store(this.#words, WORD.machineBytes, bytes.length);
     Atomics.notify(this.#words, WORD.machineBytes);
@@ -242,7 +253,8 @@ export class Board {
     const generation = Atomics.add(this.#words, WORD.generation, 1) + 1;
     Atomics.notify(this.#words, WORD.generation);
     for (let cpu = 0; cpu < this.cpus; cpu++) if (desire !== DESIRE.run) this.#kick(cpu);
-    for (let cpu = 0; cpu < this.cpus; cpu++) {
+    for (let helper = 0; helper < this.helpers; helper++) this.giveWork(helper);
+    for (const cpu of this.#members()) {
       const word = this.#cpuWord(cpu, CPU_WORD.answered);
       for (;;) {
         const answered = Atomics.load(this.#words, word);
@@ -252,9 +264,36 @@ export class Board {
     }
   }
 
+  get helpers(): number {
+    return Atomics.load(this.#words, WORD.helpers);
+  }
+
+  /** vCPUs and helpers, by their numbers here. */
+  #members(): number[] {
+    const { cpus, helpers } = this;
+    return [...Array(cpus).keys(), ...Array.from({ length: helpers }, (_, helper) => memberOf(helper))];
+  }
+
+  /** A helper is to look around. */
+  giveWork(helper: number): void {
+    const word = this.#cpuWord(memberOf(helper), CPU_WORD.work);
+    Atomics.add(this.#words, word, 1);
+    Atomics.notify(this.#words, word);
+  }
+
+  /** How often that was said. */
+  workOf(helper: number): number {
+    return Atomics.load(this.#words, this.#cpuWord(memberOf(helper), CPU_WORD.work));
+  }
+
+  /** Sleeps until it is said again. */
+  waitForWork(helper: number, seen: number): void {
+    Atomics.wait(this.#words, this.#cpuWord(memberOf(helper), CPU_WORD.work), seen);
+  }
+
   #kick(cpu: number): void {
     const thread = Atomics.load(this.#words, this.#cpuWord(cpu, CPU_WORD.thread));
-    if (thread !== 0) kick(this.#runs[cpu], thread);
+    if (thread !== 0) kick(cpu < BOARD_CPUS_MAX ? this.#runs[cpu] : 0, thread);
   }
 
   /** Stops all vCPUs, each with its pending I/O completed, and says what the state was. Under the lock. */

@@ -3,13 +3,11 @@ import { readFileSync } from "node:fs";
 import walkerFile from "../../build/walker.bin" with { type: "file" };
 import { TramError } from "../errors.ts";
 import { HIGH_GPA, LOW_BYTES_MAX, PAGE_BYTES } from "../memory/block.ts";
-import { ioctl, KVM_MP_STATE_RUNNABLE, walkerFill } from "../native/kvm.ts";
+import { walkerFill } from "../native/kvm.ts";
 import { isTwin } from "../stream/devices/machine.ts";
-import { regs as regsTable, sregs as sregsTable } from "../stream/devices/vcpu.ts";
-import type { State } from "../stream/vmstate.ts";
 import type { Board, MachineHandles } from "./board.ts";
 import { WalkerPorts } from "./devices/walker.ts";
-import { stateToStruct, structToState } from "./kvm-state.ts";
+import { enterLongMode, identityTables } from "./entry.ts";
 import { attachRam, deviceWords } from "./machine.ts";
 
 export const FILLS = ["zero", "random", "text", "mixed"] as const;
@@ -88,66 +86,15 @@ export function bootWalker(handles: MachineHandles, board: Board, options: Walke
   if (needsCode) handles.vcpus.forEach(setFirstRegisters);
 }
 
-/** Identity-maps all RAM and the hole below 4 GiB with 2 MiB pages. */
+/** Maps all RAM and the hole below 4 GiB to itself. */
 function writePageTables(handles: MachineHandles): void {
   const ram = attachRam(handles);
-  const PRESENT_WRITE = 3n;
-  const HUGE = 0x80n;
   const top = ram.bytes <= LOW_BYTES_MAX ? HIGH_GPA : HIGH_GPA + ram.bytes - LOW_BYTES_MAX;
-  const gigabytes = Math.ceil(top / 2 ** 30);
-  const entry = (at: number, values: bigint[]) => ram.write(at, new Uint8Array(BigUint64Array.from(values).buffer));
-  entry(PML4, [BigInt(PDPT) | PRESENT_WRITE]);
-  const directories = Array.from({ length: gigabytes }, (_, g) => BigInt(PDS + g * PAGE_BYTES));
-  entry(
-    PDPT,
-    directories.map((at) => at | PRESENT_WRITE),
-  );
-  directories.forEach((at, g) => {
-    entry(
-      Number(at),
-      Array.from({ length: 512 }, (_, i) => (BigInt(g * 512 + i) << 21n) | HUGE | PRESENT_WRITE),
-    );
-  });
+  const tables = identityTables(Math.ceil(top / 2 ** 30), { pml4: PML4, pdpt: PDPT, pds: PDS });
+  for (const { at, bytes } of tables) ram.write(at, bytes);
 }
 
-/** 64-bit mode, flat segments, paging on, interrupts off: what a kernel gets after its own start-up code. */
 function setFirstRegisters(vcpu: number, cpu: number): void {
-  const sregs = new DataView(new ArrayBuffer(320));
-  ioctl(vcpu, "GET_SREGS2", new Uint8Array(sregs.buffer));
-  const state = structToState(sregsTable, sregs);
-  const data = {
-    base: 0n,
-    limit: 0xffffffff,
-    selector: 0x10,
-    type: 3,
-    present: 1,
-    dpl: 0,
-    db: 1,
-    s: 1,
-    l: 0,
-    g: 1,
-    avl: 0,
-    unusable: 0,
-    padding: 0,
-  };
-  for (const name of ["ds", "es", "fs", "gs", "ss"]) state[name] = data;
-  state.cs = { ...data, selector: 8, type: 11, db: 0, l: 1 };
-  state.cr0 = 0x80000033n; // PG NE ET MP PE
-  state.cr3 = BigInt(PML4);
-  state.cr4 = (state.cr4 as bigint) | 0x620n; // OSXMMEXCPT OSFXSR PAE
-  state.efer = (state.efer as bigint) | 0x500n; // LMA LME
-  stateToStruct(sregsTable, state, sregs);
-  ioctl(vcpu, "SET_SREGS2", new Uint8Array(sregs.buffer));
-
-  const regs: State = Object.fromEntries(regsTable.fields.map((field) => [field.name, 0n]));
-  regs.rip = BigInt(CODE);
-  regs.rsp = BigInt(STACKS + (cpu + 1) * STACK_BYTES - 8); // as after a call: 8 below a multiple of 16
-  regs.rdi = BigInt(cpu);
-  regs.rflags = 2n;
-  const view = new DataView(new ArrayBuffer(144));
-  stateToStruct(regsTable, regs, view);
-  ioctl(vcpu, "SET_REGS", new Uint8Array(view.buffer));
-  const runnable = new Uint8Array(4);
-  runnable[0] = KVM_MP_STATE_RUNNABLE;
-  ioctl(vcpu, "SET_MP_STATE", runnable);
+  const rsp = STACKS + (cpu + 1) * STACK_BYTES - 8; // as after a call: 8 below a multiple of 16
+  enterLongMode(vcpu, { code: 8, data: 0x10, cr3: PML4, gdt: null, registers: { rip: CODE, rsp, rdi: cpu } });
 }

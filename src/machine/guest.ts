@@ -3,14 +3,23 @@ import type { DeviceState, Guest } from "../control/guest.ts";
 import type { FreePages } from "../control/hints.ts";
 import { fromErrorData, TramError } from "../errors.ts";
 import type { Bitmap } from "../memory/bitmap.ts";
+import { Marks } from "../native/marks.ts";
 import { net } from "../native/net.ts";
 import { openPagemap, type Ram } from "../native/ram.ts";
 import { badStream } from "../stream/bytes.ts";
 import { isTwin, type MachineDescription } from "../stream/devices/machine.ts";
-import { serial as serialTable, walker as walkerTable } from "../stream/devices/ports.ts";
+import { serialMore, serial as serialTable, walker as walkerTable } from "../stream/devices/ports.ts";
 import { vcpu as vcpuTable } from "../stream/devices/vcpu.ts";
-import { balloon as balloonTable } from "../stream/devices/virtio.ts";
-import { apic as apicTable, i8259 as i8259Table, ioapic as ioapicTable, kvmclock } from "../stream/devices/x86.ts";
+import { balloon as balloonTable, rng as rngTable } from "../stream/devices/virtio.ts";
+import {
+  apic as apicTable,
+  i8254,
+  i8259 as i8259Table,
+  ioapic as ioapicTable,
+  kvmclock,
+  power,
+  wallClock,
+} from "../stream/devices/x86.ts";
 import type { State } from "../stream/vmstate.ts";
 import { BalloonDevice } from "./balloon.ts";
 import type { Board, MachineHandles, RunState } from "./board.ts";
@@ -21,14 +30,18 @@ import {
   loadClock,
   loadIoapic,
   loadPic,
+  loadPit,
   loadVcpu,
+  noteStandstill,
   saveClock,
   saveIoapic,
   saveLapic,
   savePic,
+  savePit,
   saveVcpu,
 } from "./kvm-state.ts";
-import { attachRam, deviceWords } from "./machine.ts";
+import { attachRam, deviceWords, RESET } from "./machine.ts";
+import { RngDevice } from "./rng.ts";
 import { lostWrites, type StartFaultWatcher, startTracker, type WriteTracker } from "./tracking.ts";
 
 export class MachineGuest implements Guest {
@@ -41,6 +54,9 @@ export class MachineGuest implements Guest {
   /** The board's generation, if it stood still when its writes began to be tracked. */
   #stillSince: number | null = null;
   #pagemapFd = -1;
+  readonly #rng: RngDevice | null;
+  /** Pages that devices have written to. */
+  readonly #written: Marks | null;
   /** Null: it has none. */
   readonly balloon: BalloonDevice | null;
 
@@ -51,6 +67,8 @@ export class MachineGuest implements Guest {
     this.ram = attachRam(handles);
     this.#startWatcher = startWatcher;
     this.balloon = BalloonDevice.attach(board, handles);
+    this.#rng = RngDevice.attach(board, handles);
+    this.#written = handles.marks && Marks.attach(handles.marks.written);
   }
 
   startTracking(): void {
@@ -83,7 +101,7 @@ export class MachineGuest implements Guest {
   syncDirty(dirty: Bitmap): void {
     const isWhole = this.tracker.sync(dirty) || this.#board.command().generation === this.#stillSince;
     if (!isWhole) throw lostWrites("E_TRACKING");
-    this.balloon?.written.moveTo(dirty); // no kernel sees what devices write
+    this.#written?.moveTo(dirty); // no kernel sees what devices write
   }
 
   get pages(): GuestPages {
@@ -140,8 +158,10 @@ export class MachineGuest implements Guest {
 
   unpause(was: string): void {
     this.#board.locked(() => {
-      if (was === "running") this.#board.runCpus();
-      else this.#board.runState = was as RunState;
+      if (was === "running") {
+        noteStandstill(this.#handles);
+        this.#board.runCpus();
+      } else this.#board.runState = was as RunState;
     });
   }
 
@@ -150,16 +170,24 @@ export class MachineGuest implements Guest {
     const words = deviceWords(this.#board);
     const ports: DeviceState[] = [
       { table: serialTable, instance: 0, state: Serial.save(words.serial) },
+      ...(this.description.pc ? [{ table: serialMore, instance: 0, state: Serial.saveMore(words.serial) }] : []),
       ...(this.description.walker ? [{ table: walkerTable, instance: 0, state: WalkerPorts.save(words.walker) }] : []),
       ...(this.balloon ? [{ table: balloonTable, instance: 0, state: this.balloon.save() }] : []),
+      ...(this.#rng ? [{ table: rngTable, instance: 0, state: this.#rng.save() }] : []),
+      ...(this.description.pc
+        ? [{ table: power, instance: 0, state: { reset: words.reset[0] === RESET.none ? 0 : 1 } }]
+        : []),
     ];
     if (isTwin(this.description)) return ports; // all else that it knows is in its memory
     const cpus = vcpus.map((fd) => saveVcpu(fd));
+    const { clock, wall } = saveClock(vm);
     return [
-      { table: kvmclock, instance: 0, state: saveClock(vm) },
+      { table: kvmclock, instance: 0, state: clock },
+      ...(this.description.pc ? [{ table: wallClock, instance: 0, state: wall }] : []),
       { table: i8259Table, instance: 0, state: savePic(vm, 0) },
       { table: i8259Table, instance: 1, state: savePic(vm, 1) },
       { table: ioapicTable, instance: 0, state: saveIoapic(vm) },
+      ...(this.description.pc ? [{ table: i8254, instance: 0, state: savePit(vm) }] : []),
       ...cpus.map((state, cpu) => {
         const apicBase = (state.sregs as State).apic_base as bigint;
         return { table: apicTable, instance: cpu, state: saveLapic(vcpus[cpu], apicBase) };
@@ -170,6 +198,12 @@ export class MachineGuest implements Guest {
   }
 
   loadDevices(loaded: readonly DeviceState[]): void {
+    this.#board.settleCpus();
+    this.setDevices(loaded);
+  }
+
+  /** While no vCPU runs. */
+  setDevices(loaded: readonly DeviceState[]): void {
     const { vm, vcpus } = this.#handles;
     const words = deviceWords(this.#board);
     const find = (name: string, instance = 0): State => {
@@ -177,8 +211,8 @@ export class MachineGuest implements Guest {
       if (!found) throw badStream("the stream lacks a device", 0, `section '${name}' instance ${instance}`, "none");
       return found.state;
     };
-    this.#board.settleCpus();
     Serial.load(words.serial, find("serial"));
+    if (this.description.pc) Serial.loadMore(words.serial, find("tram/serial"));
     if (this.description.walker) WalkerPorts.load(words.walker, find("tram/walker"));
     if (isTwin(this.description)) return;
     loadPic(vm, 0, find("i8259", 0));
@@ -187,7 +221,11 @@ export class MachineGuest implements Guest {
     vcpus.forEach((fd, cpu) => {
       loadVcpu(fd, find("tram/vcpu", cpu), find("apic", cpu));
     });
-    loadClock(vm, find("kvmclock"));
+    if (this.description.pc) loadPit(vm, find("i8254")); // it ticks from here on, and there is somebody to hear it
+    loadClock(vm, find("kvmclock"), this.description.pc ? find("tram/wall-clock") : null);
+    noteStandstill(this.#handles);
     this.balloon?.load(find("tram/balloon"));
+    this.#rng?.load(find("tram/rng"));
+    if (this.description.pc) words.reset[0] = Number(find("tram/power").reset) ? RESET.wanted : RESET.none;
   }
 }

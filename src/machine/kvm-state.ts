@@ -1,8 +1,8 @@
 // vCPU and interrupt controller state: between KVM's structures and the tables in stream/devices.
-// Order on restore: CPUID (when the vCPU is made), XCRS and XSAVE, SREGS, MSRs with TSC_DEADLINE last, LAPIC, events,
+// Order on restore: CPUID (when the vCPU is made), XCRS and XSAVE, SREGS, MSRs, LAPIC, then the MSR TSC_DEADLINE, events,
 // MP_STATE; KVM_SET_FPU is never used, because it does not mark the SSE state as valid.
 import { TramError } from "../errors.ts";
-import { ioctl, KVM, openKvm, tryIoctl } from "../native/kvm.ts";
+import { ioctl, KVM, openKvm, tryIoctl, tryIoctlValue } from "../native/kvm.ts";
 import { symbols } from "../native/symbols.ts";
 import { debugregs, regs, sregs, XSAVE_BYTES_MAX, xcrs } from "../stream/devices/vcpu.ts";
 import type { Field, State, StateValue, Table } from "../stream/vmstate.ts";
@@ -77,6 +77,7 @@ type Get =
   | "GET_XSAVE"
   | "GET_LAPIC"
   | "GET_CLOCK"
+  | "GET_PIT2"
   | "GET_IRQCHIP";
 type Set =
   | "SET_REGS"
@@ -88,6 +89,7 @@ type Set =
   | "SET_XSAVE"
   | "SET_LAPIC"
   | "SET_CLOCK"
+  | "SET_PIT2"
   | "SET_IRQCHIP";
 
 /** The size of an ioctl's argument is part of its number. */
@@ -148,10 +150,11 @@ function saveMsrs(vcpu: number): State[] {
   return saved;
 }
 
+const isDeadline = ({ index }: State): boolean => index === MSR_TSC_DEADLINE;
+
 /** One at a time: KVM stops at the first it refuses. A refused MSR that holds zero is one that is not in use. */
-function loadMsrs(vcpu: number, msrs: State[]): void {
-  const late = (msr: State) => (msr.index === MSR_TSC_DEADLINE ? 1 : 0);
-  for (const msr of [...msrs].sort((a, b) => late(a) - late(b))) {
+function loadMsrs(vcpu: number, msrs: readonly State[]): void {
+  for (const msr of msrs) {
     const data = msr.data as bigint;
     if (tryIoctl(vcpu, "SET_MSRS", bytesOf(msrArgument(Number(msr.index), data))) === 1) continue;
     if (data === 0n || msr.index === MSR_KVM_ASYNC_PF_INT) continue;
@@ -193,8 +196,13 @@ export function loadVcpu(vcpu: number, state: State, lapic: State): void {
     });
   ioctl(vcpu, "SET_XSAVE", xsave);
   setStruct(vcpu, "SET_SREGS2", sregs, state.sregs);
-  loadMsrs(vcpu, state.msrs as State[]);
+  const msrs = state.msrs as State[];
+  loadMsrs(
+    vcpu,
+    msrs.filter((msr) => !isDeadline(msr)),
+  );
   loadLapic(vcpu, lapic);
+  loadMsrs(vcpu, msrs.filter(isDeadline)); // before the local APIC's timer is one with a deadline it is ignored
   ioctl(vcpu, "SET_VCPU_EVENTS", state.events as Uint8Array);
   setStruct(vcpu, "SET_DEBUGREGS", debugregs, state.debugregs);
   set(vcpu, "SET_MP_STATE", (view) => view.setUint32(0, Number(state.mp_state), true));
@@ -330,10 +338,67 @@ export function loadIoapic(vm: number, state: State): void {
   ioctl(vm, "SET_IRQCHIP", bytesOf(view));
 }
 
-export function saveClock(vm: number): State {
-  return { clock: get(vm, "GET_CLOCK").getBigUint64(0, true) };
+/** struct kvm_pit_state2: a channel each 24 bytes, in the order of QEMU's fields; then flags. */
+const PIT = { channelBytes: 24, loadTimeAt: 16, flagsAt: 72 } as const;
+const PIT_FIELDS =
+  "count:4 latched_count:2 count_latched:1 status_latched:1 status:1 read_state:1 write_state:1 write_latch:1 rw_mode:1 mode:1 bcd:1 gate:1"
+    .split(" ")
+    .map((field) => field.split(":") as [string, "1" | "2" | "4"]);
+const PIT_FLAG_HPET_LEGACY = 1;
+const CHANNELS = [0, 1, 2];
+
+export function savePit(vm: number): State {
+  const view = get(vm, "GET_PIT2");
+  return {
+    "channels[0].irq_disabled": view.getUint32(PIT.flagsAt, true) & PIT_FLAG_HPET_LEGACY,
+    channels: CHANNELS.map((channel) => {
+      let at = channel * PIT.channelBytes;
+      const state: State = { count_load_time: 0n, next_transition_time: 0n };
+      for (const [name, bytes] of PIT_FIELDS) {
+        state[name] =
+          bytes === "4" ? view.getUint32(at, true) | 0 : bytes === "2" ? view.getUint16(at, true) : view.getUint8(at);
+        at += Number(bytes);
+      }
+      return state;
+    }),
+    "channels[0].next_transition_time": 0n,
+  };
 }
 
-export function loadClock(vm: number, state: State): void {
-  set(vm, "SET_CLOCK", (view) => view.setBigUint64(0, state.clock as bigint, true));
+export function loadPit(vm: number, state: State): void {
+  set(vm, "SET_PIT2", (view) => {
+    view.setUint32(PIT.flagsAt, Number(state["channels[0].irq_disabled"]), true);
+    for (const channel of CHANNELS) {
+      let at = channel * PIT.channelBytes;
+      for (const [name, bytes] of PIT_FIELDS) {
+        const value = Number((state.channels as State[])[channel][name]);
+        if (bytes === "4") view.setInt32(at, value, true);
+        else if (bytes === "2") view.setUint16(at, value, true);
+        else view.setUint8(at, value);
+        at += Number(bytes);
+      }
+    }
+  });
+}
+
+/** The guest's clock, and the host's wall clock in that moment. */
+export function saveClock(vm: number): { clock: State; wall: State } {
+  const clock = get(vm, "GET_CLOCK").getBigUint64(0, true);
+  return { clock: { clock }, wall: { nanoseconds: wallNanoseconds() } };
+}
+
+/** `wall`: when it was read; the guest's time has gone on meanwhile. Null: it has not. */
+export function loadClock(vm: number, clock: State, wall: State | null): void {
+  const passed = wall ? wallNanoseconds() - (wall.nanoseconds as bigint) : 0n;
+  // The clock of another host may be behind this one's. A guest's clock never goes back.
+  const now = (clock.clock as bigint) + (passed > 0n ? passed : 0n);
+  set(vm, "SET_CLOCK", (view) => view.setBigUint64(0, now, true));
+}
+
+/** To a millisecond: and that is what a guest's time may be wrong by. */
+const wallNanoseconds = (): bigint => BigInt(Date.now()) * 1_000_000n;
+
+/** Has the guest's watchdogs know that it stood still: before it runs. A vCPU that does not use KVM's clock has none. */
+export function noteStandstill({ vcpus, description }: { vcpus: number[]; description: { pc: boolean } }): void {
+  if (description.pc) for (const vcpu of vcpus) tryIoctlValue(vcpu, "KVMCLOCK_CTRL", 0);
 }

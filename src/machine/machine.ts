@@ -4,22 +4,29 @@ import { readFileSync } from "node:fs";
 import { TramError } from "../errors.ts";
 import { layOut } from "../memory/block.ts";
 import { describeErrno } from "../native/errno.ts";
-import { ioctlValue, KVM_CAP, mapRun, openKvm, setMemoryRegion, tryIoctlValue } from "../native/kvm.ts";
+import { ioctl, ioctlValue, KVM_CAP, mapRun, openKvm, setMemoryRegion, tryIoctlValue } from "../native/kvm.ts";
 import { Marks } from "../native/marks.ts";
 import { net } from "../native/net.ts";
 import { Ram } from "../native/ram.ts";
 import { createTwin, TWIN_RUN_BYTES } from "../native/twin.ts";
 import { type CpuidEntry, isTwin, type MachineDescription } from "../stream/devices/machine.ts";
-import type { Board, DeviceMarks, MachineHandles } from "./board.ts";
+import { BOARD_HELPERS_MAX, type Board, type DeviceMarks, type MachineHandles } from "./board.ts";
 import { setCpuid, supportedCpuid } from "./cpuid.ts";
 import { SERIAL_WORDS, Serial } from "./devices/serial.ts";
 import { WALKER_WORDS, WalkerPorts } from "./devices/walker.ts";
 import { createRings } from "./dirty-ring.ts";
+import type { DiskHandle } from "./disk.ts";
 import { AUTO, enableTracking, type TrackingWish, trackingWithoutKvm, type VmTracking } from "./tracking.ts";
 import { BALLOON_QUEUES, BALLOON_WORDS } from "./virtio/balloon.ts";
+import { BLOCK_WORDS } from "./virtio/block.ts";
+import { DeviceMemory } from "./virtio/memory.ts";
 import { mmioWords } from "./virtio/mmio.ts";
+import { RNG_QUEUES } from "./virtio/rng.ts";
 
 const TSS_ADDRESS = 0xfffbd000; // below the BIOS area, in the hole
+
+/** Whether the guest wants its machine to be started anew, and whether whoever does that was told. */
+export const RESET = { none: 0, wanted: 1, told: 2 } as const;
 
 /** The words of each device in the board's device memory. */
 export const deviceWords = (board: Board) => ({
@@ -29,6 +36,13 @@ export const deviceWords = (board: Board) => ({
   balloonRegisters: board.deviceWords(512, mmioWords(BALLOON_QUEUES)),
   balloon: board.deviceWords(1024, BALLOON_WORDS),
   discards: board.deviceWords(1280, 1),
+  rng: board.deviceWords(1536, mmioWords(RNG_QUEUES)),
+  /** RESET. */
+  reset: board.deviceWords(1664, 1),
+  disks: Array.from({ length: BOARD_HELPERS_MAX }, (_, disk) => ({
+    registers: board.deviceWords(4096 + disk * 512, mmioWords(1)),
+    block: board.deviceWords(4096 + disk * 512 + 256, BLOCK_WORDS),
+  })),
 });
 
 /** Devices are shared by all vCPUs, and by who asks them for something: one at a time. */
@@ -40,6 +54,12 @@ export function withDevices<T>({ lock }: { lock: Int32Array }, action: () => T):
     Atomics.store(lock, 0, 0);
     Atomics.notify(lock, 0, 1);
   }
+}
+
+/** Guest memory as its devices see it: each page that one writes to is noted. */
+export function deviceMemory(ram: Ram, marks: DeviceMarks): DeviceMemory {
+  const written = Marks.attach(marks.written);
+  return new DeviceMemory(ram, layOut(ram.bytes), (first, pages) => written.add(first, pages));
 }
 
 /** A VM without memory and vCPUs, and what its host can show a guest. */
@@ -70,11 +90,12 @@ export function createMachine(
   memory: Ram,
   board: Board,
   within: EmptyVm | TrackingWish,
+  disks: DiskHandle[] = [],
 ): MachineHandles {
   Serial.reset(deviceWords(board).serial);
   WalkerPorts.reset(deviceWords(board).walker, 0);
   if (!isTwin(description)) {
-    if ("vm" in within) return createKvmMachine(description, memory, within);
+    if ("vm" in within) return createKvmMachine(description, memory, within, disks);
     throw new TramError("E_INTERNAL", "a machine for KVM was to be made without a VM");
   }
   if ("vm" in within) for (const fd of [within.vm, within.kvm]) net.close(fd);
@@ -88,6 +109,7 @@ export function createMachine(
     description,
     tracking: trackingWithoutKvm("vm" in within ? AUTO : within, memory.pages),
     marks: null,
+    disks: [],
   };
 }
 
@@ -96,17 +118,19 @@ function createKvmMachine(
   description: MachineDescription,
   memory: Ram,
   { kvm, vm, tracking }: EmptyVm,
+  disks: DiskHandle[],
 ): MachineHandles {
   const runBytes = ioctlValue(kvm, "GET_VCPU_MMAP_SIZE", 0);
   const slots = layOut(memory.bytes);
   for (const slot of slots) setMemoryRegion(vm, { ...slot, host: memory.host(slot.offset, slot.bytes) }, 0);
 
+  if (description.pc) ioctl(vm, "CREATE_PIT2", pitConfig());
   const vcpus = Array.from({ length: description.cpus }, (_, cpu) => {
     const fd = tryIoctlValue(vm, "CREATE_VCPU", cpu);
     if (fd < 0)
       throw new TramError("E_KVM", `KVM cannot make vCPU ${cpu}: ${describeErrno(fd)}`, { next: "use fewer --cpus" });
     if (description.tscKhz) setTscKhz(fd, description.tscKhz);
-    setCpuid(fd, description.cpuid, cpu);
+    setCpuid(fd, description.cpuid, cpu, description.cpus);
     return fd;
   });
   net.close(kvm);
@@ -120,8 +144,16 @@ function createKvmMachine(
     ram: memory.share(),
     description: { ...description, tscKhz },
     tracking: tracking.by === "log" ? tracking : createRings(vm, tracking.entries, slots, vcpus),
-    marks: description.balloon ? createMarks(memory.pages) : null,
+    marks: description.balloon || description.pc ? createMarks(memory.pages) : null,
+    disks,
   };
+}
+
+/** struct kvm_pit_config: its only flag has the kernel answer for the loudspeaker's port, too. */
+function pitConfig(): Uint8Array {
+  const config = new Uint8Array(64);
+  config[0] = 1;
+  return config;
 }
 
 function createMarks(pages: number): DeviceMarks {

@@ -7,6 +7,7 @@ import { PAGE_BYTES, Ram } from "../native/ram.ts";
 import type { SnapshotFile } from "../reader/snapshot.ts";
 import type { Board, MachineHandles } from "./board.ts";
 import { MachineGuest } from "./guest.ts";
+import { changeGeneration } from "./linux/generation.ts";
 import { createMachine, createRam, type EmptyVm } from "./machine.ts";
 import type { TrackingWish } from "./tracking.ts";
 
@@ -52,6 +53,7 @@ export function restoreMachine(
 ): MachineHandles {
   const handles = createMachine({ ...snapshot.description, name }, ram, board, vm);
   new MachineGuest(handles, board, neverTracked).loadDevices(snapshot.devices);
+  if (handles.description.pc) changeGeneration(handles);
   return handles;
 }
 

@@ -4,7 +4,7 @@ import { writeSync } from "node:fs";
 import { restMs, THROTTLE_RUN_MS } from "../control/throttle.ts";
 import { type ErrorData, TramError, toErrorData } from "../errors.ts";
 import { layOut } from "../memory/block.ts";
-import { EXIT_REASON, KickTimer, RUN, runVcpu, threadId, viewRun } from "../native/kvm.ts";
+import { EXIT_REASON, KickTimer, RUN, runVcpu, setIrqLine, threadId, viewRun } from "../native/kvm.ts";
 import { net, POLL } from "../native/net.ts";
 import { Rings } from "../native/rings.ts";
 import { runTwin } from "../native/twin.ts";
@@ -12,7 +12,7 @@ import { isTwin } from "../stream/devices/machine.ts";
 import { initOf, tell } from "../thread.ts";
 import { BalloonDevice } from "./balloon.ts";
 import { Board } from "./board.ts";
-import { SERIAL_PORT, SERIAL_PORTS, Serial } from "./devices/serial.ts";
+import { SERIAL_LINE, SERIAL_PORT, SERIAL_PORTS, Serial } from "./devices/serial.ts";
 import {
   WALKER_ATTENTION,
   WALKER_MMIO_PROBE,
@@ -20,7 +20,12 @@ import {
   WALKER_PORT_PROBE,
   WalkerPorts,
 } from "./devices/walker.ts";
-import { deviceWords, withDevices } from "./machine.ts";
+import { DiskDevice } from "./disk.ts";
+import { RESET_PORT, RESET_VALUE, SLEEP_CONTROL_PORT, SLEEP_OFF_VALUE } from "./linux/acpi.ts";
+import { deviceWords, RESET, withDevices } from "./machine.ts";
+import { BALLOON_PLACE, diskPlace, type Place, RNG_PLACE } from "./places.ts";
+import { RngDevice } from "./rng.ts";
+import type { VirtioMmio } from "./virtio/mmio.ts";
 
 export interface VcpuInit {
   board: SharedArrayBuffer;
@@ -29,7 +34,10 @@ export interface VcpuInit {
   serialFd: number;
 }
 
-export type VcpuMessage = { event: "shutdown"; cpu: number } | { event: "failed"; cpu: number; error: ErrorData };
+export type VcpuMessage =
+  | { event: "shutdown"; cpu: number }
+  | { event: "reset"; cpu: number }
+  | { event: "failed"; cpu: number; error: ErrorData };
 
 const init = initOf<VcpuInit>();
 const board = new Board(init.board);
@@ -39,13 +47,31 @@ const say = (message: VcpuMessage): void => tell(message);
 const handles = board.awaitMachine();
 const run = viewRun(handles.runs[cpu], handles.runBytes);
 const words = deviceWords(board);
-const serial = new Serial(words.serial, (byte) => {
-  if (init.serialFd >= 0) putSerial(byte);
-});
+const serial = new Serial(
+  words.serial,
+  (byte) => {
+    if (init.serialFd >= 0) putSerial(byte);
+  },
+  (on) => {
+    if (handles.description.pc) setIrqLine(handles.vm, SERIAL_LINE, on);
+  },
+);
 const rings = handles.tracking.by === "ring" ? Rings.attach(handles.tracking.rings) : null;
 const walker = handles.description.walker ? new WalkerPorts(words.walker, cpu, handles.vcpus.length) : null;
 
 const balloon = BalloonDevice.attach(board, handles);
+const rng = RngDevice.attach(board, handles);
+
+/** What is left in these queues is dealt with here, before the guest goes on. */
+const served: VirtioMmio[] = [balloon, rng].flatMap((device) => (device ? [device.registers] : []));
+const virtio: { place: Place; registers: VirtioMmio }[] = [
+  ...(balloon ? [{ place: BALLOON_PLACE, registers: balloon.registers }] : []),
+  ...(rng ? [{ place: RNG_PLACE, registers: rng.registers }] : []),
+  ...handles.disks.map((_, disk) => {
+    const { registers } = new DiskDevice(board, handles, disk);
+    return { place: diskPlace(disk), registers };
+  }),
+];
 
 /** It runs here, and in no VM. */
 const twin = isTwin(handles.description) ? walker : null;
@@ -73,7 +99,7 @@ function waitInRead(ports: WalkerPorts, where: "pio" | "mmio", waitMs: number): 
 }
 
 /** The walker takes no interrupts: the first vCPU learns of a device's from its grants. */
-const wantsAttention = (): boolean => cpu === 0 && balloon !== null && balloon.isInterrupting;
+const wantsAttention = (): boolean => cpu === 0 && balloon !== null && balloon.registers.isInterrupting;
 
 function grantPages(ports: WalkerPorts): number {
   const { pages, waitMs } = ports.grant(performance.now());
@@ -100,6 +126,22 @@ function readPort(port: number): number {
 function writePort(port: number, value: number): void {
   if (port >= SERIAL_PORT && port < SERIAL_PORT + SERIAL_PORTS)
     withDevices(words, () => serial.write(port - SERIAL_PORT, value & 0xff));
+  else if (handles.description.pc) writePower(port, value & 0xff);
+}
+
+/** The guest switches its machine off: what comes behind that it does not get to. */
+let isOff = false;
+
+function writePower(port: number, value: number): void {
+  if (port === SLEEP_CONTROL_PORT && value === SLEEP_OFF_VALUE) isOff = true;
+  if (port === RESET_PORT && value === RESET_VALUE) Atomics.store(words.reset, 0, RESET.wanted);
+}
+
+/** No vCPU goes on before the machine was started anew: here, or where the guest is then. */
+function awaitReset(): void {
+  const { run: mayRun, generation } = board.command();
+  if (Atomics.compareExchange(words.reset, 0, RESET.wanted, RESET.told) === RESET.wanted) say({ event: "reset", cpu });
+  if (mayRun) board.waitForCommand(generation);
 }
 
 function handleIo(): void {
@@ -126,9 +168,9 @@ function handleMmio(): void {
   const address = Number(run.getBigUint64(RUN.mmio.address, true));
   // No device is there: it is memory that the kernel could not reach.
   if (slots.some(({ gpa, bytes }) => address >= gpa && address < gpa + bytes)) throw unreadable(address);
-  const register = balloon ? BalloonDevice.registerAt(address) : null;
-  if (balloon && register !== null) {
-    reachRegister(balloon, register);
+  const there = virtio.find(({ place }) => address >= place.address && address < place.address + place.bytes);
+  if (there) {
+    withDevices(words, () => reachRegister(there.registers, address - there.place.address));
     return;
   }
   if (run.getUint8(RUN.mmio.isWrite)) return; // nothing else takes writes
@@ -140,7 +182,7 @@ function handleMmio(): void {
 }
 
 /** Registers are of 32 bits at most. */
-function reachRegister(device: BalloonDevice, at: number): void {
+function reachRegister(device: VirtioMmio, at: number): void {
   const bytes = Math.min(4, run.getUint32(RUN.mmio.length, true));
   if (run.getUint8(RUN.mmio.isWrite)) {
     device.write(at, bytes, run.getUint32(RUN.mmio.data, true) & (2 ** (8 * bytes) - 1));
@@ -157,13 +199,19 @@ function unreadable(address: number): TramError {
   });
 }
 
+function shutDown(): void {
+  board.cpuFailed("shutdown");
+  say({ event: "shutdown", cpu });
+}
+
 /** False: the guest cannot go on. */
 function handleExit(): boolean {
   const reason = run.getUint32(RUN.exitReason, true);
   switch (reason) {
     case EXIT_REASON.IO:
       handleIo();
-      return true;
+      if (isOff) shutDown();
+      return !isOff;
     case EXIT_REASON.MMIO:
       handleMmio();
       return true;
@@ -178,8 +226,7 @@ function handleExit(): boolean {
         found: "a triple fault (KVM_EXIT_SHUTDOWN)",
       });
     case EXIT_REASON.SYSTEM_EVENT:
-      board.cpuFailed("shutdown");
-      say({ event: "shutdown", cpu });
+      shutDown();
       return false;
     default: {
       const detail =
@@ -214,7 +261,11 @@ function enter(): boolean {
 }
 
 function goOn(): boolean {
-  balloon?.serve();
+  if (Atomics.load(words.reset, 0) !== RESET.none) {
+    awaitReset();
+    return true;
+  }
+  for (const device of served) if (device.isPending) withDevices(words, () => device.serve());
   return enter();
 }
 

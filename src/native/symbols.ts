@@ -65,6 +65,8 @@ const SIGNATURES = {
   tram_file_lease: { args: ["i32"], returns: "i32" },
   tram_file_lease_holds: { args: ["i32"], returns: "i32" },
   tram_file_lease_end: { args: ["i32"], returns: "i32" },
+  tram_disk_move: { args: ["u64_fast", "i32", "i32", "u64_fast", "ptr", "u32"], returns: "i32" },
+  tram_disk_clear: { args: ["i32", "u64_fast", "u64_fast", "i32"], returns: "i32" },
   tram_hash_ram: { args: ["u64_fast", "ptr", "u32", "ptr", "u64_fast"], returns: "i32" },
   tram_hash_pages: { args: ["ptr", "u64_fast", "ptr", "ptr", "u32", "ptr", "u64_fast"], returns: "i32" },
   tram_hash_differing_ram: { args: ["u64_fast", "ptr", "u32", "ptr", "u64_fast", "ptr"], returns: "i32" },

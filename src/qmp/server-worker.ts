@@ -14,6 +14,7 @@ import { TramError, toErrorData } from "../errors.ts";
 import { BalloonDevice, type BalloonFacts } from "../machine/balloon.ts";
 import { Board, type BoardEvent, RUN_STATES } from "../machine/board.ts";
 import { WalkerPorts } from "../machine/devices/walker.ts";
+import { noteStandstill } from "../machine/kvm-state.ts";
 import { deviceWords } from "../machine/machine.ts";
 import type { Job } from "../machine/mover-worker.ts";
 import { lostWrites } from "../machine/tracking.ts";
@@ -230,7 +231,13 @@ function requireHere(what: string): void {
   refuseGone();
   const { runState } = board;
   if (runState !== "running" && runState !== "paused") throw stateError(what, runState);
-  const tracking = board.machine()?.tracking;
+  const machine = board.machine();
+  if (machine?.disks.length && what !== "measured")
+    throw new TramError("E_REFUSED", `a guest with a disk cannot be ${what} yet`, {
+      found: machine.disks.map(({ path }) => path).join(", "),
+      next: "switch it off, and start it where it is to go",
+    });
+  const tracking = machine?.tracking;
   if (runState === "running" && tracking?.by === "ring" && Rings.attach(tracking.rings).state.lost)
     throw lostWrites("E_REFUSED");
 }
@@ -310,6 +317,8 @@ class Control implements GuestControl {
       // A guest that was sent away may be running elsewhere; that a person asks is what makes it right.
       if (runState !== "paused" && runState !== "postmigrate") throw stateError("resumed", runState);
       if (runState === "postmigrate" && board.moving) throw stateError("resumed", runState);
+      const machine = board.machine();
+      if (machine) noteStandstill(machine);
       board.runCpus();
     });
   }

@@ -39,6 +39,7 @@ export async function measureExits(allocators: number, count: number): Promise<E
     tscKhz: 0,
     walker: true,
     balloon: false,
+    pc: false,
     cpuid: vm.cpuid,
   };
   const handles = createMachine(description, ram, board, vm);

@@ -928,7 +928,102 @@ static void a_lease_makes_writers_wait(void) {
   close(last);
 }
 
+/* --- disk.c --------------------------------------------------------------------------------------------------------- */
+
+enum { DISK_BYTES = 64 << 10, DISK_RAM_PAGES = 32 };
+
+static struct tram_ram *disk_ram(void) { return (struct tram_ram *)(uintptr_t)tram_ram_create(DISK_RAM_PAGES * PAGE_BYTES); }
+
+/* Parts of any length and in any order; the kernel moves as little at a time as it likes. */
+static void a_disk_moves_parts_of_memory(void) {
+  static const double segments[] = {5000, 100, 70000, 924, 0, 3072, 8192, 4096};
+  static const size_t most[] = {0, 1, 700, 5000};
+  uint8_t *content = random_bytes(DISK_BYTES, 5), *back = malloc(DISK_BYTES);
+  for (size_t row = 0; row < sizeof most / sizeof *most; row++) {
+    test_where = row;
+    const int fd = empty_file();
+    CHECK_EQ(pwrite(fd, content, DISK_BYTES, 0), DISK_BYTES);
+    struct tram_ram *ram = disk_ram();
+    watch(fd, most[row]);
+    CHECK_EQ(tram_disk_move(ram, fd, 0, 512, segments, 4), 0);
+    CHECK(moves.its > 0);
+    uint64_t at = 512;
+    for (int i = 0; i < 4; at += (uint64_t)segments[2 * i++ + 1]) {
+      CHECK_EQ(tram_ram_read(ram, (uint64_t)segments[2 * i], back, (uint32_t)segments[2 * i + 1]), 0);
+      CHECK(memcmp(back, content + at, (size_t)segments[2 * i + 1]) == 0);
+    }
+    const int copy = empty_file();
+    CHECK_EQ(ftruncate(copy, DISK_BYTES), 0);
+    CHECK_EQ(tram_disk_move(ram, copy, 1, 1024, segments, 4), 0);
+    watch(-1, 0);
+    CHECK_EQ(pread(copy, back, 8192, 1024), 8192);
+    CHECK(memcmp(back, content + 512, 8192) == 0);
+    close(copy);
+    close(fd);
+    tram_ram_destroy(ram);
+  }
+  free(back);
+  free(content);
+}
+
+static void a_disk_checks_all_parts_first(void) {
+  static const double rows[][4] = {{0, 4096, DISK_RAM_PAGES * PAGE_BYTES - 1, 2},
+                                   {0, 4096, DISK_RAM_PAGES * PAGE_BYTES, 1},
+                                   {0, 4096, 9007199254740991.0, 9007199254740991.0}};
+  struct tram_ram *ram = disk_ram();
+  const int fd = empty_file();
+  CHECK_EQ(ftruncate(fd, DISK_BYTES), 0);
+  uint8_t *ones = malloc(4096), *back = malloc(4096);
+  memset(ones, 0xff, 4096);
+  CHECK_EQ(tram_ram_write(ram, 0, ones, 4096), 0);
+  for (size_t row = 0; row < sizeof rows / sizeof *rows; row++) {
+    test_where = row;
+    CHECK_EQ(tram_disk_move(ram, fd, 0, 0, rows[row], 2), -ERANGE);
+    CHECK_EQ(tram_disk_move(ram, fd, 1, 0, rows[row], 2), -ERANGE);
+  }
+  CHECK_EQ(tram_disk_move(ram, fd, 0, 0, rows[0], 1025), -ERANGE);
+  CHECK_EQ(tram_ram_read(ram, 0, back, 4096), 0);
+  CHECK(memcmp(back, ones, 4096) == 0);
+  CHECK_EQ(pread(fd, back, 4096, 0), 4096);
+  CHECK_EQ(back[0], 0);
+  free(back);
+  free(ones);
+  close(fd);
+  tram_ram_destroy(ram);
+}
+
+static void a_disk_that_has_become_shorter_fails(void) {
+  static const double segments[] = {0, 8192};
+  struct tram_ram *ram = disk_ram();
+  const int fd = empty_file();
+  CHECK_EQ(ftruncate(fd, 4096), 0);
+  CHECK_EQ(tram_disk_move(ram, fd, 0, 0, segments, 1), -EIO);
+  CHECK_EQ(tram_disk_move(ram, -1, 0, 0, segments, 1), -EBADF);
+  close(fd);
+  tram_ram_destroy(ram);
+}
+
+static void a_disk_is_cleared_in_part(void) {
+  uint8_t *content = random_bytes(DISK_BYTES, 6), *back = malloc(DISK_BYTES);
+  const int fd = empty_file(); /* a memfd has holes, and no zeroing without them */
+  CHECK_EQ(pwrite(fd, content, DISK_BYTES, 0), DISK_BYTES);
+  CHECK_EQ(tram_disk_clear(fd, 4096, 8192, 1), -EOPNOTSUPP);
+  CHECK_EQ(tram_disk_clear(fd, 4096, 8192, 0), 0);
+  memset(content + 4096, 0, 8192);
+  CHECK_EQ(pread(fd, back, DISK_BYTES, 0), DISK_BYTES);
+  CHECK(memcmp(back, content, DISK_BYTES) == 0);
+  CHECK_EQ(tram_disk_clear(fd, 1 << 20, 4096, 0), 0);
+  CHECK_EQ(size_of(fd), DISK_BYTES); /* no longer for it */
+  close(fd);
+  free(back);
+  free(content);
+}
+
 const struct test file_tests[] = {
+    {"disk: parts of memory are read and written in their order", a_disk_moves_parts_of_memory},
+    {"disk: all parts are checked before anything is moved", a_disk_checks_all_parts_first},
+    {"disk: one that has become shorter fails", a_disk_that_has_become_shorter_fails},
+    {"disk: a part of it is cleared", a_disk_is_cleared_in_part},
     {"file: pages come to lie at their places, and are read back from there", pages_lie_at_their_places},
     {"file: a run of more pages than one call takes is split", long_runs_are_split},
     {"file: everything is checked before the first byte moves", all_is_checked_before_the_first_byte},

@@ -37,6 +37,7 @@ describe.skipIf(reason !== null)(
           tscKhz: 0,
           walker: true,
           balloon: false,
+          pc: false,
           cpuid: vm.cpuid,
         };
         const handles = createMachine(description, ram, board, vm);

@@ -3,6 +3,7 @@
 #   CACHE/qemu-10.0   Debian's backported QEMU 10.0, unpacked
 #   CACHE/linux-6.1   vmlinuz, Debian's kernel for clouds
 #   CACHE/host        what an emulated host is made of: vmlinuz of Debian's newer kernel for clouds, some of its modules, busybox
+#   CACHE/guest-6.1, CACHE/guest-6.12  what a guest of tram's is made of: both kernels, modules for its devices, busybox
 # where CACHE is ${XDG_CACHE_HOME:-~/.cache}/tram-test. What is there already is left alone. Needs no root.
 set -euo pipefail
 
@@ -14,7 +15,10 @@ host=$cache/host
 modules=(irqbypass kvm kvm-amd virtio_ring virtio virtio_pci_legacy_dev virtio_pci_modern_dev virtio_pci failover net_failover virtio_net)
 keyring=/usr/share/keyrings/debian-archive-keyring.gpg
 
-[[ -d $qemu && -d $linux && -d $host ]] && exit
+guests=(6.1 6.12)
+guest_modules=(virtio_ring virtio virtio_mmio virtio_balloon virtio_blk rng-core virtio-rng vsock vmw_vsock_virtio_transport_common vmw_vsock_virtio_transport failover net_failover virtio_net)
+
+[[ -d $qemu && -d $linux && -d $host && -d $cache/guest-6.1 && -d $cache/guest-6.12 ]] && exit
 
 fail() {
   echo "fetch-peers: $*" >&2
@@ -58,6 +62,26 @@ run() {
 
 run "cannot read the package lists of $mirror" apt-get "${apt[@]}" update -qq
 
+# The newest package of a kernel for clouds, by its version's beginning.
+image_of() {
+  apt-cache "${apt[@]}" search --names-only "^linux-image-${1//./\\.}\\.[0-9]+(-[0-9]+|\\+deb12)-cloud-amd64\$" | cut -d' ' -f1 | sort -V | tail -n 1
+}
+
+# unpack_modules PARTS FOLDER MODULE...: those that are none of the kernel's own parts, and the order in which they are loaded.
+unpack_modules() {
+  local parts=$1 to=$2 module file
+  shift 2
+  mkdir -p "$to"
+  for module in "$@"; do
+    file=$(find "$parts/lib/modules" -name "$module.ko*" -print -quit)
+    case $file in
+      *.xz) xz -dc "$file" >"$to/$module.ko" ;;
+      *.ko) mv "$file" "$to/" ;;
+    esac
+  done
+  printf '%s\n' "$@" >"$to/order"
+}
+
 if [[ ! -d $qemu ]]; then
   packages=(qemu-system-x86 qemu-system-common qemu-system-data seabios)
   run "cannot download QEMU from $mirror" apt-get "${apt[@]}" download -qq "${packages[@]/%//bookworm-backports}"
@@ -80,22 +104,31 @@ if [[ ! -d $linux ]]; then
 fi
 
 if [[ ! -d $host ]]; then
-  image=$(apt-cache "${apt[@]}" search --names-only '^linux-image-6\.12\.[0-9]+\+deb12-cloud-amd64$' | cut -d' ' -f1 | sort -V | tail -n 1)
+  image=$(image_of 6.12)
   [[ -n $image ]] || fail "bookworm-backports has no kernel 6.12 for clouds"
   run "cannot download $image and busybox from $mirror" apt-get "${apt[@]}" download -qq "$image" busybox-static
   mkdir -p parts host/modules
   for package in ./*.deb; do run "cannot unpack $package" dpkg-deb -x "$package" parts; done
   mv parts/boot/vmlinuz-* host/vmlinuz
   mv parts/bin/busybox host/busybox
-  for module in "${modules[@]}"; do
-    file=$(find parts/lib/modules -name "$module.ko*" -print -quit)
-    case $file in
-      *.xz) xz -dc "$file" >"host/modules/$module.ko" ;;
-      *.ko) mv "$file" host/modules/ ;;
-    esac
-  done
+  unpack_modules parts host/modules "${modules[@]}"
   [[ -e host/modules/kvm-amd.ko ]] || fail "$image has no module kvm-amd"
-  printf '%s\n' "${modules[@]}" >host/modules/order
   mv -T host "$host"
-  rm -f ./*.deb
+  rm -rf ./*.deb parts
 fi
+
+for version in "${guests[@]}"; do
+  guest=$cache/guest-$version
+  [[ -d $guest ]] && continue
+  image=$(image_of "$version")
+  [[ -n $image ]] || fail "there is no kernel $version for clouds"
+  run "cannot download $image and busybox from $mirror" apt-get "${apt[@]}" download -qq "$image" busybox-static
+  mkdir -p parts made
+  for package in ./*.deb; do run "cannot unpack $package" dpkg-deb -x "$package" parts; done
+  mv parts/boot/vmlinuz-* made/vmlinuz
+  mv parts/bin/busybox made/busybox
+  unpack_modules parts made/modules "${guest_modules[@]}"
+  [[ -e made/modules/virtio_mmio.ko ]] || fail "$image has no module virtio_mmio"
+  mv -T made "$guest"
+  rm -rf ./*.deb parts
+done

@@ -8,11 +8,18 @@ import { dirname, join, resolve } from "node:path";
 import { type Entry, folder, program, writeInitramfs } from "./guest/initramfs.ts";
 import { qemuCommand, whyNoBinary } from "./qemu.ts";
 
-const PARTS = join(process.env.XDG_CACHE_HOME || join(homedir(), ".cache"), "tram-test/host");
+const CACHE = join(process.env.XDG_CACHE_HOME || join(homedir(), ".cache"), "tram-test");
+const PARTS = join(CACHE, "host");
 const BUILD = resolve(import.meta.dir, "../../build");
 const TRAM = join(BUILD, "tram");
 const IMAGE = join(BUILD, "test/host.cpio");
 const INIT = join(import.meta.dir, "hosts/init");
+/** A program that verifies its memory, as the only one of a Linux guest. */
+const VERIFIER = join(BUILD, "test/initramfs.cpio");
+const SHELL_INIT = join(import.meta.dir, "hosts/guest-init");
+/** Kernels of the guests in there. */
+export const GUEST_KERNELS = ["6.1", "6.12"] as const;
+const guestParts = (version: string): string => join(CACHE, `guest-${version}`);
 /** 7.2 emulates two busy processors wrongly now and then: the kernel that runs there meets memory that it has never written. */
 export const EMULATOR = "10.0";
 const BOOT_MS = 90_000;
@@ -27,7 +34,10 @@ export function whyNoHosts(): string | null {
   const noQemu = whyNoBinary(EMULATOR);
   if (noQemu) return noQemu;
   if (!existsSync("/dev/net/tun")) return "no /dev/net/tun";
-  return existsSync(PARTS) ? null : "what a host is made of is missing: run test/support/fetch-peers.sh";
+  const parts = [PARTS, ...GUEST_KERNELS.map(guestParts)];
+  if (!parts.every((path) => existsSync(path)))
+    return "what hosts and their guests are made of is missing: run test/support/fetch-peers.sh";
+  return existsSync(VERIFIER) ? null : "the guests' initramfs is missing: make build/test/initramfs.cpio";
 }
 
 function run(...argv: string[]): string {
@@ -36,12 +46,27 @@ function run(...argv: string[]): string {
   return stdout.toString();
 }
 
-/** tram, the libraries that it needs, busybox and the kernel's modules. */
+/** A shell on the serial line, busybox and the modules of a guest's devices: /boot/shell-VERSION.cpio. */
+function makeShell(version: string): Uint8Array {
+  const parts = guestParts(version);
+  const out = join(BUILD, `test/shell-${version}.cpio`);
+  const modules = join(parts, "modules");
+  writeInitramfs(out, [
+    ...["bin", "proc", "sys", "tmp", "modules"].map(folder),
+    program("init", readFileSync(SHELL_INIT)),
+    program("bin/busybox", readFileSync(join(parts, "busybox"))),
+    ...readdirSync(modules).map((name) => program(`modules/${name}`, readFileSync(join(modules, name)))),
+  ]);
+  return readFileSync(out);
+}
+
+/** tram, the libraries that it needs, busybox and the kernel's modules; in /boot what guests boot. */
 function makeImage(): void {
   const made = existsSync(IMAGE) ? statSync(IMAGE).mtimeMs : 0;
-  if ([TRAM, INIT, PARTS, import.meta.path].every((path) => statSync(path).mtimeMs < made)) return;
+  const sources = [TRAM, INIT, PARTS, VERIFIER, SHELL_INIT, ...GUEST_KERNELS.map(guestParts), import.meta.path];
+  if (sources.every((path) => statSync(path).mtimeMs < made)) return;
   const libraries = [...run("ldd", TRAM).matchAll(/(\/\S+) \(0x/g)].map(([, path]) => path);
-  const folders = new Set(["bin", "proc", "sys", "tmp", "run", "modules"]);
+  const folders = new Set(["bin", "proc", "sys", "tmp", "run", "modules", "boot"]);
   for (const path of libraries)
     dirname(path)
       .slice(1)
@@ -57,6 +82,11 @@ function makeImage(): void {
     file("bin/busybox", join(PARTS, "busybox")),
     file("bin/tram", TRAM),
     ...libraries.map((path) => file(path.slice(1), path)),
+    file("boot/verifier.cpio", VERIFIER),
+    ...GUEST_KERNELS.flatMap((version) => [
+      file(`boot/vmlinuz-${version}`, join(guestParts(version), "vmlinuz")),
+      program(`boot/shell-${version}.cpio`, makeShell(version)),
+    ]),
     ...readdirSync(join(PARTS, "modules")).map((name) => file(`modules/${name}`, join(PARTS, "modules", name))),
   ]);
 }

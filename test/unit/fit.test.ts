@@ -84,6 +84,7 @@ describe("whether a guest fits", () => {
     tscKhz: 1,
     walker: true,
     balloon: false,
+    pc: false,
     cpuid: [leaf(1, 0, { edx: 3 })],
   };
   const hello: Hello = {

@@ -19,6 +19,7 @@ const description: MachineDescription = {
   tscKhz: 1,
   walker: false,
   balloon: false,
+  pc: false,
   cpuid: [],
 };
 

@@ -8,11 +8,17 @@ import { loadState, saveState } from "../../src/stream/vmstate.ts";
 const [DATA, IER, IIR_FCR, LCR, MCR, LSR, MSR, SCR] = [0, 1, 2, 3, 4, 5, 6, 7];
 const LATCH = 0x80;
 
-function create(): { port: Serial; words: Int32Array; sent: number[] } {
+function create(): { port: Serial; words: Int32Array; sent: number[]; line: boolean[] } {
   const words = new Int32Array(new SharedArrayBuffer(SERIAL_WORDS * 4));
   Serial.reset(words);
   const sent: number[] = [];
-  return { port: new Serial(words, (byte) => sent.push(byte)), words, sent };
+  const line: boolean[] = [];
+  const port = new Serial(
+    words,
+    (byte) => sent.push(byte),
+    (on) => line.push(on),
+  );
+  return { port, words, sent, line };
 }
 
 type Write = [port: number, value: number];
@@ -153,5 +159,75 @@ describe("a serial port", () => {
     target.port.write(LCR, LATCH);
     expect([target.port.read(DATA), target.port.read(IER)]).toEqual([0xcd, 0xab]);
     expect(target.sent).toEqual([]);
+  });
+});
+
+describe("its interrupt", () => {
+  const NONE = 1;
+  const EMPTY = 2;
+  const RECEIVED = 4;
+  const bytes = (...values: number[]) => Uint8Array.from(values);
+
+  test("comes when it may send more, and goes when it was asked why", () => {
+    const { port, line } = create();
+    port.write(DATA, 65); // nobody wants to know
+    expect(line).toEqual([]);
+    port.write(IER, 2);
+    expect(line).toEqual([true]);
+    expect(port.read(IIR_FCR)).toBe(EMPTY);
+    expect(line).toEqual([true, false]);
+    expect(port.read(IIR_FCR)).toBe(NONE);
+    port.write(DATA, 66);
+    port.write(DATA, 67);
+    expect(line).toEqual([true, false, true]);
+    port.write(IER, 0);
+    expect(line).toEqual([true, false, true, false]);
+    port.write(IER, 2); // switched on while it is empty
+    expect(line.at(-1)).toBe(true);
+  });
+
+  test("comes with bytes, before anything else, and goes with the last of them", () => {
+    const { port, line } = create();
+    port.write(IER, 3);
+    port.read(IIR_FCR);
+    expect(port.receive(bytes(1, 2))).toBe(2);
+    port.write(DATA, 65);
+    expect(port.read(IIR_FCR)).toBe(RECEIVED);
+    expect(port.read(IIR_FCR)).toBe(RECEIVED); // asking takes nothing away
+    expect([port.read(LSR) & 1, port.read(DATA), port.read(LSR) & 1, port.read(DATA), port.read(LSR) & 1]).toEqual([
+      1, 1, 1, 2, 0,
+    ]);
+    expect(port.read(IIR_FCR)).toBe(EMPTY);
+    expect(line).toEqual([true, false, true, false]);
+    expect(port.read(DATA)).toBe(2); // nothing new
+  });
+
+  test("has room for sixteen bytes, until they are read or thrown away", () => {
+    const { port } = create();
+    const many = Uint8Array.from({ length: 20 }, (_, i) => i);
+    expect([port.receive(many), port.receive(many)]).toEqual([16, 0]);
+    expect(port.read(DATA)).toBe(0);
+    expect(port.receive(bytes(99))).toBe(1);
+    expect(Array.from({ length: 16 }, () => port.read(DATA))).toEqual([...many.subarray(1, 16), 99]);
+    port.receive(many);
+    port.write(IIR_FCR, 0x03);
+    expect(port.read(LSR) & 1).toBe(0);
+  });
+
+  test("and what has come travel with it", () => {
+    const { port, words } = create();
+    port.write(IER, 3);
+    port.receive(bytes(7, 8, 9));
+    const there = create();
+    Serial.load(there.words, Serial.save(words));
+    Serial.loadMore(there.words, Serial.saveMore(words));
+    expect(there.words).toEqual(words);
+    expect([there.port.read(IIR_FCR), there.port.read(DATA), there.port.read(DATA), there.port.read(DATA)]).toEqual([
+      RECEIVED,
+      7,
+      8,
+      9,
+    ]);
+    expect(there.port.read(IIR_FCR)).toBe(EMPTY);
   });
 });

@@ -24,6 +24,7 @@ const description: MachineDescription = {
   tscKhz: 1,
   walker: false,
   balloon: false,
+  pc: false,
   cpuid: [],
 };
 const hello: Hello = { version: HELLO_VERSION, name: "t", memoryBytes: null, cpus: null, cpuid: [] };

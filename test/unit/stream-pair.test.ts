@@ -169,6 +169,7 @@ class Move {
       tscKhz: 1_000_000,
       walker: false,
       balloon: false,
+      pc: false,
       cpuid: [],
     });
     this.writer.startRam([{ name: RAM_BLOCK_NAME, bytes: this.source.bytes }]);

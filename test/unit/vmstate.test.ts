@@ -248,6 +248,7 @@ describe("the machine's description", () => {
     tscKhz: 2_000_000,
     walker: true,
     balloon: false,
+    pc: false,
     cpuid: [entry, { ...entry, index: 1 }],
   };
 

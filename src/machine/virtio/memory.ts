@@ -27,10 +27,15 @@ export class DeviceMemory {
   }
 
   write(gpa: number, data: Uint8Array): void {
-    const offset = this.offsetOf(gpa, data.length);
-    this.#ram.write(offset, data);
+    this.#ram.write(this.offsetOf(gpa, data.length), data);
+    this.written(gpa, data.length);
+  }
+
+  /** These bytes were written by another way: the kernel has read a file into them. */
+  written(gpa: number, bytes: number): void {
+    const offset = this.offsetOf(gpa, bytes);
     const first = Math.floor(offset / PAGE_BYTES);
-    this.#mark(first, Math.floor((offset + data.length - 1) / PAGE_BYTES) - first + 1);
+    this.#mark(first, Math.floor((offset + bytes - 1) / PAGE_BYTES) - first + 1);
   }
 
   /** Where [gpa, gpa + bytes) lies in the block; it may not cross a slot's end. */

@@ -34,6 +34,9 @@ const REGISTER = {
   configGeneration: 0xfc,
 } as const;
 
+/** Zero written to it resets the device. */
+export const STATUS_REGISTER = REGISTER.status;
+
 /** Where each of a queue's addresses stands, in two halves. */
 const ADDRESSES: Record<number, number> = {
   [REGISTER.queueDescriptors]: QUEUE.descriptors,
@@ -211,26 +214,34 @@ export class VirtioMmio {
    */
   serve(): void {
     const words = this.#words;
-    if (!this.isDriven) return;
-    try {
-      for (const index of this.#device.queueSizes.keys()) {
-        if (!(words[WORD.pending] & (1 << index))) continue;
-        if (this.#serve(index)) return;
-        words[WORD.pending] &= ~(1 << index);
-      }
-    } catch (error) {
-      if (!(error instanceof DriverError)) throw error;
-      words[WORD.status] |= STATUS.needsReset;
-      this.interrupt(INTERRUPT.config);
+    for (const index of this.#device.queueSizes.keys()) {
+      if (!this.isDriven) return;
+      if (!(words[WORD.pending] & (1 << index))) continue;
+      if (this.withQueue(index, (queue) => this.#device.serve(queue, index))) return;
+      words[WORD.pending] &= ~(1 << index);
     }
   }
 
-  #serve(index: number): boolean {
-    const queue = this.#queue(index);
-    if (!queue.isReady) return false;
-    const isMore = this.#device.serve(queue, index);
-    if (queue.mustInterrupt()) this.interrupt(INTERRUPT.used);
-    return isMore;
+  /** Does something with a queue that the driver has made ready, and interrupts it where that is due; null: it has none. */
+  withQueue<T>(index: number, action: (queue: SplitQueue) => T): T | null {
+    if (!this.isDriven) return null;
+    try {
+      const queue = this.#queue(index);
+      if (!queue.isReady) return null;
+      const result = action(queue);
+      if (queue.mustInterrupt()) this.interrupt(INTERRUPT.used);
+      return result;
+    } catch (error) {
+      if (!(error instanceof DriverError)) throw error;
+      this.stop();
+      return null;
+    }
+  }
+
+  /** The driver has broken the rules: it has to reset the device. */
+  stop(): void {
+    this.#words[WORD.status] |= STATUS.needsReset;
+    this.interrupt(INTERRUPT.config);
   }
 
   /** The device wants to look at a queue by itself, in the thread that runs its guest. */

@@ -1,13 +1,29 @@
 // Every device section tram knows, by name. A new device is one table and one line here.
 import type { Table } from "../vmstate.ts";
 import { globalstate, machine, untouched, verify } from "./machine.ts";
-import { serial, walker } from "./ports.ts";
+import { serial, serialMore, walker } from "./ports.ts";
 import { vcpu } from "./vcpu.ts";
-import { balloon } from "./virtio.ts";
-import { apic, i8259, ioapic, kvmclock } from "./x86.ts";
+import { balloon, rng } from "./virtio.ts";
+import { apic, i8254, i8259, ioapic, kvmclock, power, wallClock } from "./x86.ts";
 
 export const DEVICE_TABLES: ReadonlyMap<string, Table> = new Map(
-  [machine, verify, untouched, globalstate, serial, walker, apic, ioapic, i8259, kvmclock, vcpu, balloon].map(
-    (table) => [table.name, table],
-  ),
+  [
+    machine,
+    verify,
+    untouched,
+    globalstate,
+    serial,
+    serialMore,
+    walker,
+    apic,
+    ioapic,
+    i8259,
+    i8254,
+    kvmclock,
+    wallClock,
+    power,
+    vcpu,
+    balloon,
+    rng,
+  ].map((table) => [table.name, table]),
 );

@@ -12,8 +12,10 @@ const cpuidEntry: Table = {
   fields: "function index flags eax ebx ecx edx".split(" ").map((name) => ({ name, type: "uint32" })),
 };
 
-/** Beside those that every machine has: the walker guest's ports, a memory balloon. */
-const DEVICE = { walker: 1, balloon: 2 } as const;
+/** Beside those that every machine has: the walker guest's ports, a memory balloon, what stock kernels expect of a PC. */
+const DEVICE = { walker: 1, balloon: 2, pc: 4 } as const;
+
+const DEVICES = Object.keys(DEVICE) as (keyof typeof DEVICE)[];
 
 export const CPUID_ENTRIES_MAX = 256;
 export const NAME_BYTES_MAX = 64;
@@ -95,6 +97,8 @@ export interface MachineDescription {
   tscKhz: number;
   walker: boolean;
   balloon: boolean;
+  /** An interval timer, the serial port's interrupt, ports to switch it off and to start it anew. */
+  pc: boolean;
   cpuid: CpuidEntry[];
 }
 
@@ -107,7 +111,7 @@ export function machineToState(description: MachineDescription): State {
     memory_bytes: BigInt(description.memoryBytes),
     cpus: description.cpus,
     tsc_khz: description.tscKhz,
-    devices: (description.walker ? DEVICE.walker : 0) | (description.balloon ? DEVICE.balloon : 0),
+    devices: DEVICES.reduce((bits, name) => bits | (description[name] ? DEVICE[name] : 0), 0),
     name_bytes: name.length,
     name,
     cpuid_count: description.cpuid.length,
@@ -116,6 +120,8 @@ export function machineToState(description: MachineDescription): State {
 }
 
 export const CPUS_MAX = 16;
+/** Its firmware's place is below this. */
+const PC_MEMORY_MIN = 1 << 20;
 export const MEMORY_BYTES_MAX = 256 * 2 ** 30;
 
 export function machineFromState(state: State, offset: number): MachineDescription {
@@ -131,9 +137,20 @@ export function machineFromState(state: State, offset: number): MachineDescripti
   if (cpus < 1 || cpus > CPUS_MAX)
     throw badStream("the machine has an impossible number of CPUs", offset, `1 to ${CPUS_MAX}`, `${cpus}`);
   const devices = Number(state.devices);
-  const known = DEVICE.walker | DEVICE.balloon;
+  const known = DEVICES.reduce((bits, name) => bits | DEVICE[name], 0);
   if (devices & ~known)
     throw badStream("the machine has devices that this tram does not know", offset, `bits ${known}`, `${devices}`);
+  const isPc = (devices & DEVICE.pc) !== 0;
+  const hasDevices = isPc || (devices & DEVICE.balloon) !== 0;
+  if (hasDevices && (state.cpuid as unknown[]).length === 0)
+    throw badStream(
+      "a machine without CPUs of KVM's has devices",
+      offset,
+      "CPUID rows, or no devices",
+      `bits ${devices}`,
+    );
+  if (isPc && memoryBytes < PC_MEMORY_MIN)
+    throw badStream("the machine is too small for a PC", offset, `at least ${PC_MEMORY_MIN} bytes`, `${memoryBytes}`);
   return {
     name: new TextDecoder().decode(state.name as Uint8Array),
     memoryBytes,
@@ -141,6 +158,7 @@ export function machineFromState(state: State, offset: number): MachineDescripti
     tscKhz: Number(state.tsc_khz),
     walker: (devices & DEVICE.walker) !== 0,
     balloon: (devices & DEVICE.balloon) !== 0,
+    pc: (devices & DEVICE.pc) !== 0,
     cpuid: state.cpuid as unknown as CpuidEntry[],
   };
 }

@@ -11,6 +11,18 @@ export const serial: Table = {
   ],
 };
 
+/** Of a serial port that has an interrupt, what QEMU's section has no place for. */
+export const serialMore: Table = {
+  name: "tram/serial",
+  version: 1,
+  fields: [
+    /** Its transmitter has become empty, and the guest has not been told. */
+    { name: "emptied", type: "uint8" },
+    { name: "received_bytes", type: "uint32" },
+    { name: "received", type: "blob", countFrom: "received_bytes", max: 16 },
+  ],
+};
+
 export const WALKER_CPUS_MAX = 16;
 
 /** The walker's ports: its pace, and the two counters that show whether an interrupted read was completed. */

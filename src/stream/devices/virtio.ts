@@ -37,6 +37,8 @@ const registers: Table = {
 
 const virtio: Field = { name: "virtio", type: "struct", table: registers };
 
+export const rng: Table = { name: "tram/rng", version: 1, fields: [virtio] };
+
 export const balloon: Table = {
   name: "tram/balloon",
   version: 1,

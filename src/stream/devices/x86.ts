@@ -74,4 +74,46 @@ export const i8259: Table = {
   ],
 };
 
+const pitChannel: Table = {
+  name: "pit channel",
+  version: 2,
+  fields: [
+    { name: "count", type: "int32" },
+    { name: "latched_count", type: "uint16" },
+    { name: "count_latched", type: "uint8" },
+    { name: "status_latched", type: "uint8" },
+    { name: "status", type: "uint8" },
+    { name: "read_state", type: "uint8" },
+    { name: "write_state", type: "uint8" },
+    { name: "write_latch", type: "uint8" },
+    { name: "rw_mode", type: "uint8" },
+    { name: "mode", type: "uint8" },
+    { name: "bcd", type: "uint8" },
+    { name: "gate", type: "uint8" },
+    { name: "count_load_time", type: "int64" },
+    { name: "next_transition_time", type: "int64" },
+  ],
+};
+
+/** The interval timer. Its times are of a host's clock: KVM begins its counts anew. */
+export const i8254: Table = {
+  name: "i8254",
+  version: 3,
+  fields: [
+    { name: "channels[0].irq_disabled", type: "uint32" },
+    { name: "channels", type: "struct", table: pitChannel, count: 3 },
+    { name: "channels[0].next_transition_time", type: "int64" },
+  ],
+};
+
+/** When its clock was read, by the wall clock of the host, in nanoseconds: what has passed since is added where it goes on. */
+export const wallClock: Table = {
+  name: "tram/wall-clock",
+  version: 1,
+  fields: [{ name: "nanoseconds", type: "uint64" }],
+};
+
+/** Whether the guest wants its machine to be started anew, and that has not been done. */
+export const power: Table = { name: "tram/power", version: 1, fields: [{ name: "reset", type: "bool" }] };
+
 export const kvmclock: Table = { name: "kvmclock", version: 1, fields: [{ name: "clock", type: "uint64" }] };

@@ -1,0 +1,39 @@
+/* A guest's disk: between its file and guest memory, uncopied. */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <stdint.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include "internal.h"
+#include "tram.h"
+
+enum { SEGMENTS_MAX = 1024 /* IOV_MAX */ };
+
+int tram_disk_move(const struct tram_ram *ram, int fd, int writing, uint64_t at, const double *segments, uint32_t count) {
+  struct iovec iov[SEGMENTS_MAX], *left = iov;
+  if (count > SEGMENTS_MAX) return -ERANGE;
+  for (uint32_t i = 0; i < count; i++) {
+    uint64_t offset = (uint64_t)segments[2 * i], bytes = (uint64_t)segments[2 * i + 1];
+    uint8_t *host = checked(ram, offset, bytes);
+    if (!host) return -ERANGE;
+    iov[i] = (struct iovec){.iov_base = host, .iov_len = bytes};
+  }
+  while (count) {
+    ssize_t n = writing ? pwritev(fd, left, (int)count, (off_t)at) : preadv(fd, left, (int)count, (off_t)at);
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) return -errno;
+    if (n == 0) return -EIO; /* the file has become shorter */
+    at += (uint64_t)n;
+    count = advance(&left, count, (size_t)n);
+  }
+  return 0;
+}
+
+int tram_disk_clear(int fd, uint64_t at, uint64_t bytes, int keeps_blocks) {
+  int mode = keeps_blocks ? FALLOC_FL_ZERO_RANGE : FALLOC_FL_PUNCH_HOLE;
+  while (fallocate(fd, mode | FALLOC_FL_KEEP_SIZE, (off_t)at, (off_t)bytes) < 0)
+    if (errno != EINTR) return -errno;
+  return 0;
+}

@@ -1,0 +1,41 @@
+// A guest that wants to start anew: its machine becomes what it was before the first instruction, and its kernel is put there again.
+import type { DeviceState } from "../../control/guest.ts";
+import { TramError } from "../../errors.ts";
+import { Marks } from "../../native/marks.ts";
+import { PAGE_BYTES } from "../../native/ram.ts";
+import type { Board, MachineHandles } from "../board.ts";
+import { DiskDevice } from "../disk.ts";
+import { MachineGuest } from "../guest.ts";
+import { bootLinux, type LinuxPlan } from "./boot-linux.ts";
+
+export class Reboot {
+  readonly #handles: MachineHandles;
+  readonly #board: Board;
+  readonly #plan: LinuxPlan;
+  readonly #guest: MachineGuest;
+  readonly #first: readonly DeviceState[];
+  readonly #disks: readonly DiskDevice[];
+
+  /** Before anything runs. */
+  constructor(handles: MachineHandles, board: Board, plan: LinuxPlan) {
+    this.#handles = handles;
+    this.#board = board;
+    this.#plan = plan;
+    this.#guest = new MachineGuest(handles, board, () => {
+      throw new TramError("E_INTERNAL", "nobody tracks a guest's writes to start it anew");
+    });
+    this.#first = this.#guest.saveDevices();
+    this.#disks = handles.disks.map((_, disk) => new DiskDevice(board, handles, disk));
+  }
+
+  now(): void {
+    const { marks, ram } = this.#handles;
+    this.#board.whileStopped(() => {
+      this.#guest.setDevices(this.#first);
+      for (const disk of this.#disks) disk.reset();
+      bootLinux(this.#handles, this.#plan);
+      // No kernel sees what was written here: who moves the guest sends all of it again.
+      if (marks) Marks.attach(marks.written).add(0, ram.bytes / PAGE_BYTES);
+    });
+  }
+}
