@@ -2,7 +2,9 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/fs.h>
 #include <stdint.h>
+#include <sys/ioctl.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
@@ -37,3 +39,12 @@ int tram_disk_clear(int fd, uint64_t at, uint64_t bytes, int keeps_blocks) {
     if (errno != EINTR) return -errno;
   return 0;
 }
+
+int64_t tram_disk_bytes(int fd) {
+  off_t end = lseek(fd, 0, SEEK_END);
+  return end < 0 ? -errno : end;
+}
+
+int tram_disk_clone(int fd, int from) { return ioctl(fd, FICLONE, from) < 0 ? -errno : 0; }
+
+int tram_disk_forget(int fd) { return -posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED); }

@@ -195,6 +195,8 @@ int tram_file_lock(int fd, int exclusive) {
   return 0;
 }
 
+int tram_file_unlock(int fd) { return flock(fd, LOCK_UN) < 0 ? -errno : 0; }
+
 /* SIGURG tells nobody anything by default, unlike SIGIO, which kills: the holder asks instead. */
 int tram_file_lease(int fd) {
   if (fcntl(fd, F_SETSIG, SIGURG) < 0 || fcntl(fd, F_SETLEASE, F_RDLCK) < 0) return -errno;

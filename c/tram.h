@@ -114,6 +114,7 @@ TRAM_API int tram_file_allocate(int fd, uint64_t offset, uint64_t bytes); /* blo
 TRAM_API int64_t tram_file_seek_data(int fd, uint64_t offset); /* the first byte from there on that is in no hole; or -ENXIO */
 /* Shared or exclusive, or -EWOULDBLOCK, and then what was held before is gone, too. */
 TRAM_API int tram_file_lock(int fd, int exclusive);
+TRAM_API int tram_file_unlock(int fd);
 /* A read lease: who wants to write to the file waits, for some time, until it is ended. */
 TRAM_API int tram_file_lease(int fd);
 TRAM_API int tram_file_lease_holds(int fd); /* 0: somebody wants to write */
@@ -124,6 +125,9 @@ TRAM_API int tram_file_lease_end(int fd);
 TRAM_API int tram_disk_move(const struct tram_ram *ram, int fd, int writing, uint64_t at, const double *segments,
                             uint32_t count);
 TRAM_API int tram_disk_clear(int fd, uint64_t at, uint64_t bytes, int keeps_blocks); /* zeros, as a hole or not */
+TRAM_API int64_t tram_disk_bytes(int fd);          /* of a file or a block device */
+TRAM_API int tram_disk_clone(int fd, int from);    /* fd, which is empty, has from's bytes, and shares its blocks */
+TRAM_API int tram_disk_forget(int fd);             /* what of it lies in the page cache, and is on the disk as well */
 
 /* hash.c: XXH3-64 (seed 0) of pages, in a table with one hash for each page of a block. */
 TRAM_API int tram_hash_ram(const struct tram_ram *ram, const uint32_t *index, uint32_t count, uint64_t *table, uint64_t pages);

@@ -6,7 +6,7 @@ import type { RestoreJournal } from "../control/restore.ts";
 import { DEFAULT_REPLY_MS } from "../control/send.ts";
 import { type ErrorData, EXIT, formatError, fromErrorData, toErrorData } from "../errors.ts";
 import { Board, type MachineHandles } from "../machine/board.ts";
-import type { DiskHandle } from "../machine/disk.ts";
+import type { DiskHandle } from "../machine/disk-file.ts";
 import type { LoaderInit } from "../machine/loader-worker.ts";
 import type { CrewInit, Job, MoverMessage, Wanted } from "../machine/mover-worker.ts";
 import { installKick } from "../native/kvm.ts";
@@ -303,8 +303,10 @@ export class GuestProcess {
   }
 
   #onMover(message: MoverMessage): void {
-    if (message.event === "machine") this.startCpus(this.board.cpus);
-    else if (message.event === "watch-faults") startFaultWatcher(message.init).onCrash((error) => this.#fail(error));
+    if (message.event === "machine") {
+      this.startCpus(this.board.cpus);
+      this.startDisks(this.board.awaitMachine().disks);
+    } else if (message.event === "watch-faults") startFaultWatcher(message.init).onCrash((error) => this.#fail(error));
     else if (message.event === "crew") for (const init of message.inits) this.#startCarrier(init);
     else if (message.event === "crashed") this.#fail(fromErrorData(message.error));
     else if (message.job === "send") this.#sent();

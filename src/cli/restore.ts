@@ -21,6 +21,14 @@ export const restore = command({
       names: "file",
     },
     name: { type: "string", description: "the guest's name (default the one it was saved with)", valueHint: "NAME" },
+    disk: {
+      type: "string",
+      description:
+        "what it is to have instead of its disks, one for each in their order: FILE[,mode=cow] (default: its own, which must be as they were)",
+      valueHint: "FILE",
+      names: "file",
+      many: true,
+    },
     ...RESTORE_ARGS,
     ...ACCEL_ARGS,
     ...PROCESS_ARGS,
@@ -30,6 +38,7 @@ export const restore = command({
     "tram restore a.tram --name b            # a clone: the file is never changed",
     "tram restore -d a.tram                  # in the background; tram logs a",
     "tram restore a.tram --eager --channels 4",
+    "tram restore a.tram --name b --disk disk.img,mode=cow     # a clone: nor is its disk changed",
     "tram restore a.tram --verify first      # no page is seen before it was checked",
   ],
   async run(args) {

@@ -12,14 +12,15 @@ import {
   WALKER_MEMORY_MIN,
   type WalkerOptions,
 } from "../machine/boot.ts";
-import { DISK_MODES, DISKS_MAX, type DiskHandle, openDisk } from "../machine/disk.ts";
+import { describeDisk, openDisk, openRestored } from "../machine/disk-file.ts";
+import { diskIdentities } from "../machine/guest.ts";
 import { bootLinux, type LinuxFiles, planLinux } from "../machine/linux/boot-linux.ts";
 import { Reboot } from "../machine/linux/reboot.ts";
 import { createMachine, createRam, createVm } from "../machine/machine.ts";
 import { ACCELS, type Accel, TRACKING, type TrackingWish } from "../machine/tracking.ts";
 import { openKvm } from "../native/kvm.ts";
 import { net } from "../native/net.ts";
-import { CPUS_MAX } from "../stream/devices/machine.ts";
+import { CPUS_MAX, DISKS_MAX } from "../stream/devices/machine.ts";
 import { parseAddress } from "../transport/address.ts";
 import { endpointName, type Listener, listen } from "../transport/index.ts";
 import { VERSION } from "../version.ts";
@@ -27,6 +28,7 @@ import { command } from "./command.ts";
 import { say } from "./console.ts";
 import { startConsumer } from "./consumer.ts";
 import { Detached, detach } from "./detach.ts";
+import { parseDisks } from "./disks.ts";
 import { type FileSpec, parseFile } from "./file-target.ts";
 import { GuestProcess } from "./guest-process.ts";
 import {
@@ -107,10 +109,14 @@ export const run = command({
     },
     disk: {
       type: "string",
-      description: `kernel: a raw file as its disk, up to ${DISKS_MAX} of them: FILE or FILE,mode=ro (default mode=rw)`,
+      description: `kernel: a raw file or block device as its disk, up to ${DISKS_MAX} of them: FILE[,mode=rw|ro|cow] (default rw); incoming: where each of its disks lies here`,
       valueHint: "FILE",
       names: "file",
       many: true,
+    },
+    diskShared: {
+      type: "boolean",
+      description: "incoming: its disks here are the source's own, though no lock proves it",
     },
     incoming: {
       type: "string",
@@ -209,6 +215,10 @@ export const run = command({
     const kernelOnly = KERNEL_ARGS.find((key) => args[key] !== undefined);
     if (!args.kernel && kernelOnly)
       throw new TramError("E_USAGE", `${option(kernelOnly)} is for --kernel`, { next: "give --kernel FILE, too" });
+    if (args.disk !== undefined && args.guest)
+      throw new TramError("E_USAGE", "--disk is for --kernel and --incoming: the walker has none");
+    if (args.diskShared && !args.incoming)
+      throw new TramError("E_USAGE", "--disk-shared is for --incoming: here its disks are opened");
     if (args.guest && args.guest !== "walker")
       throw new TramError("E_USAGE", `--guest: there is no guest '${args.guest}'`, { expected: "walker" });
     const walkerOnly = WALKER_ARGS.find((key) => args[key] !== undefined);
@@ -229,7 +239,7 @@ export const run = command({
 
 const WALKER_ARGS = ["workingSet", "dirtyRate", "fill", "seed", "balloon", "free", "cache", "habit"] as const;
 
-const KERNEL_ARGS = ["initrd", "append", "disk"] as const;
+const KERNEL_ARGS = ["initrd", "append"] as const;
 
 const option = (key: string): string => `--${key.replace(/[A-Z]/g, (c) => `-${c.toLowerCase()}`)}`;
 
@@ -251,6 +261,7 @@ interface RunArgs {
   append?: string;
   /** A line for each. */
   disk?: string;
+  diskShared?: boolean;
   incoming?: string;
   name?: string;
   memory?: string;
@@ -318,7 +329,7 @@ async function runGuest(args: RunArgs, spec: FileSpec | null, detached: Detached
     });
   if (linux && accel !== "kvm")
     throw new TramError("E_USAGE", `--accel ${accel} runs nothing but the walker`, { next: "leave --accel out" });
-  const disks = linux && args.disk !== undefined ? openDisks(args.disk.split("\n")) : [];
+  const wishes = parseDisks(args.disk);
   const vm = accel === "kvm" && !(args.incoming && !spec) ? createVm(tracking) : null;
   const within = vm ?? tracking;
   if (spec || walker || linux) guest.startCpus(1);
@@ -326,6 +337,11 @@ async function runGuest(args: RunArgs, spec: FileSpec | null, detached: Detached
   const snapshot =
     opened &&
     readSnapshot(opened.file, opened.offset, restoring, { memoryBytes: memory, cpus, cpuid: vm?.cpuid ?? [] });
+  const disks = snapshot
+    ? openRestored(snapshot.description.disks, diskIdentities(snapshot.description, snapshot.devices), wishes)
+    : linux && wishes
+      ? wishes.map(openDisk)
+      : [];
   const name =
     given ?? (snapshot && isName(snapshot.description.name) ? snapshot.description.name : `tram-${process.pid}`);
 
@@ -341,10 +357,14 @@ async function runGuest(args: RunArgs, spec: FileSpec | null, detached: Detached
   try {
     if (snapshot) {
       guest.startCpus(snapshot.description.cpus);
+      guest.startDisks(disks);
       const waits = restoring.mode !== "lazy";
       guest.expectGuest();
       if (waits) guest.serve(socket);
-      await Promise.race([restoreGuest(guest, snapshot, within, name, restoring, args.paused === true), guest.ended]);
+      await Promise.race([
+        restoreGuest(guest, snapshot, { within, disks }, name, restoring, args.paused === true),
+        guest.ended,
+      ]);
       if (!waits) guest.serve(socket);
     } else if (walker || linux) {
       const memoryBytes = memory ?? DEFAULT_MEMORY;
@@ -355,7 +375,16 @@ async function runGuest(args: RunArgs, spec: FileSpec | null, detached: Detached
       if (isLarge) guest.serve(socket);
       const { cpuid } = vm ?? { cpuid: [] };
       const kind = { walker: walker !== null, pc: linux !== null };
-      const description = { name, memoryBytes, cpus: cpus ?? 1, tscKhz: 0, ...kind, balloon, cpuid };
+      const description = {
+        name,
+        memoryBytes,
+        cpus: cpus ?? 1,
+        tscKhz: 0,
+        ...kind,
+        balloon,
+        cpuid,
+        disks: disks.map(describeDisk),
+      };
       const handles = createMachine(description, createRam(memoryBytes, prealloc), guest.board, within, disks);
       if (walker) bootWalker(handles, guest.board, walker);
       if (linux) {
@@ -383,6 +412,8 @@ async function runGuest(args: RunArgs, spec: FileSpec | null, detached: Detached
         accel,
         tracking,
         channels: incomingChannels(args),
+        disks: wishes,
+        disksAreShared: args.diskShared === true,
       });
       say(`guest '${name}' waits on ${listener ? endpointName(listener.endpoint) : "QMP migrate-incoming"}`);
     }
@@ -394,22 +425,6 @@ async function runGuest(args: RunArgs, spec: FileSpec | null, detached: Detached
     guest.cleanUp();
     detached?.cleanUp();
   }
-}
-
-function openDisks(given: readonly string[]): DiskHandle[] {
-  if (given.length > DISKS_MAX)
-    throw new TramError("E_USAGE", "--disk: there are too many", {
-      expected: `at most ${DISKS_MAX}`,
-      found: `${given.length}`,
-    });
-  return given.map((text) => {
-    const [, path, wanted = "rw"] = /^(.*?)(?:,mode=([^,]*))?$/.exec(text) as RegExpExecArray;
-    const mode = DISK_MODES.find((one) => one === wanted);
-    if (path === "") throw new TramError("E_USAGE", `--disk: '${text}' names no file`);
-    if (!mode)
-      throw new TramError("E_USAGE", `--disk: mode '${wanted}' is not known`, { expected: DISK_MODES.join(", ") });
-    return openDisk(path, mode);
-  });
 }
 
 function linuxFiles({ initrd, append }: RunArgs, kernel: string): LinuxFiles {

@@ -31,6 +31,8 @@ export interface GuestSave {
   /** Begin even where the worst case would not fit. */
   overcommit: boolean;
   free: { skipFree: boolean; pageCache: PageCache };
+  /** Who restores it must find its disks as they are. */
+  recordsDisks: boolean;
   limits: { maxDowntimeMs?: number; maxBandwidthBytesPerSec?: number; timeoutMs?: number };
 }
 
@@ -83,6 +85,7 @@ export async function saveGuest(
       after: wanted.after,
       channels: wanted.channels,
       reserve: wanted.reserve,
+      ...(!wanted.recordsDisks && { disks: "none" }),
       blocking: process.env.TRAM_BLOCK_GUEST === "1", // for the benchmark
       ...wanted.free,
       ...wanted.limits,

@@ -3,7 +3,7 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { DEFAULT_LIMITS } from "../control/limits.ts";
-import { AFTER, type After, SAVE_THREADS_MAX } from "../control/save.ts";
+import { AFTER, type After, SAVE_THREADS_MAX, writesOn } from "../control/save.ts";
 import { DEFAULT_REPLY_MS } from "../control/send.ts";
 import { TramError, toErrorData } from "../errors.ts";
 import { DIRECT_MODES } from "../native/file.ts";
@@ -55,7 +55,7 @@ export const save = command({
     },
     disks: {
       type: "string",
-      description: "none: resume the guest though its disks go on without the file",
+      description: "none: the file is not to be used with the guest's disks as they are now, which may then go on",
       values: ["none"],
     },
     channels: {
@@ -136,6 +136,7 @@ export const save = command({
             overcommit: !!overcommit,
             limits,
             free,
+            recordsDisks: args.disks !== "none",
           };
           const move = new MoveView(args.vm, json, null, page?.recording ?? null, "save");
           const signals = cancelOnSignal(() => undefined);
@@ -211,12 +212,7 @@ class Saving {
     this.#wasRunning = (await this.#migration.checkIdle()) === "running";
     if (this.#after !== "resume" || disksAreMeant) return;
     const disks = await this.#migration.writableDisks();
-    if (disks.length)
-      throw new TramError("E_REFUSED", "the guest would go on writing to disks that belong to the saved state", {
-        expected: "no writable disk, with --after resume",
-        found: disks.join(", "),
-        next: "--after pause, and copy or snapshot the disks before you resume it; or --disks none, if the file is not to be used with them",
-      });
+    if (disks.length) throw writesOn(disks);
   }
 
   async run(

@@ -52,8 +52,13 @@ export interface Guest {
   pause(): string;
   /** Undoes pause: back to the state that it returned, whatever that was. */
   unpause(was: string): void;
-  /** Everything but RAM. Paused guests only. */
-  saveDevices(): DeviceState[];
+  /** Another host's guest may have its disks from here on; unpause takes them back, or throws. Paused guests only. */
+  releaseDisks(): void;
+  /**
+   * Everything but RAM. Paused guests only; what they have written is on their disks when it returns. `recordsDisks`: a guest
+   * that comes out of this again must find them as they are now.
+   */
+  saveDevices(recordsDisks?: boolean): DeviceState[];
   /** The mirror of saveDevices, into a machine that has never run. */
   loadDevices(devices: readonly DeviceState[]): void;
 }

@@ -5,7 +5,7 @@ import type { Guest } from "./guest.ts";
 import type { MoveLog } from "./journal.ts";
 import type { LiveLimits } from "./limits.ts";
 import { type Crew, Rounds, type RoundsShare, shareRounds } from "./rounds.ts";
-import { attempt, Stop } from "./send.ts";
+import { Stop, undoAll } from "./send.ts";
 
 export const AFTER = ["quit", "pause", "resume"] as const;
 /** What becomes of the guest when its file is on disk. */
@@ -18,7 +18,17 @@ export interface SaveOptions {
   after: After;
   /** Ask the guest for its free pages, and leave them out. */
   skipFree: boolean;
+  /** Whoever restores it must find its disks as they were; else they must be named then. */
+  recordsDisks: boolean;
 }
+
+/** RAM and disks belong together. */
+export const writesOn = (disks: readonly string[]): TramError =>
+  new TramError("E_REFUSED", "the guest would go on writing to disks that belong to the saved state", {
+    expected: "no writable disk, with --after resume",
+    found: disks.join(", "),
+    next: "--after pause, and copy or snapshot the disks before you resume it; or --disks none, if the file is not to be used with them",
+  });
 
 /** What the story needs of its surroundings. */
 export interface SaveContext {
@@ -71,7 +81,7 @@ export function save(
 
     const { was, downtime } = stop.now();
     log.setPhase("device");
-    const devices = guest.saveDevices(); // before the last sync: reading a vCPU's state may write to its memory
+    const devices = guest.saveDevices(options.recordsDisks); // before the last sync: reading a vCPU's state may write to its memory
     downtime.mark("deviceState");
     rounds.sync();
     downtime.mark("lastBitmap");
@@ -105,7 +115,7 @@ export function save(
     log.journal.error = toErrorData(error);
     if (log.journal.error.code === "E_TIMED_OUT")
       log.journal.error.next = "the guest goes on, and nothing was kept: allow more time, or more --max-downtime";
-    for (const step of undo.reverse()) attempt(step); // each, whatever became of the others
+    undoAll(undo, log);
     const cancelled = error instanceof TramError && error.code === "E_CANCELLED";
     log.setPhase(cancelled ? "cancelled" : "failed");
   }

@@ -133,6 +133,7 @@ export function send(guest: Guest, writer: MoveWriter, options: SendOptions, con
 
     if (!context.passHandover()) throw new TramError("E_CANCELLED", "cancelled");
     log.setPhase("handover");
+    guest.releaseDisks();
     writer.handOver();
     undo = [() => guest.stopTracking(), () => crew?.end()]; // from here on this side never runs the guest by itself
     log.journal.owner = "unconfirmed";
@@ -155,7 +156,7 @@ export function send(guest: Guest, writer: MoveWriter, options: SendOptions, con
     const found = isLate ? timedOut(context.limits.timeoutMs, log.journal) : error;
     const cause = log.journal.owner === "source" ? writer.explain(found) : found;
     log.journal.error = toErrorData(cause);
-    for (const step of undo.reverse()) attempt(step); // each, whatever became of the others
+    undoAll(undo, log);
     log.setPhase(isCancelled(cause) ? "cancelled" : "failed");
   } finally {
     writer.close();
@@ -234,6 +235,14 @@ function compare(writer: MoveWriter, options: SendOptions, log: MoveLog): Uint32
       next: "something between the two hosts, or the memory of one, changes bytes: the guest stays here",
     },
   );
+}
+
+/** Each, whatever became of the others; what does not work is told, too. */
+export function undoAll(undo: readonly (() => void)[], { journal }: MoveLog): void {
+  for (const step of [...undo].reverse()) {
+    const trouble = attempt(step);
+    if (trouble && journal.error) journal.error.message += `; and ${toErrorData(trouble).message}`;
+  }
 }
 
 /** Does it; returns the error, if there was one. */

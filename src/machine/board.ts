@@ -9,7 +9,7 @@ import { kick } from "../native/kvm.ts";
 import { net } from "../native/net.ts";
 import type { RamHandle } from "../native/ram.ts";
 import type { MachineDescription } from "../stream/devices/machine.ts";
-import type { DiskHandle } from "./disk.ts";
+import type { DiskHandle } from "./disk-file.ts";
 import type { Tracking } from "./tracking.ts";
 
 export const RUN_STATES = [
@@ -84,7 +84,8 @@ const WORD = {
   noted: 20, // anybody: how many events were noted
   listener: 21, // QMP: a socket that a byte is written to for each; 0: nobody listens yet
   helpers: 22, // whoever made the machine, once
-  cpu: 23, // from here CPU_WORDS for each vCPU, and behind BOARD_CPUS_MAX of them for each helper
+  disksReleased: 23, // under the lock, or while nothing runs: 1 while the guest's disks are not locked for it
+  cpu: 24, // from here CPU_WORDS for each vCPU, and behind BOARD_CPUS_MAX of them for each helper
 } as const;
 const CPU_WORDS = 4;
 /** The first two are written by the thread itself; the third counts on when it is to look whether there is something to do. */
@@ -262,6 +263,14 @@ export class Board {
         if (Atomics.wait(this.#words, word, answered, KICK_AGAIN_MS) === "timed-out") this.#kick(cpu);
       }
     }
+  }
+
+  /** They may be somebody else's: the guest has been handed over, or has not been yet. */
+  get disksReleased(): boolean {
+    return Atomics.load(this.#words, WORD.disksReleased) !== 0;
+  }
+  set disksReleased(released: boolean) {
+    Atomics.store(this.#words, WORD.disksReleased, released ? 1 : 0);
   }
 
   get helpers(): number {

@@ -30,5 +30,6 @@ for (;;) {
   const { run, exit, generation } = board.command();
   if (!board.hasAnswered(member, generation)) board.answer(member, generation);
   if (exit) break;
-  if (!run || !device.work(onFailure)) board.waitForWork(disk, seen);
+  const mustStop = () => board.command().generation !== generation;
+  if (!run || !device.work(mustStop, onFailure)) board.waitForWork(disk, seen);
 }

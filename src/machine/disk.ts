@@ -1,82 +1,34 @@
 // A disk in its machine: its file, its registers' place and its interrupt. vCPUs reach its registers; a thread of its own deals with
 // its requests.
-import { closeSync, constants, fstatSync, openSync, type Stats } from "node:fs";
-import { resolve } from "node:path";
 import { reasonOf, TramError } from "../errors.ts";
 import { DiskFile } from "../native/disk.ts";
-import { tryLock } from "../native/file.ts";
 import { setIrqLine } from "../native/kvm.ts";
 import type { Ram } from "../native/ram.ts";
-import { BOARD_HELPERS_MAX, type Board, type MachineHandles } from "./board.ts";
+import type { State } from "../stream/vmstate.ts";
+import type { Board, MachineHandles } from "./board.ts";
+import { type DiskHandle, identityOf, UNKNOWN } from "./disk-file.ts";
 import { attachRam, deviceMemory, deviceWords, withDevices } from "./machine.ts";
+import { Overlay } from "./overlay.ts";
 import { diskPlace } from "./places.ts";
-import { Block, type Disk, type Request, SECTOR_BYTES } from "./virtio/block.ts";
+import { BLOCK_FEATURE, Block, type Disk, type Request } from "./virtio/block.ts";
 import type { DeviceMemory } from "./virtio/memory.ts";
 import { STATUS_REGISTER, VirtioMmio } from "./virtio/mmio.ts";
 import type { Chain } from "./virtio/queue.ts";
 
-export const DISK_MODES = ["rw", "ro"] as const;
-export type DiskMode = (typeof DISK_MODES)[number];
-export const DISKS_MAX = BOARD_HELPERS_MAX;
-
 /** Requests that are dealt with at a time. */
 const BATCH = 32;
-
-/** An open disk, as plain data. */
-export interface DiskHandle {
-  fd: number;
-  /** Of which the guest has whole sectors. */
-  bytes: number;
-  mode: DiskMode;
-  path: string;
-}
-
-/** Opens a raw file and locks it: nobody else may write to what one writes to. */
-export function openDisk(given: string, mode: DiskMode): DiskHandle {
-  const path = resolve(given);
-  let fd: number;
-  let stats: Stats;
-  try {
-    fd = openSync(path, mode === "ro" ? constants.O_RDONLY : constants.O_RDWR);
-    stats = fstatSync(fd);
-  } catch (error) {
-    throw new TramError("E_FILE", `cannot open the disk ${given}: ${reasonOf(error)}`, {
-      ...(mode === "rw" && isForbidden(error) && { next: "mode=ro needs no right to write" }),
-    });
-  }
-  const refuse = (error: TramError): never => {
-    closeSync(fd);
-    throw error;
-  };
-  if (!stats.isFile())
-    refuse(
-      new TramError("E_USAGE", `${given} is no disk`, { expected: "a regular file, its bytes those of the disk" }),
-    );
-  if (stats.size < SECTOR_BYTES)
-    refuse(
-      new TramError("E_USAGE", `${given} is too small for a disk`, {
-        expected: `at least ${SECTOR_BYTES} bytes`,
-        found: `${stats.size}`,
-      }),
-    );
-  if (!tryLock(fd, mode === "ro" ? "shared" : "exclusive"))
-    refuse(
-      new TramError("E_REFUSED", `the disk ${given} is in use by another guest`, {
-        next: "end that guest, or give this one a copy; several may have it with mode=ro",
-      }),
-    );
-  return { fd, bytes: stats.size - (stats.size % SECTOR_BYTES), mode, path };
-}
-
-const isForbidden = (error: unknown): boolean =>
-  ["EACCES", "EPERM", "EROFS"].includes((error as NodeJS.ErrnoException).code ?? "");
+/** While the guest is moved, no more than this is written that is not on the disk: it must be, before the guest goes on elsewhere. */
+const UNSYNCED_BYTES_MAX = 16 << 20;
 
 /** One thread's hand on a disk that all of them share. */
 export class DiskDevice {
   readonly #words: ReturnType<typeof deviceWords>;
+  readonly #board: Board;
+  readonly #handle: DiskHandle;
   /** For the vCPUs, under the devices' lock. */
   readonly registers: VirtioMmio;
   readonly #block: Block;
+  #unsyncedBytes = 0;
 
   constructor(board: Board, handles: MachineHandles, index: number) {
     const { vm, marks } = handles;
@@ -85,7 +37,9 @@ export class DiskDevice {
     const ram = attachRam(handles);
     const memory = deviceMemory(ram, marks);
     this.#words = words;
-    const disk = rawDisk(handles.disks[index], index, memory, ram);
+    this.#board = board;
+    this.#handle = handles.disks[index];
+    const disk = this.#disk(index, memory, ram);
     this.#block = new Block(words.disks[index].block, disk, memory, () => board.giveWork(index));
     this.registers = new VirtioMmio(words.disks[index].registers, this.#block, memory, (on) =>
       setIrqLine(vm, diskPlace(index).line, on),
@@ -97,57 +51,104 @@ export class DiskDevice {
     withDevices(this.#words, () => this.registers.write(STATUS_REGISTER, 4, 0));
   }
 
+  /** While nothing runs, and all that was written is on the disk. */
+  save(isRecorded: boolean): State {
+    const { inode, bytes, changedNs } = isRecorded ? identityOf(this.#handle.fd) : UNKNOWN;
+    const flushFailed = this.#block.flushFailed ? 1 : 0;
+    return { virtio: this.registers.save(), inode: BigInt(inode), bytes: BigInt(bytes), changed_ns: BigInt(changedNs), flush_failed: flushFailed }; // biome-ignore format: one row
+  }
+
+  /** The mirror of save, before the guest runs here. */
+  load(state: State): void {
+    this.#block.flushFailed = Number(state.flush_failed) !== 0;
+    this.registers.load(state.virtio as State);
+  }
+
+  /** While nothing runs. Throws if that cannot be. */
+  sync(): void {
+    const { mode, path } = this.#handle;
+    if (mode !== "rw") return;
+    try {
+      this.#block.flush();
+    } catch (error) {
+      throw new TramError("E_FILE", `what the guest has written cannot be brought to ${path}: ${reasonOf(error)}`, {
+        next: "look at that disk: the guest stays here",
+      });
+    }
+  }
+
   // --- its own thread's side
 
-  /** Deals with some requests; false: there are none. */
-  work(onFailure: (error: unknown) => void): boolean {
+  /** Deals with some requests; false: there are none. `mustStop`: somebody waits for this thread. */
+  work(mustStop: () => boolean, onFailure: (error: unknown) => void): boolean {
     const taken = withDevices(this.#words, () => this.registers.withQueue(0, (queue) => {
       const chains: Chain[] = [];
       for (let chain = queue.take(); chain; chain = chains.length < BATCH ? queue.take() : null) chains.push(chain);
       return this.#block.begin(chains);
     })); // biome-ignore format: one story
     if (!taken || taken.length === 0) return false;
+    const writesThrough = (this.registers.features & BLOCK_FEATURE.flush) === 0n;
+    let done = taken.length;
     let broken: unknown = null;
     try {
-      this.#block.perform(taken, onFailure);
+      done = this.#block.perform(taken, { writesThrough, mustStop, onFailure });
     } catch (error) {
       broken = error; // the driver's nonsense
     }
     withDevices(this.#words, () => {
-      if (!broken) this.#giveBack(taken);
+      if (!broken) this.#giveBack(taken.slice(0, done), taken.slice(done));
       else if (taken.every((request) => this.#block.isWanted(request))) this.registers.stop();
     });
+    if (this.#board.tracked) this.#keepUp(onFailure);
     return true;
   }
 
-  #giveBack(requests: readonly Request[]): void {
+  #giveBack(done: readonly Request[], later: readonly Request[]): void {
     this.registers.withQueue(0, (queue) => {
-      for (const request of requests)
+      if (later.every((request) => this.#block.isWanted(request))) queue.untake(later.length);
+      for (const request of done)
         if (this.#block.isWanted(request)) queue.giveBack(request.chain, request.writtenBytes);
     });
   }
-}
 
-function rawDisk({ fd, bytes, mode }: DiskHandle, index: number, memory: DeviceMemory, ram: Ram): Disk {
-  const file = new DiskFile(fd);
-  const parts = (segments: readonly { gpa: number; bytes: number }[]) =>
-    segments.map(({ gpa, bytes: count }) => ({ offset: memory.offsetOf(gpa, count), bytes: count }));
-  return {
-    bytes,
-    isReadOnly: mode === "ro",
-    id: `tram-disk-${index}`,
-    read(into, at) {
-      try {
-        file.read(ram, parts(into), at);
-      } finally {
-        for (const { gpa, bytes: count } of into) memory.written(gpa, count); // behind the bytes; some may have come before it failed
-      }
-    },
-    write: (from, at) => file.write(ram, parts(from), at),
-    flush: () => file.flush(),
-    discard: (at, count) => void file.discard(at, count), // a file system that cannot keeps the bytes
-    zero(at, count, mayDiscard) {
-      if (!file.zero(at, count, mayDiscard)) throw new Error("this file system cannot zero a part of a file");
-    },
-  };
+  #keepUp(onFailure: (error: unknown) => void): void {
+    if (this.#unsyncedBytes < UNSYNCED_BYTES_MAX || this.#block.flushFailed) return;
+    try {
+      this.#block.flush();
+    } catch (error) {
+      onFailure(error);
+    }
+  }
+
+  #disk(index: number, memory: DeviceMemory, ram: Ram): Disk {
+    const { fd, bytes, mode, overlayFd } = this.#handle;
+    const disk = new DiskFile(fd);
+    const file = overlayFd < 0 ? disk : new Overlay(disk, new DiskFile(overlayFd), bytes);
+    const parts = (segments: readonly { gpa: number; bytes: number }[]) =>
+      segments.map(({ gpa, bytes: count }) => ({ offset: memory.offsetOf(gpa, count), bytes: count }));
+    return {
+      bytes,
+      isReadOnly: mode === "ro",
+      id: `tram-disk-${index}`,
+      read(into, at) {
+        try {
+          file.read(ram, parts(into), at);
+        } finally {
+          for (const { gpa, bytes: count } of into) memory.written(gpa, count); // behind the bytes; some may have come before it failed
+        }
+      },
+      write: (from, at) => {
+        file.write(ram, parts(from), at);
+        this.#unsyncedBytes += from.reduce((sum, { bytes: count }) => sum + count, 0);
+      },
+      flush: () => {
+        if (mode === "rw") disk.flush(); // a private copy is gone with its guest
+        this.#unsyncedBytes = 0;
+      },
+      discard: (at, count) => void file.discard(at, count), // a file system that cannot keeps the bytes
+      zero(at, count, mayDiscard) {
+        if (!file.zero(at, count, mayDiscard)) throw new Error("this file system cannot zero a part of a file");
+      },
+    };
+  }
 }

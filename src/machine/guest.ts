@@ -7,10 +7,10 @@ import { Marks } from "../native/marks.ts";
 import { net } from "../native/net.ts";
 import { openPagemap, type Ram } from "../native/ram.ts";
 import { badStream } from "../stream/bytes.ts";
-import { isTwin, type MachineDescription } from "../stream/devices/machine.ts";
+import { type DiskIdentity, isTwin, type MachineDescription } from "../stream/devices/machine.ts";
 import { serialMore, serial as serialTable, walker as walkerTable } from "../stream/devices/ports.ts";
 import { vcpu as vcpuTable } from "../stream/devices/vcpu.ts";
-import { balloon as balloonTable, rng as rngTable } from "../stream/devices/virtio.ts";
+import { balloon as balloonTable, disk as diskTable, rng as rngTable } from "../stream/devices/virtio.ts";
 import {
   apic as apicTable,
   i8254,
@@ -25,6 +25,8 @@ import { BalloonDevice } from "./balloon.ts";
 import type { Board, MachineHandles, RunState } from "./board.ts";
 import { Serial } from "./devices/serial.ts";
 import { WalkerPorts } from "./devices/walker.ts";
+import { DiskDevice } from "./disk.ts";
+import { checkArrived, disownDisks } from "./disk-file.ts";
 import { GuestPages } from "./guest-pages.ts";
 import {
   loadClock,
@@ -41,8 +43,22 @@ import {
   saveVcpu,
 } from "./kvm-state.ts";
 import { attachRam, deviceWords, RESET } from "./machine.ts";
+import { resumeCpus, takeDisks } from "./resume.ts";
 import { RngDevice } from "./rng.ts";
 import { lostWrites, type StartFaultWatcher, startTracker, type WriteTracker } from "./tracking.ts";
+
+function stateOf(devices: readonly DeviceState[], name: string, instance: number): State {
+  const found = devices.find((one) => one.table.name === name && one.instance === instance);
+  if (!found) throw badStream("the stream lacks a device", 0, `section '${name}' instance ${instance}`, "none");
+  return found.state;
+}
+
+/** What the guest's disks were when its state was saved. */
+export const diskIdentities = ({ disks }: MachineDescription, devices: readonly DeviceState[]): DiskIdentity[] =>
+  disks.map((_, i) => {
+    const { inode, bytes, changed_ns } = stateOf(devices, diskTable.name, i);
+    return { inode: `${inode}`, bytes: Number(bytes), changedNs: `${changed_ns}` };
+  });
 
 export class MachineGuest implements Guest {
   readonly description: MachineDescription;
@@ -55,6 +71,7 @@ export class MachineGuest implements Guest {
   #stillSince: number | null = null;
   #pagemapFd = -1;
   readonly #rng: RngDevice | null;
+  readonly #disks: readonly DiskDevice[];
   /** Pages that devices have written to. */
   readonly #written: Marks | null;
   /** Null: it has none. */
@@ -68,6 +85,7 @@ export class MachineGuest implements Guest {
     this.#startWatcher = startWatcher;
     this.balloon = BalloonDevice.attach(board, handles);
     this.#rng = RngDevice.attach(board, handles);
+    this.#disks = handles.disks.map((_, disk) => new DiskDevice(board, handles, disk));
     this.#written = handles.marks && Marks.attach(handles.marks.written);
   }
 
@@ -158,14 +176,21 @@ export class MachineGuest implements Guest {
 
   unpause(was: string): void {
     this.#board.locked(() => {
-      if (was === "running") {
-        noteStandstill(this.#handles);
-        this.#board.runCpus();
-      } else this.#board.runState = was as RunState;
+      this.#board.runState = was === "running" ? "paused" : (was as RunState); // what it stays if it cannot go on
+      takeDisks(this.#board, this.#handles);
+      if (was === "running") resumeCpus(this.#board, this.#handles);
     });
   }
 
-  saveDevices(): DeviceState[] {
+  releaseDisks(): void {
+    if (this.#handles.disks.length === 0) return;
+    this.#board.disksReleased = true; // first: whoever lets it run again locks them again
+    disownDisks(this.#handles.disks);
+  }
+
+  /** `recordsDisks`: a guest that comes out of this again must find its disks as they are now. */
+  saveDevices(recordsDisks = true): DeviceState[] {
+    for (const disk of this.#disks) disk.sync();
     const { vm, vcpus } = this.#handles;
     const words = deviceWords(this.#board);
     const ports: DeviceState[] = [
@@ -174,6 +199,7 @@ export class MachineGuest implements Guest {
       ...(this.description.walker ? [{ table: walkerTable, instance: 0, state: WalkerPorts.save(words.walker) }] : []),
       ...(this.balloon ? [{ table: balloonTable, instance: 0, state: this.balloon.save() }] : []),
       ...(this.#rng ? [{ table: rngTable, instance: 0, state: this.#rng.save() }] : []),
+      ...this.#disks.map((disk, instance) => ({ table: diskTable, instance, state: disk.save(recordsDisks) })),
       ...(this.description.pc
         ? [{ table: power, instance: 0, state: { reset: words.reset[0] === RESET.none ? 0 : 1 } }]
         : []),
@@ -199,6 +225,7 @@ export class MachineGuest implements Guest {
 
   loadDevices(loaded: readonly DeviceState[]): void {
     this.#board.settleCpus();
+    checkArrived(this.#handles.disks, diskIdentities(this.description, loaded));
     this.setDevices(loaded);
   }
 
@@ -206,11 +233,7 @@ export class MachineGuest implements Guest {
   setDevices(loaded: readonly DeviceState[]): void {
     const { vm, vcpus } = this.#handles;
     const words = deviceWords(this.#board);
-    const find = (name: string, instance = 0): State => {
-      const found = loaded.find((one) => one.table.name === name && one.instance === instance);
-      if (!found) throw badStream("the stream lacks a device", 0, `section '${name}' instance ${instance}`, "none");
-      return found.state;
-    };
+    const find = (name: string, instance = 0): State => stateOf(loaded, name, instance);
     Serial.load(words.serial, find("serial"));
     if (this.description.pc) Serial.loadMore(words.serial, find("tram/serial"));
     if (this.description.walker) WalkerPorts.load(words.walker, find("tram/walker"));
@@ -226,6 +249,9 @@ export class MachineGuest implements Guest {
     noteStandstill(this.#handles);
     this.balloon?.load(find("tram/balloon"));
     this.#rng?.load(find("tram/rng"));
+    this.#disks.forEach((disk, i) => {
+      disk.load(find("tram/disk", i));
+    });
     if (this.description.pc) words.reset[0] = Number(find("tram/power").reset) ? RESET.wanted : RESET.none;
   }
 }

@@ -9,13 +9,13 @@ import { Marks } from "../native/marks.ts";
 import { net } from "../native/net.ts";
 import { Ram } from "../native/ram.ts";
 import { createTwin, TWIN_RUN_BYTES } from "../native/twin.ts";
-import { type CpuidEntry, isTwin, type MachineDescription } from "../stream/devices/machine.ts";
-import { BOARD_HELPERS_MAX, type Board, type DeviceMarks, type MachineHandles } from "./board.ts";
+import { type CpuidEntry, DISKS_MAX, isTwin, type MachineDescription } from "../stream/devices/machine.ts";
+import type { Board, DeviceMarks, MachineHandles } from "./board.ts";
 import { setCpuid, supportedCpuid } from "./cpuid.ts";
 import { SERIAL_WORDS, Serial } from "./devices/serial.ts";
 import { WALKER_WORDS, WalkerPorts } from "./devices/walker.ts";
 import { createRings } from "./dirty-ring.ts";
-import type { DiskHandle } from "./disk.ts";
+import type { DiskHandle } from "./disk-file.ts";
 import { AUTO, enableTracking, type TrackingWish, trackingWithoutKvm, type VmTracking } from "./tracking.ts";
 import { BALLOON_QUEUES, BALLOON_WORDS } from "./virtio/balloon.ts";
 import { BLOCK_WORDS } from "./virtio/block.ts";
@@ -39,7 +39,7 @@ export const deviceWords = (board: Board) => ({
   rng: board.deviceWords(1536, mmioWords(RNG_QUEUES)),
   /** RESET. */
   reset: board.deviceWords(1664, 1),
-  disks: Array.from({ length: BOARD_HELPERS_MAX }, (_, disk) => ({
+  disks: Array.from({ length: DISKS_MAX }, (_, disk) => ({
     registers: board.deviceWords(4096 + disk * 512, mmioWords(1)),
     block: board.deviceWords(4096 + disk * 512 + 256, BLOCK_WORDS),
   })),

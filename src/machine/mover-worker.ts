@@ -26,10 +26,12 @@ import { Snapshot, SnapshotPages } from "../writer/snapshot.ts";
 import { StreamWriter } from "../writer/stream.ts";
 import { Board, type MachineHandles } from "./board.ts";
 import { ReceiverCrew, ThreadCrew } from "./crew.ts";
+import { type DiskWish, openArriving } from "./disk-file.ts";
 import type { FaultInit } from "./fault-worker.ts";
 import { MachineGuest } from "./guest.ts";
 import { createMachine, createRam, createVm } from "./machine.ts";
 import type { ReceiverInit } from "./receiver-worker.ts";
+import { resumeCpus, takeDisks } from "./resume.ts";
 import type { SaverInit } from "./saver-worker.ts";
 import type { SenderInit } from "./sender-worker.ts";
 import type { Accel, TrackingWish } from "./tracking.ts";
@@ -50,6 +52,9 @@ export interface Wanted {
   tracking: TrackingWish;
   /** Over how many other channels its pages must come. */
   channels: number | null;
+  /** Where its disks lie here; and that they are the source's own. */
+  disks: DiskWish[] | null;
+  disksAreShared: boolean;
 }
 
 export type Job =
@@ -290,10 +295,12 @@ function runReceive(job: Extract<Job, { kind: "receive" }>): void {
           channels: door.isOpen,
         },
         createGuest(description) {
-          const { ram: made, prealloc } = job.wanted;
+          const { ram: made, prealloc, disks: wished, disksAreShared } = job.wanted;
+          const disks = openArriving(description.disks, wished, disksAreShared); // refused early, if it is
           const memory = made ? Ram.attach(made) : createRam(description.memoryBytes, prealloc);
-          const handles = createMachine(description, memory, board, vm ?? tracking);
+          const handles = createMachine(description, memory, board, vm ?? tracking, disks);
           ram = handles.ram;
+          board.disksReleased = true;
           announce(handles);
           return guestOf(handles);
         },
@@ -310,7 +317,9 @@ function runReceive(job: Extract<Job, { kind: "receive" }>): void {
         start(runState) {
           if (!board.passHandover()) throw new TramError("E_CANCELLED", "cancelled");
           board.locked(() => {
-            if (runState === "running") board.runCpus();
+            const handles = board.awaitMachine();
+            takeDisks(board, handles);
+            if (runState === "running") resumeCpus(board, handles);
             else board.runState = "paused";
           });
         },

@@ -6,6 +6,7 @@ import { nextData } from "../native/file.ts";
 import { PAGE_BYTES, Ram } from "../native/ram.ts";
 import type { SnapshotFile } from "../reader/snapshot.ts";
 import type { Board, MachineHandles } from "./board.ts";
+import type { DiskHandle } from "./disk-file.ts";
 import { MachineGuest } from "./guest.ts";
 import { changeGeneration } from "./linux/generation.ts";
 import { createMachine, createRam, type EmptyVm } from "./machine.ts";
@@ -50,8 +51,9 @@ export function restoreMachine(
   name: string,
   board: Board,
   vm: EmptyVm | TrackingWish,
+  disks: DiskHandle[],
 ): MachineHandles {
-  const handles = createMachine({ ...snapshot.description, name }, ram, board, vm);
+  const handles = createMachine({ ...snapshot.description, name }, ram, board, vm, disks);
   new MachineGuest(handles, board, neverTracked).loadDevices(snapshot.devices);
   if (handles.description.pc) changeGeneration(handles);
   return handles;

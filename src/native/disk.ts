@@ -57,3 +57,15 @@ export class DiskFile {
     return true;
   }
 }
+
+/** Of a file or a block device. */
+export const diskBytes = (fd: number): number =>
+  check(symbols.tram_disk_bytes(fd), "E_FILE", "cannot ask for the disk's size");
+
+/** `fd`, which is empty, becomes a copy of `from` that shares its blocks until one of them is written to; false: not there. */
+export const tryClone = (fd: number, from: number): boolean => symbols.tram_disk_clone(fd, from) >= 0;
+
+/** Of what is on the disk nothing is read out of the page cache any more. */
+export function forgetCached(fd: number): void {
+  check(symbols.tram_disk_forget(fd), "E_FILE", "cannot drop the disk's cached pages");
+}

@@ -187,14 +187,23 @@ export function nextData(fd: number, offset: number): { from: number; to: number
   return { from, to: check(host.seekHole(fd, from), "E_FILE", "cannot ask where the file has holes") };
 }
 
-/** False: somebody else holds a lock that excludes it. It goes with the last descriptor of this description. */
-export function tryLock(fd: number, kind: "shared" | "exclusive"): boolean {
+/**
+ * busy: somebody else holds a lock that excludes it. none: this file system has no locks, or no exclusive ones for who only
+ * reads. It goes with the last descriptor of this description.
+ */
+export function lockFile(fd: number, kind: "shared" | "exclusive"): "locked" | "busy" | "none" {
   const result = symbols.tram_file_lock(fd, kind === "exclusive" ? 1 : 0);
-  if (errnoName(result) === "EAGAIN" || errnoName(result) === "EWOULDBLOCK") return false;
-  // A file system without locks; or without exclusive ones for who only reads.
-  if (result < 0 && ["ENOLCK", "EOPNOTSUPP", "EINVAL", "ENOSYS", "EBADF"].includes(errnoName(result))) return true;
+  if (errnoName(result) === "EAGAIN" || errnoName(result) === "EWOULDBLOCK") return "busy";
+  if (result < 0 && ["ENOLCK", "EOPNOTSUPP", "EINVAL", "ENOSYS", "EBADF"].includes(errnoName(result))) return "none";
   check(result, "E_FILE", "cannot lock the file");
-  return true;
+  return "locked";
+}
+
+/** False: somebody else holds a lock that excludes it. */
+export const tryLock = (fd: number, kind: "shared" | "exclusive"): boolean => lockFile(fd, kind) !== "busy";
+
+export function unlockFile(fd: number): void {
+  check(symbols.tram_file_unlock(fd), "E_FILE", "cannot unlock the file");
 }
 
 /** Somebody who wants to write to the file waits, for some time (/proc/sys/fs/lease-break-time), until it is ended. */

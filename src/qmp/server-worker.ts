@@ -8,15 +8,15 @@ import { DEFAULT_LIMITS, type Limits, ON_TIMEOUT } from "../control/limits.ts";
 import type { ForecastNote, Measured } from "../control/measure.ts";
 import { PAGE_CACHE, type PageCache } from "../control/page-cache.ts";
 import type { RestoreJournal } from "../control/restore.ts";
-import { AFTER, SAVE_THREADS_MAX } from "../control/save.ts";
+import { AFTER, SAVE_THREADS_MAX, writesOn } from "../control/save.ts";
 import { DEFAULT_REPLY_MS, MOVE_CHANNELS_MAX, type SendOptions, ZSTD_LEVEL_MAX } from "../control/send.ts";
 import { TramError, toErrorData } from "../errors.ts";
 import { BalloonDevice, type BalloonFacts } from "../machine/balloon.ts";
 import { Board, type BoardEvent, RUN_STATES } from "../machine/board.ts";
 import { WalkerPorts } from "../machine/devices/walker.ts";
-import { noteStandstill } from "../machine/kvm-state.ts";
 import { deviceWords } from "../machine/machine.ts";
 import type { Job } from "../machine/mover-worker.ts";
+import { resumeCpus } from "../machine/resume.ts";
 import { lostWrites } from "../machine/tracking.ts";
 import { Bitmap } from "../memory/bitmap.ts";
 import { layOut, PAGE_BYTES } from "../memory/block.ts";
@@ -232,14 +232,25 @@ function requireHere(what: string): void {
   const { runState } = board;
   if (runState !== "running" && runState !== "paused") throw stateError(what, runState);
   const machine = board.machine();
-  if (machine?.disks.length && what !== "measured")
-    throw new TramError("E_REFUSED", `a guest with a disk cannot be ${what} yet`, {
-      found: machine.disks.map(({ path }) => path).join(", "),
-      next: "switch it off, and start it where it is to go",
-    });
+  const copies = machine?.disks.filter(({ mode }) => mode === "cow") ?? [];
+  if (copies.length && what !== "measured")
+    throw new TramError(
+      "E_REFUSED",
+      `the guest cannot be ${what}: what it has written to its disk is in this process alone`,
+      {
+        found: `${copies.map(({ path }) => path).join(", ")}, mode=cow`,
+        next: "start it with a copy of that disk, and mode=rw",
+      },
+    );
   const tracking = machine?.tracking;
   if (runState === "running" && tracking?.by === "ring" && Rings.attach(tracking.rings).state.lost)
     throw lostWrites("E_REFUSED");
+}
+
+/** RAM and disks belong together. */
+function refuseToWriteOn(): void {
+  const disks = board.machine()?.disks.filter(({ mode }) => mode === "rw") ?? [];
+  if (disks.length) throw writesOn(disks.map(({ path }) => path));
 }
 
 /** The client whose job is under way, and whether that ends with it: it has passed the channel, or alone waits for the answer. */
@@ -317,9 +328,7 @@ class Control implements GuestControl {
       // A guest that was sent away may be running elsewhere; that a person asks is what makes it right.
       if (runState !== "paused" && runState !== "postmigrate") throw stateError("resumed", runState);
       if (runState === "postmigrate" && board.moving) throw stateError("resumed", runState);
-      const machine = board.machine();
-      if (machine) noteStandstill(machine);
-      board.runCpus();
+      resumeCpus(board, board.awaitMachine());
     });
   }
 
@@ -345,6 +354,8 @@ class Control implements GuestControl {
     requireHere("saved");
     const after = AFTER.find((one) => one === (given.after ?? "quit"));
     if (!after) throw new TramError("E_QMP", "'after' is not known", { expected: AFTER.join(", ") });
+    const recordsDisks = given.disks !== "none";
+    if (after === "resume" && recordsDisks) refuseToWriteOn();
     const number = numbersOf(given);
     const channels = number("channels", 1, 1, SAVE_THREADS_MAX);
     const offset = number("offset", 0);
@@ -369,7 +380,7 @@ class Control implements GuestControl {
         direct,
         offset,
         name,
-        options: { after, skipFree: given.skipFree !== false },
+        options: { after, skipFree: given.skipFree !== false, recordsDisks },
         channels,
         reserve: given.reserve === true,
         blocking: given.blocking === true,

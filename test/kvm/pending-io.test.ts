@@ -38,6 +38,7 @@ describe.skipIf(reason !== null)(
           walker: true,
           balloon: false,
           pc: false,
+          disks: [],
           cpuid: vm.cpuid,
         };
         const handles = createMachine(description, ram, board, vm);

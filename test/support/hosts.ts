@@ -103,15 +103,17 @@ export class EmulatedHost {
   readonly #qemu: Bun.Subprocess;
   readonly #socket: Socket;
   readonly #consolePath: string;
+  readonly #errorPath: string;
   #received: Buffer = Buffer.alloc(0);
   #changed: () => void = () => {};
   #commands = 0;
 
-  private constructor(address: string, qemu: Bun.Subprocess, socket: Socket, consolePath: string) {
+  private constructor(address: string, qemu: Bun.Subprocess, socket: Socket, at: string) {
     this.address = address;
     this.#qemu = qemu;
     this.#socket = socket;
-    this.#consolePath = consolePath;
+    this.#consolePath = `${at}.console`;
+    this.#errorPath = `${at}.qemu`;
     socket.on("data", (bytes: Buffer) => {
       this.#received = Buffer.concat([this.#received, bytes]);
       this.#changed();
@@ -121,7 +123,6 @@ export class EmulatedHost {
   }
 
   static async boot(address: string, tap: string, { cpus, memoryMib }: HostOptions, at: string): Promise<EmulatedHost> {
-    const consolePath = `${at}.console`;
     const mac = `52:54:00:00:00:${Number(address.split(".")[3]).toString(16).padStart(2, "0")}`;
     const { argv, env } = qemuCommand(EMULATOR);
     const qemu = Bun.spawn(
@@ -130,7 +131,7 @@ export class EmulatedHost {
         ...["-accel", "tcg,thread=multi", "-cpu", "max", "-smp", `${cpus}`, "-m", `${memoryMib}`],
         ...["-kernel", join(PARTS, "vmlinuz"), "-initrd", IMAGE],
         ...["-append", `console=ttyS0 quiet panic=-1 address=${address}/24`],
-        ...["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-serial", `file:${consolePath}`],
+        ...["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-serial", `file:${at}.console`],
         ...["-chardev", `socket,id=commands,path=${at}.socket,server=on,wait=off`],
         ...["-device", "virtio-serial-pci", "-device", "virtserialport,chardev=commands"], // a UART loses bytes of a slow CPU
         ...["-netdev", `tap,id=cable,ifname=${tap},script=no,downscript=no,vnet_hdr=on`],
@@ -139,7 +140,7 @@ export class EmulatedHost {
       { stdin: "ignore", stdout: "ignore", stderr: Bun.file(`${at}.qemu`), env: { ...process.env, ...env } },
     );
     const socket = await connected(`${at}.socket`, qemu);
-    const host = new EmulatedHost(address, qemu, socket, consolePath);
+    const host = new EmulatedHost(address, qemu, socket, at);
     await host.#line(/^ready /, BOOT_MS);
     return host;
   }
@@ -197,9 +198,7 @@ export class EmulatedHost {
     while (!done()) {
       const leftMs = end - Date.now();
       if (leftMs <= 0 || this.#qemu.exitCode !== null || this.#socket.destroyed)
-        throw new Error(
-          `host ${this.address}, ${what}: ${leftMs <= 0 ? "no answer" : "it has ended"}: ${this.#console()}`,
-        );
+        throw new Error(`host ${this.address}, ${what}: ${await this.#fate()}: ${this.#console()}`);
       await new Promise<void>((wake) => {
         const timer = setTimeout(wake, Math.min(leftMs, 500));
         this.#changed = () => {
@@ -210,8 +209,16 @@ export class EmulatedHost {
     }
   }
 
+  /** QEMU goes on, or has ended, and how: by itself where its machine wants to start anew. */
+  async #fate(): Promise<string> {
+    const ended = await Promise.race([this.#qemu.exited.then(() => true), Bun.sleep(1000).then(() => false)]);
+    if (!ended) return "no answer";
+    const { exitCode, signalCode } = this.#qemu;
+    return `it has ended (${signalCode ?? `exit ${exitCode}`}): ${textOf(this.#errorPath)}`;
+  }
+
   #console(): string {
-    return existsSync(this.#consolePath) ? readFileSync(this.#consolePath, "utf8").slice(-2000) : "";
+    return textOf(this.#consolePath).slice(-2000);
   }
 
   async dispose(): Promise<void> {
@@ -220,6 +227,8 @@ export class EmulatedHost {
     await this.#qemu.exited;
   }
 }
+
+const textOf = (path: string): string => (existsSync(path) ? readFileSync(path, "utf8") : "");
 
 async function connected(path: string, qemu: Bun.Subprocess): Promise<Socket> {
   for (let tries = 0; tries < 200; tries++) {

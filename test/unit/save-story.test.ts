@@ -20,6 +20,7 @@ const description: MachineDescription = {
   walker: false,
   balloon: false,
   pc: false,
+  disks: [],
   cpuid: [],
 };
 
@@ -72,6 +73,8 @@ class Scene implements Guest {
   unpause(was: string): void {
     this.calls.push(`unpause ${was}`);
   }
+  releaseDisks(): void {}
+
   saveDevices(): DeviceState[] {
     return [];
   }
@@ -111,7 +114,7 @@ class Scene implements Guest {
       finish: () => this.step("finish"),
       presentPages: () => PAGES,
     };
-    save(this, file, { after, skipFree: true }, context, log);
+    save(this, file, { after, skipFree: true, recordsDisks: true }, context, log);
     return log.journal;
   }
 }

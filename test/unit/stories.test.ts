@@ -25,6 +25,7 @@ const description: MachineDescription = {
   walker: false,
   balloon: false,
   pc: false,
+  disks: [],
   cpuid: [],
 };
 const hello: Hello = { version: HELLO_VERSION, name: "t", memoryBytes: null, cpus: null, cpuid: [] };
@@ -61,6 +62,8 @@ class ScriptedGuest implements Guest {
   unpause(was: string): void {
     this.calls.push(`unpause ${was}`);
   }
+  releaseDisks(): void {}
+
   saveDevices(): DeviceState[] {
     return [clock(0)];
   }

@@ -170,6 +170,7 @@ class Move {
       walker: false,
       balloon: false,
       pc: false,
+      disks: [],
       cpuid: [],
     });
     this.writer.startRam([{ name: RAM_BLOCK_NAME, bytes: this.source.bytes }]);

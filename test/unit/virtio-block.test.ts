@@ -1,6 +1,15 @@
 // A disk, told by a driver that keeps to the rules, that cuts its requests oddly, or that talks nonsense; and one that fails.
 import { describe, expect, test } from "bun:test";
-import { BLOCK_FEATURE, BLOCK_WORDS, Block, cut, type Disk, REQUEST, STATUS } from "../../src/machine/virtio/block.ts";
+import {
+  BLOCK_FEATURE,
+  BLOCK_WORDS,
+  Block,
+  cut,
+  type Disk,
+  type Performing,
+  REQUEST,
+  STATUS,
+} from "../../src/machine/virtio/block.ts";
 import { DriverError } from "../../src/machine/virtio/memory.ts";
 import type { Segment } from "../../src/machine/virtio/queue.ts";
 import { DESCRIPTORS, type Descriptor, Driver, FLAG } from "../support/virtio-driver.ts";
@@ -9,6 +18,8 @@ const DISK_BYTES = 1 << 16;
 const HEADER = 0x8000;
 const DATA = 0x10000;
 const STATUS_AT = 0x9000;
+
+const performing: Performing = { writesThrough: false, mustStop: () => false, onFailure: () => {} };
 
 /** A disk in memory, and what was done to it. */
 class Fake implements Disk {
@@ -54,6 +65,8 @@ class Fake implements Disk {
   }
 }
 
+const taken = ({ queue }: Driver) => queue.take() as NonNullable<ReturnType<typeof queue.take>>;
+
 function block(isReadOnly = false) {
   const driver = new Driver(16);
   const disk = new Fake(() => driver, isReadOnly);
@@ -69,7 +82,7 @@ function block(isReadOnly = false) {
     const chain = driver.queue.take();
     if (!chain) throw new Error("nothing to take");
     const requests = device.begin([chain]);
-    device.perform(requests, (error) => failures.push(error));
+    device.perform(requests, { ...performing, onFailure: (error) => failures.push(error) });
     expect(device.isWanted(requests[0])).toBe(true);
     return { status: driver.view.getUint8(STATUS_AT), written: requests[0].writtenBytes };
   };
@@ -207,6 +220,43 @@ describe("a disk", () => {
     expect(failures).toEqual([disk.failure, disk.failure]);
   });
 
+  test("whose flush has failed once never says again that all is there", () => {
+    const { disk, failures, ask, header, status } = block();
+    disk.failure = new Error("EIO");
+    expect(ask(header(REQUEST.flush), status).status).toBe(STATUS.failed);
+    disk.failure = null;
+    expect(ask(header(REQUEST.write), [DATA, 512], status).status).toBe(STATUS.ok);
+    expect(ask(header(REQUEST.flush), status).status).toBe(STATUS.failed);
+    expect([failures.length, disk.done]).toEqual([2, ["flush", "write 0"]]);
+  });
+
+  test("whose driver knows no flush has what is written on the disk at once", () => {
+    const { driver, device, disk, header, status } = block();
+    const perform = (type: number) => {
+      header(type);
+      const data: Descriptor = [DATA, 512, FLAG.next | (type === REQUEST.read ? FLAG.write : 0), 2];
+      driver.describe(DESCRIPTORS, [[HEADER, 16, FLAG.next, 1], data, status]);
+      driver.offer(0);
+      device.perform(device.begin([taken(driver)]), { ...performing, writesThrough: true });
+    };
+    perform(REQUEST.write);
+    perform(REQUEST.read);
+    expect(disk.done).toEqual(["write 0", "flush", "read 0"]);
+  });
+
+  test("does the first of what it has taken, and leaves the others to the next if somebody waits", () => {
+    const { driver, device, disk, header, status } = block();
+    header(REQUEST.write);
+    driver.describe(DESCRIPTORS, [[HEADER, 16, FLAG.next, 1], [DATA, 512, FLAG.next, 2], status]);
+    for (let i = 0; i < 3; i++) driver.offer(0);
+    const requests = device.begin([taken(driver), taken(driver), taken(driver)]);
+    expect(driver.queue.take()).toBeNull();
+    expect(device.perform(requests, { ...performing, mustStop: () => true })).toBe(1);
+    driver.queue.untake(2);
+    expect(disk.done).toEqual(["write 0"]);
+    expect([driver.queue.take() !== null, driver.queue.take() !== null, driver.queue.take()]).toEqual([true, true, null]);
+  }); // biome-ignore format: rows
+
   test("tells its size", () => {
     const { device } = block();
     expect([device.readConfig(0, 4), device.readConfig(4, 4)]).toEqual([128, 0]);
@@ -221,8 +271,8 @@ describe("a disk", () => {
     driver.describe(DESCRIPTORS, [[HEADER, 16, FLAG.next, 1], status]);
     driver.offer(0);
     expect([device.serve(), woken.length, driver.usedIndex]).toEqual([false, 1, 0]);
-    const requests = device.begin([driver.queue.take() as NonNullable<ReturnType<typeof driver.queue.take>>]);
-    device.perform(requests, () => {});
+    const requests = device.begin([taken(driver)]);
+    device.perform(requests, performing);
     device.reset();
     expect(device.isWanted(requests[0])).toBe(false);
   });

@@ -19,6 +19,8 @@ export const BLOCK_FEATURE = {
 } as const;
 
 export const REQUEST = { read: 0, write: 1, flush: 4, id: 8, discard: 11, writeZeroes: 13 } as const;
+/** Behind which a disk without a flush of its own is flushed. */
+const CHANGES: readonly number[] = [REQUEST.write, REQUEST.discard, REQUEST.writeZeroes];
 export const STATUS = { ok: 0, failed: 1, unsupported: 2 } as const;
 
 const QUEUE_SIZE = 256;
@@ -50,8 +52,10 @@ const WORD = {
   inFlight: 0,
   /** Counts on with each reset: what was taken before is given back to nobody. */
   epoch: 1,
+  /** A flush has failed: what was written before it may be lost, and no later one can make up for that. */
+  flushFailed: 2,
 } as const;
-export const BLOCK_WORDS = 2;
+export const BLOCK_WORDS = 3;
 
 /** What is behind it. Each throws if the disk fails; then the guest is told so. */
 export interface Disk {
@@ -75,6 +79,14 @@ export interface Request {
   chain: Chain;
   epoch: number;
   writtenBytes: number;
+}
+
+/** In what circumstances requests are dealt with. */
+export interface Performing {
+  writesThrough: boolean;
+  /** Somebody waits for this thread. */
+  mustStop(): boolean;
+  onFailure(error: unknown): void;
 }
 
 /** To be discarded, or zeroed. */
@@ -129,6 +141,10 @@ export class Block implements VirtioDevice {
     }
   }
 
+  stopQueue(): void {
+    this.reset();
+  }
+
   /** Under the devices' lock. */
   begin(chains: readonly Chain[]): Request[] {
     const epoch = Atomics.load(this.#words, WORD.epoch);
@@ -136,14 +152,41 @@ export class Block implements VirtioDevice {
     return chains.map((chain) => ({ chain, epoch, writtenBytes: 0 }));
   }
 
-  /** Not under the lock: the disk may take its time. All of them have been dealt with when it returns. */
-  perform(requests: readonly Request[], onFailure: (error: unknown) => void): void {
+  /**
+   * Not under the lock: the disk may take its time. How many of them have been dealt with when it returns: the first one, and
+   * those behind it until somebody waits. `writesThrough`: what is written is on the disk when the driver hears of it.
+   */
+  perform(requests: readonly Request[], { writesThrough, mustStop, onFailure }: Performing): number {
+    let done = 0;
     try {
-      for (const request of requests) request.writtenBytes = this.#perform(request.chain, onFailure);
+      for (const request of requests) {
+        if (done > 0 && mustStop()) break;
+        request.writtenBytes = this.#perform(request.chain, writesThrough, onFailure);
+        done++;
+      }
+      return done;
     } finally {
       Atomics.store(this.#words, WORD.inFlight, 0);
       Atomics.notify(this.#words, WORD.inFlight);
     }
+  }
+
+  /** Makes sure that what was written is there: for whoever wants that, the driver or not. Throws once and for all. */
+  flush(): void {
+    if (this.flushFailed) throw new Error("what was written before could not be brought to the disk");
+    try {
+      this.#disk.flush();
+    } catch (error) {
+      this.flushFailed = true; // the kernel tells it only once
+      throw error;
+    }
+  }
+
+  get flushFailed(): boolean {
+    return Atomics.load(this.#words, WORD.flushFailed) !== 0;
+  }
+  set flushFailed(failed: boolean) {
+    Atomics.store(this.#words, WORD.flushFailed, failed ? 1 : 0);
   }
 
   /** Under the lock again: whether the driver still waits for it. */
@@ -152,7 +195,7 @@ export class Block implements VirtioDevice {
   }
 
   /** The bytes written, status included. Throws DriverError. */
-  #perform({ readable, writable }: Chain, onFailure: (error: unknown) => void): number {
+  #perform({ readable, writable }: Chain, writesThrough: boolean, onFailure: Performing["onFailure"]): number {
     const readableBytes = sumOf(readable);
     const writableBytes = sumOf(writable);
     if (readableBytes < HEADER_BYTES || writableBytes < 1)
@@ -164,7 +207,9 @@ export class Block implements VirtioDevice {
     let written = 0;
     try {
       const sector = Number(header.getBigUint64(8, true));
-      const done = this.#act(header.getUint32(0, true), sector, out, into);
+      const type = header.getUint32(0, true);
+      const done = this.#act(type, sector, out, into);
+      if (writesThrough && CHANGES.includes(type)) this.flush();
       if (done === null) status = STATUS.unsupported;
       else written = done;
     } catch (error) {
@@ -195,7 +240,7 @@ export class Block implements VirtioDevice {
         return 0;
       }
       case REQUEST.flush:
-        if (!disk.isReadOnly) disk.flush();
+        if (!disk.isReadOnly) this.flush();
         return 0;
       case REQUEST.id: {
         const id = new Uint8Array(ID_BYTES);

@@ -85,6 +85,8 @@ export interface VirtioDevice {
   serve(queue: SplitQueue, index: number): boolean;
   /** As it was before the driver came. */
   reset(): void;
+  /** The driver takes a queue back, if it may while the device goes on: its memory is not touched any more when this returns. */
+  stopQueue?(): void;
 }
 
 export class VirtioMmio {
@@ -285,6 +287,7 @@ export class VirtioMmio {
     if (!queue) return;
     const sizeMax = this.#device.queueSizes[this.#words[WORD.queueSelect] >>> 0];
     const size = queue[QUEUE.size];
+    if (queue[QUEUE.ready] && !(value & 1)) this.#device.stopQueue?.();
     const isSane = size > 0 && size <= sizeMax && (size & (size - 1)) === 0;
     queue[QUEUE.ready] = (value & 1) !== 0 && isSane ? 1 : 0;
     queue.fill(0, QUEUE.taken, QUEUE_WORDS);

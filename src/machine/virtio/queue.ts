@@ -109,6 +109,11 @@ export class SplitQueue {
     return chain;
   }
 
+  /** Puts the last `count` that were taken back, as if they had not been. */
+  untake(count: number): void {
+    this.#words[QUEUE.taken] = (this.#words[QUEUE.taken] - count) & 0xffff;
+  }
+
   #isWaiting(size: number, taken: number): boolean {
     const waiting = (this.#read16(this.#available + INDEX_AT) - taken) & 0xffff;
     if (waiting > size) throw new DriverError(`${waiting} requests are said to wait in a queue of ${size}`);

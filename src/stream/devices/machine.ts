@@ -1,4 +1,4 @@
-// tram/machine, version 1: what the target must be, before any RAM. Also QEMU's globalstate.
+// tram/machine, version 2: what the target must be, before any RAM. Also QEMU's globalstate.
 import { badStream } from "../bytes.ts";
 import type { State, Table } from "../vmstate.ts";
 
@@ -17,12 +17,28 @@ const DEVICE = { walker: 1, balloon: 2, pc: 4 } as const;
 
 const DEVICES = Object.keys(DEVICE) as (keyof typeof DEVICE)[];
 
+const DISK_MODES = ["rw", "ro"] as const;
+
+const disk: Table = {
+  name: "tram/machine/disk",
+  version: 1,
+  fields: [
+    { name: "bytes", type: "uint64" },
+    /** 0: the guest writes to it; 1: it only reads. */
+    { name: "mode", type: "uint8" },
+    { name: "inode", type: "uint64" },
+    { name: "path_bytes", type: "uint32" },
+    { name: "path", type: "blob", countFrom: "path_bytes", max: 4096 },
+  ],
+};
+
+export const DISKS_MAX = 8;
 export const CPUID_ENTRIES_MAX = 256;
 export const NAME_BYTES_MAX = 64;
 
 export const machine: Table = {
   name: "tram/machine",
-  version: 1,
+  version: 2,
   fields: [
     { name: "memory_bytes", type: "uint64" },
     { name: "cpus", type: "uint32" },
@@ -33,6 +49,8 @@ export const machine: Table = {
     { name: "name", type: "blob", countFrom: "name_bytes", max: NAME_BYTES_MAX },
     { name: "cpuid_count", type: "uint32" },
     { name: "cpuid", type: "list", table: cpuidEntry, countFrom: "cpuid_count", max: CPUID_ENTRIES_MAX },
+    { name: "disk_count", type: "uint32" },
+    { name: "disks", type: "list", table: disk, countFrom: "disk_count", max: DISKS_MAX },
   ],
 };
 
@@ -89,6 +107,23 @@ export interface CpuidEntry {
   edx: number;
 }
 
+/** A disk, as its guest's source has it. */
+export interface DiskDescription {
+  path: string;
+  bytes: number;
+  mode: (typeof DISK_MODES)[number];
+  /** Of its file, in decimal; 0: it is none. */
+  inode: string;
+}
+
+/** By what a disk's file is known again: which it is, how long, and when it was last written to. Inode 0: nobody can tell. */
+export interface DiskIdentity {
+  inode: string;
+  bytes: number;
+  /** Nanoseconds since 1970, in decimal. */
+  changedNs: string;
+}
+
 /** What two ends must agree on before RAM moves. */
 export interface MachineDescription {
   name: string;
@@ -100,6 +135,7 @@ export interface MachineDescription {
   /** An interval timer, the serial port's interrupt, ports to switch it off and to start it anew. */
   pc: boolean;
   cpuid: CpuidEntry[];
+  disks: DiskDescription[];
 }
 
 /** The walker's native twin, which needs no KVM, and no CPU of any kind: no guest of KVM's has seen no CPUID at all. */
@@ -116,7 +152,33 @@ export function machineToState(description: MachineDescription): State {
     name,
     cpuid_count: description.cpuid.length,
     cpuid: description.cpuid as unknown as State[],
+    disk_count: description.disks.length,
+    disks: description.disks.map(diskToState),
   };
+}
+
+function diskToState({ path, bytes, mode, inode }: DiskDescription): State {
+  const name = new TextEncoder().encode(path);
+  return {
+    bytes: BigInt(bytes),
+    mode: DISK_MODES.indexOf(mode),
+    inode: BigInt(inode),
+    path_bytes: name.length,
+    path: name,
+  };
+}
+
+function diskFromState(state: State, offset: number): DiskDescription {
+  const bytes = Number(state.bytes);
+  const mode = DISK_MODES[Number(state.mode)];
+  if (!mode || !Number.isSafeInteger(bytes) || bytes === 0 || bytes % 512)
+    throw badStream(
+      "the machine has an impossible disk",
+      offset,
+      "sectors of 512 bytes, and mode 0 or 1",
+      `${bytes} bytes, mode ${state.mode}`,
+    );
+  return { path: new TextDecoder().decode(state.path as Uint8Array), bytes, mode, inode: `${state.inode}` };
 }
 
 export const CPUS_MAX = 16;
@@ -149,6 +211,8 @@ export function machineFromState(state: State, offset: number): MachineDescripti
       "CPUID rows, or no devices",
       `bits ${devices}`,
     );
+  const disks = (state.disks as State[]).map((one) => diskFromState(one, offset));
+  if (disks.length && !isPc) throw badStream("a machine that is no PC has disks", offset, "none", `${disks.length}`);
   if (isPc && memoryBytes < PC_MEMORY_MIN)
     throw badStream("the machine is too small for a PC", offset, `at least ${PC_MEMORY_MIN} bytes`, `${memoryBytes}`);
   return {
@@ -160,6 +224,7 @@ export function machineFromState(state: State, offset: number): MachineDescripti
     balloon: (devices & DEVICE.balloon) !== 0,
     pc: (devices & DEVICE.pc) !== 0,
     cpuid: state.cpuid as unknown as CpuidEntry[],
+    disks,
   };
 }
 

@@ -39,6 +39,20 @@ const virtio: Field = { name: "virtio", type: "struct", table: registers };
 
 export const rng: Table = { name: "tram/rng", version: 1, fields: [virtio] };
 
+export const disk: Table = {
+  name: "tram/disk",
+  version: 1,
+  fields: [
+    virtio,
+    /** What its file was when the guest stood still, and all that it had written was there: DiskIdentity. */
+    { name: "inode", type: "uint64" },
+    { name: "bytes", type: "uint64" },
+    { name: "changed_ns", type: "uint64" },
+    /** The guest was told once that a flush has failed: none succeeds any more. */
+    { name: "flush_failed", type: "bool" },
+  ],
+};
+
 export const balloon: Table = {
   name: "tram/balloon",
   version: 1,
