@@ -129,8 +129,16 @@ function describeField(field: Field, state: State): object[] {
   if (field.type === "struct" || field.type === "list") {
     const list = structs(state[name]);
     if (list.length === 0) return [];
-    const one = { type: "struct", struct: describeState(field.table, list[0]), size: stateBytes(field.table, list[0]) };
-    return [list.length === 1 ? { name, ...one } : { name, array_len: list.length, ...one }];
+    const entry = (one: State) => ({
+      type: "struct",
+      struct: describeState(field.table, one),
+      size: stateBytes(field.table, one),
+    });
+    const first = entry(list[0]);
+    if (list.length === 1) return [{ name, ...first }];
+    if (list.every((one) => stateBytes(field.table, one) === first.size))
+      return [{ name, array_len: list.length, ...first }];
+    return list.map((one, index) => ({ name, index, ...entry(one) })); // of one size or another
   }
   const size = SCALAR_BYTES[field.type];
   return [
