@@ -110,6 +110,11 @@ build/test/init: test/support/guest/init.c | build/.host
 	@mkdir -p $(@D)
 	$(Q)$(CC) -std=gnu11 -O2 -Wall -Wextra -Wshadow -Werror -static -s -o $@ $<
 
+# Beside busybox in guests with a shell.
+build/test/vsock: test/support/guest/vsock.c | build/.host
+	@mkdir -p $(@D)
+	$(Q)$(CC) -std=gnu11 -O2 -Wall -Wextra -Wshadow -Werror -static -s -o $@ $<
+
 build/test/initramfs.cpio: build/test/init test/support/guest/initramfs.ts node_modules/.installed
 	$(Q)$(BUN) test/support/guest/initramfs.ts $< $@
 
@@ -118,7 +123,7 @@ peers: ## fetches QEMU 10.0 and a kernel for tests, into ~/.cache/tram-test
 	$(Q)test/support/fetch-peers.sh
 
 .PHONY: test
-test: check asan build/tram build/test/initramfs.cpio ## everything: types, lint, C, unit, contract, KVM, compiled binary
+test: check asan build/tram build/test/initramfs.cpio build/test/vsock ## everything: types, lint, C, unit, contract, KVM, compiled binary
 	$(Q)$(BUN) test/run.ts
 
 .PHONY: test-unit

@@ -14,6 +14,7 @@ import type { ReceiverInit } from "./machine/receiver-worker.ts";
 import type { SaverInit } from "./machine/saver-worker.ts";
 import type { SenderInit } from "./machine/sender-worker.ts";
 import type { VcpuInit, VcpuMessage } from "./machine/vcpu-worker.ts";
+import type { VsockInit } from "./machine/vsock-worker.ts";
 import type { QmpInit, QmpRequest } from "./qmp/server-worker.ts";
 import { Thread } from "./thread.ts";
 
@@ -25,6 +26,8 @@ export const startVcpu = (init: VcpuInit): Thread<VcpuMessage> =>
 
 export const startDisk = (init: DiskInit): Thread<DiskMessage> =>
   start("./machine/disk-worker.ts", `disk/${init.disk}`, init);
+
+export const startVsock = (init: VsockInit): Thread<never> => start("./machine/vsock-worker.ts", "vsock", init);
 
 export const startMover = (init: MoverInit): Thread<MoverMessage, Job> =>
   start("./machine/mover-worker.ts", "mover", init);

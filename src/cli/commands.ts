@@ -3,6 +3,7 @@ import { balloon } from "./balloon.ts";
 import { check } from "./check.ts";
 import type { TramCommand } from "./command.ts";
 import { completionCommand } from "./completion.ts";
+import { connect } from "./connect.ts";
 import { convert } from "./convert.ts";
 import { demo } from "./demo.ts";
 import { diff } from "./diff.ts";
@@ -46,6 +47,7 @@ export const COMMANDS: readonly TramCommand[] = [
   status,
   wait,
   logs,
+  connect,
   pause,
   resume,
   balloon,

@@ -26,7 +26,9 @@ import {
   startSaver,
   startSender,
   startVcpu,
+  startVsock,
 } from "../workers.ts";
+import { vsockPathOf } from "./runtime.ts";
 import { formatCount, formatMs } from "./units.ts";
 
 export interface ProcessOptions {
@@ -60,6 +62,7 @@ export class GuestProcess {
   readonly #options: ProcessOptions;
   #name = "";
   #socketPath = "";
+  #vsockPath = "";
   #cpus = 0;
   #mover: Thread<MoverMessage, Job> | null = null;
   #wanted: Wanted | null = null;
@@ -105,7 +108,15 @@ export class GuestProcess {
     }
   }
 
-  /** A Worker for each disk. They, too, wait for the machine. */
+  /** The guest's sockets to its host, beside its QMP socket. They, too, wait for the machine. */
+  startVsock(): void {
+    const path = vsockPathOf(this.#socketPath);
+    const listenFd = net.listenUnix(path);
+    this.#vsockPath = path;
+    startVsock({ board: this.board.shared, listenFd, path }).onCrash((error) => this.#fail(error));
+  }
+
+  /** A Worker for each disk; likewise. */
   startDisks(disks: readonly DiskHandle[]): void {
     disks.forEach(({ path }, disk) => {
       let isTold = false;
@@ -305,7 +316,9 @@ export class GuestProcess {
   #onMover(message: MoverMessage): void {
     if (message.event === "machine") {
       this.startCpus(this.board.cpus);
-      this.startDisks(this.board.awaitMachine().disks);
+      const { disks, description } = this.board.awaitMachine();
+      this.startDisks(disks);
+      if (description.vsock) this.startVsock();
     } else if (message.event === "watch-faults") startFaultWatcher(message.init).onCrash((error) => this.#fail(error));
     else if (message.event === "crew") for (const init of message.inits) this.#startCarrier(init);
     else if (message.event === "crashed") this.#fail(fromErrorData(message.error));
@@ -365,7 +378,7 @@ export class GuestProcess {
 
   /** Removes what others could see of this process. The rest the kernel frees with it. */
   cleanUp(): void {
-    if (this.#socketPath) rmSync(this.#socketPath, { force: true });
+    for (const path of [this.#socketPath, this.#vsockPath]) if (path) rmSync(path, { force: true });
     if (this.#listener) unlisten(this.#listener);
   }
 }

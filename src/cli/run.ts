@@ -114,6 +114,10 @@ export const run = command({
       names: "file",
       many: true,
     },
+    vsock: {
+      type: "boolean",
+      description: "kernel: sockets between it and this host, without a network: tram connect NAME PORT",
+    },
     diskShared: {
       type: "boolean",
       description: "incoming: its disks here are the source's own, though no lock proves it",
@@ -239,7 +243,7 @@ export const run = command({
 
 const WALKER_ARGS = ["workingSet", "dirtyRate", "fill", "seed", "balloon", "free", "cache", "habit"] as const;
 
-const KERNEL_ARGS = ["initrd", "append"] as const;
+const KERNEL_ARGS = ["initrd", "append", "vsock"] as const;
 
 const option = (key: string): string => `--${key.replace(/[A-Z]/g, (c) => `-${c.toLowerCase()}`)}`;
 
@@ -261,6 +265,7 @@ interface RunArgs {
   append?: string;
   /** A line for each. */
   disk?: string;
+  vsock?: boolean;
   diskShared?: boolean;
   incoming?: string;
   name?: string;
@@ -358,6 +363,7 @@ async function runGuest(args: RunArgs, spec: FileSpec | null, detached: Detached
     if (snapshot) {
       guest.startCpus(snapshot.description.cpus);
       guest.startDisks(disks);
+      if (snapshot.description.vsock) guest.startVsock();
       const waits = restoring.mode !== "lazy";
       guest.expectGuest();
       if (waits) guest.serve(socket);
@@ -370,6 +376,8 @@ async function runGuest(args: RunArgs, spec: FileSpec | null, detached: Detached
       const memoryBytes = memory ?? DEFAULT_MEMORY;
       guest.startCpus(cpus ?? 1);
       guest.startDisks(disks);
+      const vsock = args.vsock === true;
+      if (vsock) guest.startVsock();
       // Who asks while much memory is filled shall get an answer; a small guest's first instruction comes first.
       const isLarge = memoryBytes > LARGE_MEMORY;
       if (isLarge) guest.serve(socket);
@@ -382,6 +390,7 @@ async function runGuest(args: RunArgs, spec: FileSpec | null, detached: Detached
         tscKhz: 0,
         ...kind,
         balloon,
+        vsock,
         cpuid,
         disks: disks.map(describeDisk),
       };

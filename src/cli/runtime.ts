@@ -9,6 +9,7 @@ import { SOCKET_PATH_BYTES_MAX } from "../transport/address.ts";
 
 const SUFFIX = ".qmp";
 const LOG_SUFFIX = ".log";
+const VSOCK_SUFFIX = ".vsock";
 const NAME_PATTERN = /^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$/;
 
 const userId = (): number => process.getuid?.() ?? 0;
@@ -68,9 +69,16 @@ export const socketPathOf = (name: string): string => join(runtimeFolder(), name
 
 /** What a detached guest says: NAME.log beside NAME.qmp, and beside a socket of another folder PATH.log. */
 export function logPathOf(socketPath: string): string {
-  const isOurs = dirname(socketPath) === runtimePath() && socketPath.endsWith(SUFFIX);
-  return (isOurs ? socketPath.slice(0, -SUFFIX.length) : socketPath) + LOG_SUFFIX;
+  return besideOf(socketPath) + LOG_SUFFIX;
 }
+
+function besideOf(socketPath: string): string {
+  const isOurs = dirname(socketPath) === runtimePath() && socketPath.endsWith(SUFFIX);
+  return isOurs ? socketPath.slice(0, -SUFFIX.length) : socketPath;
+}
+
+/** Where a guest's sockets are reached: NAME.vsock beside NAME.qmp, and beside a socket of another folder PATH.vsock. */
+export const vsockPathOf = (socketPath: string): string => besideOf(socketPath) + VSOCK_SUFFIX;
 
 /** VM as users give it: a guest's name, or unix:PATH of a QMP socket. */
 export function findSocket(vm: string): string {

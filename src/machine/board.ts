@@ -8,7 +8,7 @@ import { TramError } from "../errors.ts";
 import { kick } from "../native/kvm.ts";
 import { net } from "../native/net.ts";
 import type { RamHandle } from "../native/ram.ts";
-import type { MachineDescription } from "../stream/devices/machine.ts";
+import { DISKS_MAX, type MachineDescription } from "../stream/devices/machine.ts";
 import type { DiskHandle } from "./disk-file.ts";
 import type { Tracking } from "./tracking.ts";
 
@@ -57,8 +57,10 @@ export const memberOf = (helper: number): number => BOARD_CPUS_MAX + helper;
 
 const DESIRE = { pause: 0, run: 1, exit: 2 } as const;
 export const BOARD_CPUS_MAX = 16;
-/** Threads beside the vCPUs that stop and go with them: one for each disk. */
-export const BOARD_HELPERS_MAX = 8;
+/** Threads beside the vCPUs that stop and go with them: one for each disk, and others. */
+export const BOARD_HELPERS_MAX = DISKS_MAX + 1;
+/** The helper behind those of the disks: the guest's sockets to its host. */
+export const VSOCK_HELPER = DISKS_MAX;
 
 const WORD = {
   runState: 0, // under the lock
@@ -83,13 +85,20 @@ const WORD = {
   overdue: 19, // QMP: 1 when the job is cancelled because its time is over; cleared before a job
   noted: 20, // anybody: how many events were noted
   listener: 21, // QMP: a socket that a byte is written to for each; 0: nobody listens yet
-  helpers: 22, // whoever made the machine, once
+  helpers: 22, // whoever made the machine, once: which there are, a bit for each
   disksReleased: 23, // under the lock, or while nothing runs: 1 while the guest's disks are not locked for it
   cpu: 24, // from here CPU_WORDS for each vCPU, and behind BOARD_CPUS_MAX of them for each helper
 } as const;
 const CPU_WORDS = 4;
-/** The first two are written by the thread itself; the third counts on when it is to look whether there is something to do. */
-const CPU_WORD = { thread: 0, answered: 1, work: 2 } as const;
+/** The first two are written by the thread itself. */
+const CPU_WORD = {
+  thread: 0,
+  answered: 1,
+  /** Counts on when it is to look whether there is something to do. */
+  work: 2,
+  /** A socket that gets a byte then, too; 0: none. */
+  waker: 3,
+} as const;
 
 const RUN_POINTERS_AT = 8 * Math.ceil((WORD.cpu + (BOARD_CPUS_MAX + BOARD_HELPERS_MAX) * CPU_WORDS) / 2);
 const JOURNAL_AT = RUN_POINTERS_AT + 8 * BOARD_CPUS_MAX;
@@ -216,7 +225,9 @@ export class Board {
     const bytes = new TextEncoder().encode(JSON.stringify(handles));
     if (bytes.length > MACHINE_BYTES_MAX) throw new TramError("E_INTERNAL", "the machine does not fit the board");
     new Uint8Array(this.shared, MACHINE_AT).set(bytes);
-    Atomics.store(this.#words, WORD.helpers, handles.disks.length);
+    const { disks, description } = handles;
+    const helpers = (1 << disks.length) - 1 + (description.vsock ? 1 << VSOCK_HELPER : 0);
+    Atomics.store(this.#words, WORD.helpers, helpers);
     Atomics.store(this.#words, WORD.cpus, handles.runs.length);
     Atomics.store(this.#words, WORD.machineBytes, bytes.length);
     Atomics.notify(this.#words, WORD.machineBytes);
@@ -254,7 +265,7 @@ export class Board {
     const generation = Atomics.add(this.#words, WORD.generation, 1) + 1;
     Atomics.notify(this.#words, WORD.generation);
     for (let cpu = 0; cpu < this.cpus; cpu++) if (desire !== DESIRE.run) this.#kick(cpu);
-    for (let helper = 0; helper < this.helpers; helper++) this.giveWork(helper);
+    for (const helper of this.#helpers()) this.giveWork(helper);
     for (const cpu of this.#members()) {
       const word = this.#cpuWord(cpu, CPU_WORD.answered);
       for (;;) {
@@ -273,14 +284,14 @@ export class Board {
     Atomics.store(this.#words, WORD.disksReleased, released ? 1 : 0);
   }
 
-  get helpers(): number {
-    return Atomics.load(this.#words, WORD.helpers);
+  #helpers(): number[] {
+    const there = Atomics.load(this.#words, WORD.helpers);
+    return [...Array(BOARD_HELPERS_MAX).keys()].filter((helper) => there & (1 << helper));
   }
 
   /** vCPUs and helpers, by their numbers here. */
   #members(): number[] {
-    const { cpus, helpers } = this;
-    return [...Array(cpus).keys(), ...Array.from({ length: helpers }, (_, helper) => memberOf(helper))];
+    return [...Array(this.cpus).keys(), ...this.#helpers().map(memberOf)];
   }
 
   /** A helper is to look around. */
@@ -288,6 +299,13 @@ export class Board {
     const word = this.#cpuWord(memberOf(helper), CPU_WORD.work);
     Atomics.add(this.#words, word, 1);
     Atomics.notify(this.#words, word);
+    const waker = Atomics.load(this.#words, this.#cpuWord(memberOf(helper), CPU_WORD.waker));
+    if (waker > 0) net.sendMessage(waker, Uint8Array.of(0)); // where it is full, the helper is awake already
+  }
+
+  /** For a helper that waits for descriptors: this one gets a byte whenever there is something to do. Before it is started. */
+  wakeBy(helper: number, fd: number): void {
+    Atomics.store(this.#words, this.#cpuWord(memberOf(helper), CPU_WORD.waker), fd);
   }
 
   /** How often that was said. */

@@ -10,7 +10,12 @@ import { badStream } from "../stream/bytes.ts";
 import { type DiskIdentity, isTwin, type MachineDescription } from "../stream/devices/machine.ts";
 import { serialMore, serial as serialTable, walker as walkerTable } from "../stream/devices/ports.ts";
 import { vcpu as vcpuTable } from "../stream/devices/vcpu.ts";
-import { balloon as balloonTable, disk as diskTable, rng as rngTable } from "../stream/devices/virtio.ts";
+import {
+  balloon as balloonTable,
+  disk as diskTable,
+  rng as rngTable,
+  vsock as vsockTable,
+} from "../stream/devices/virtio.ts";
 import {
   apic as apicTable,
   i8254,
@@ -46,6 +51,7 @@ import { attachRam, deviceWords, RESET } from "./machine.ts";
 import { resumeCpus, takeDisks } from "./resume.ts";
 import { RngDevice } from "./rng.ts";
 import { lostWrites, type StartFaultWatcher, startTracker, type WriteTracker } from "./tracking.ts";
+import { VsockDevice } from "./vsock.ts";
 
 function stateOf(devices: readonly DeviceState[], name: string, instance: number): State {
   const found = devices.find((one) => one.table.name === name && one.instance === instance);
@@ -72,6 +78,7 @@ export class MachineGuest implements Guest {
   #pagemapFd = -1;
   readonly #rng: RngDevice | null;
   readonly #disks: readonly DiskDevice[];
+  readonly #vsock: VsockDevice | null;
   /** Pages that devices have written to. */
   readonly #written: Marks | null;
   /** Null: it has none. */
@@ -85,6 +92,7 @@ export class MachineGuest implements Guest {
     this.#startWatcher = startWatcher;
     this.balloon = BalloonDevice.attach(board, handles);
     this.#rng = RngDevice.attach(board, handles);
+    this.#vsock = VsockDevice.attach(board, handles);
     this.#disks = handles.disks.map((_, disk) => new DiskDevice(board, handles, disk));
     this.#written = handles.marks && Marks.attach(handles.marks.written);
   }
@@ -199,6 +207,7 @@ export class MachineGuest implements Guest {
       ...(this.description.walker ? [{ table: walkerTable, instance: 0, state: WalkerPorts.save(words.walker) }] : []),
       ...(this.balloon ? [{ table: balloonTable, instance: 0, state: this.balloon.save() }] : []),
       ...(this.#rng ? [{ table: rngTable, instance: 0, state: this.#rng.save() }] : []),
+      ...(this.#vsock ? [{ table: vsockTable, instance: 0, state: this.#vsock.save() }] : []),
       ...this.#disks.map((disk, instance) => ({ table: diskTable, instance, state: disk.save(recordsDisks) })),
       ...(this.description.pc
         ? [{ table: power, instance: 0, state: { reset: words.reset[0] === RESET.none ? 0 : 1 } }]
@@ -249,6 +258,7 @@ export class MachineGuest implements Guest {
     noteStandstill(this.#handles);
     this.balloon?.load(find("tram/balloon"));
     this.#rng?.load(find("tram/rng"));
+    this.#vsock?.load(find("tram/vsock"));
     this.#disks.forEach((disk, i) => {
       disk.load(find("tram/disk", i));
     });

@@ -22,6 +22,7 @@ import { BLOCK_WORDS } from "./virtio/block.ts";
 import { DeviceMemory } from "./virtio/memory.ts";
 import { mmioWords } from "./virtio/mmio.ts";
 import { RNG_QUEUES } from "./virtio/rng.ts";
+import { VSOCK_QUEUES, VSOCK_WORDS } from "./virtio/vsock.ts";
 
 const TSS_ADDRESS = 0xfffbd000; // below the BIOS area, in the hole
 
@@ -39,6 +40,8 @@ export const deviceWords = (board: Board) => ({
   rng: board.deviceWords(1536, mmioWords(RNG_QUEUES)),
   /** RESET. */
   reset: board.deviceWords(1664, 1),
+  vsockRegisters: board.deviceWords(1792, mmioWords(VSOCK_QUEUES)),
+  vsock: board.deviceWords(2048, VSOCK_WORDS),
   disks: Array.from({ length: DISKS_MAX }, (_, disk) => ({
     registers: board.deviceWords(4096 + disk * 512, mmioWords(1)),
     block: board.deviceWords(4096 + disk * 512 + 256, BLOCK_WORDS),

@@ -16,3 +16,4 @@ export const BALLOON_PLACE = at(0, 5);
 /** Pages 1 to 8, lines 16 to 23. */
 export const diskPlace = (disk: number): Place => at(1 + disk, 16 + disk);
 export const RNG_PLACE = at(9, 7);
+export const VSOCK_PLACE = at(10, 10);

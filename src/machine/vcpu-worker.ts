@@ -23,9 +23,10 @@ import {
 import { DiskDevice } from "./disk.ts";
 import { RESET_PORT, RESET_VALUE, SLEEP_CONTROL_PORT, SLEEP_OFF_VALUE } from "./linux/acpi.ts";
 import { deviceWords, RESET, withDevices } from "./machine.ts";
-import { BALLOON_PLACE, diskPlace, type Place, RNG_PLACE } from "./places.ts";
+import { BALLOON_PLACE, diskPlace, type Place, RNG_PLACE, VSOCK_PLACE } from "./places.ts";
 import { RngDevice } from "./rng.ts";
 import type { VirtioMmio } from "./virtio/mmio.ts";
+import { VsockDevice } from "./vsock.ts";
 
 export interface VcpuInit {
   board: SharedArrayBuffer;
@@ -61,12 +62,14 @@ const walker = handles.description.walker ? new WalkerPorts(words.walker, cpu, h
 
 const balloon = BalloonDevice.attach(board, handles);
 const rng = RngDevice.attach(board, handles);
+const vsock = VsockDevice.attach(board, handles);
 
 /** What is left in these queues is dealt with here, before the guest goes on. */
 const served: VirtioMmio[] = [balloon, rng].flatMap((device) => (device ? [device.registers] : []));
 const virtio: { place: Place; registers: VirtioMmio }[] = [
   ...(balloon ? [{ place: BALLOON_PLACE, registers: balloon.registers }] : []),
   ...(rng ? [{ place: RNG_PLACE, registers: rng.registers }] : []),
+  ...(vsock ? [{ place: VSOCK_PLACE, registers: vsock.registers }] : []),
   ...handles.disks.map((_, disk) => {
     const { registers } = new DiskDevice(board, handles, disk);
     return { place: diskPlace(disk), registers };

@@ -40,6 +40,7 @@ export async function measureExits(allocators: number, count: number): Promise<E
     walker: true,
     balloon: false,
     pc: false,
+    vsock: false,
     disks: [],
     cpuid: vm.cpuid,
   };

@@ -3,63 +3,10 @@
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import type { FinalReport } from "../../src/cli/report.ts";
 import { type EmulatedHost, GUEST_KERNELS, Hosts, whyNoHosts } from "../support/hosts.ts";
+import { type Guest, Line, nameGuest, Shell, shellGuest } from "../support/linux-guests.ts";
 
 const reason = whyNoHosts();
 const title = (text: string) => `${text}${reason ? ` (skipped: ${reason})` : ""}`;
-const TROUBLE = /^BAD .*|^tick \d+ bad.*|Kernel panic.*|\bOops\b.*|\bBUG: .*/m;
-const GOES_ON_MS = 60_000;
-const POLL_MS = 200;
-
-/** A guest's serial line, as its process writes it into a file there: what it goes on with began in another process. */
-class Line {
-  readonly #host: EmulatedHost;
-  readonly path: string;
-  /** What came out before, in the middle of a word or not. */
-  before = "";
-
-  constructor(host: EmulatedHost, path: string) {
-    this.#host = host;
-    this.path = path;
-  }
-
-  async text(): Promise<string> {
-    return this.before + (await this.#host.exec(`cat ${this.path}`)).stdout;
-  }
-
-  /** Waits until it has this. */
-  async has(pattern: RegExp): Promise<RegExpExecArray> {
-    for (const endMs = Date.now() + GOES_ON_MS; ; await Bun.sleep(POLL_MS)) {
-      const text = await this.text();
-      const found = pattern.exec(text);
-      if (found) return found;
-      if (Date.now() > endMs || TROUBLE.test(text))
-        throw new Error(`no ${pattern} in ${this.path}: ${text.slice(-2000)}`);
-    }
-  }
-
-  /** Numbers of good ticks, in their order: none is missing, and nothing is wrong. */
-  async ticks(more: number): Promise<number[]> {
-    const numbers = (text: string) => Array.from(text.matchAll(/^tick (\d+) ok\r?$/gm), ([, number]) => Number(number));
-    const before = numbers(await this.text()).length;
-    for (const endMs = Date.now() + GOES_ON_MS; ; await Bun.sleep(POLL_MS)) {
-      const text = await this.text();
-      const trouble = TROUBLE.exec(text);
-      if (trouble || Date.now() > endMs)
-        throw new Error(`${this.path}: ${trouble ?? "it does not go on"}: ${text.slice(-2000)}`);
-      const found = numbers(text);
-      if (found.length < before + more) continue;
-      const gap = found.findIndex((tick, i) => i > 0 && tick !== found[i - 1] + 1);
-      if (gap > 0) throw new Error(`${this.path}: tick ${found[gap]} came after tick ${found[gap - 1]}`);
-      return found;
-    }
-  }
-}
-
-interface Guest {
-  name: string;
-  line: Line;
-}
-
 describe.skipIf(reason !== null)(title("a stock Linux kernel"), () => {
   let all: Hosts;
   let host: EmulatedHost;
@@ -69,12 +16,7 @@ describe.skipIf(reason !== null)(title("a stock Linux kernel"), () => {
   }, 180_000);
   afterAll(async () => await all?.[Symbol.asyncDispose]());
 
-  let made = 0;
-  /** A name that nobody has had, and its line. */
-  const named = (): Guest => {
-    const name = `g${++made}`;
-    return { name, line: new Line(host, `/tmp/${name}.line`) };
-  };
+  const named = () => nameGuest(host);
   const verifier = (version: string) => `--kernel /boot/vmlinuz-${version} --initrd /boot/verifier.cpio --append 'console=ttyS0 quiet cryptomgr.notests tram.mib=24 tram.ms=200'`; // biome-ignore format: as it is typed
 
   async function move(from: Guest, options = ""): Promise<Guest & { report: FinalReport }> {
@@ -125,43 +67,8 @@ describe.skipIf(reason !== null)(title("a stock Linux kernel"), () => {
     300_000,
   );
 
-  /** A guest with a shell on its serial line, which is this process's standard input and output. */
-  class Shell {
-    readonly guest = named();
-    readonly #input = `/tmp/${this.guest.name}.in`;
-
-    /** `start`: what begins it, but for its name and its serial line. */
-    async begin(start: string): Promise<this> {
-      const { name, line } = this.guest;
-      await host.run(`mkfifo ${this.#input} && { sleep 1000 >${this.#input} & }`);
-      await host.run(`{ ${start} --name ${name} --serial stdio <${this.#input} >${line.path} 2>/tmp/${name}.log; echo "exit $?" >>/tmp/${name}.log; } >/dev/null 2>&1 &`); // biome-ignore format: one line
-      return this;
-    }
-
-    type(text: string): Promise<string> {
-      return host.run(`echo ${JSON.stringify(text).replaceAll("$", "\\$")} >${this.#input}`);
-    }
-
-    /** What the process has said. */
-    log(): Promise<string> {
-      return host.run(`cat /tmp/${this.guest.name}.log`);
-    }
-
-    /** Between which two values of the host's uptime the guest's began, in seconds. */
-    async clock(): Promise<[number, number]> {
-      const uptime = async () => Number((await host.run("cut -d' ' -f1 /proc/uptime")).trim());
-      const mark = `clock${Math.random().toString(36).slice(2)}`;
-      const before = await uptime();
-      await this.type(`echo ${mark} $(cut -d' ' -f1 /proc/uptime)`);
-      const [, guest] = await this.guest.line.has(new RegExp(`^${mark} ([\\d.]+)`, "m"));
-      return [before - Number(guest), (await uptime()) - Number(guest)];
-    }
-  }
-
-  const shell = (version: string, more = "") => `tram run --kernel /boot/vmlinuz-${version} --initrd /boot/shell-${version}.cpio --append 'console=ttyS0 quiet cryptomgr.notests' --memory 192M ${more}`; // biome-ignore format: as it is typed
-
   test("takes what is typed, starts anew, and ends when it is switched off", async () => {
-    const one = await new Shell().begin(shell("6.12", "--cpus 2"));
+    const one = await new Shell(host).begin(shellGuest("6.12", "--cpus 2"));
     await one.guest.line.has(/^guest is up: 6\.12\./m);
     await one.type("echo answer $((6 * 7)) of $(nproc)");
     await one.guest.line.has(/^answer 42 of 2/m);
@@ -178,13 +85,13 @@ describe.skipIf(reason !== null)(title("a stock Linux kernel"), () => {
   }, 300_000);
 
   test("keeps time in a file, and what is typed and not read yet, and is told that it was there", async () => {
-    const one = await new Shell().begin(shell("6.12"));
+    const one = await new Shell(host).begin(shellGuest("6.12"));
     await one.guest.line.has(/^guest is up/m);
     const before = await one.clock();
     await host.run(`tram pause ${one.guest.name}`);
     await one.type("echo t$((3*3))"); // stays on the line, which has room for 16 bytes
     await host.run(`tram save ${one.guest.name} /tmp/s.tram && sleep 4`);
-    const two = await new Shell().begin("tram restore /tmp/s.tram");
+    const two = await new Shell(host).begin("tram restore /tmp/s.tram");
     await host.run(`sleep 1; tram resume ${two.guest.name}`);
     await two.guest.line.has(/^t9/m);
     const after = await two.clock();
@@ -204,7 +111,7 @@ describe.skipIf(reason !== null)(title("a stock Linux kernel"), () => {
   test.each(GUEST_KERNELS)(
     "%s drives the balloon, and names its free pages",
     async (version) => {
-      const one = await new Shell().begin(shell(version, "--balloon --cpus 2"));
+      const one = await new Shell(host).begin(shellGuest(version, "--balloon --cpus 2"));
       await one.guest.line.has(/^guest is up/m);
       const { name } = one.guest;
       // Three quarters of it are used once, and free since: a file that is gone.
@@ -227,7 +134,7 @@ describe.skipIf(reason !== null)(title("a stock Linux kernel"), () => {
       "dd if=/dev/zero of=/tmp/a.img bs=1M count=16 2>/dev/null && dd if=/dev/urandom of=/tmp/b.img bs=1k count=300 2>/dev/null",
     );
     const disks = "--disk /tmp/a.img --disk /tmp/b.img,mode=ro";
-    const one = await new Shell().begin(shell("6.12", `--cpus 2 ${disks}`));
+    const one = await new Shell(host).begin(shellGuest("6.12", `--cpus 2 ${disks}`));
     const { line } = one.guest;
     await line.has(/^guest is up/m);
     await one.type(
@@ -272,7 +179,7 @@ describe.skipIf(reason !== null)(title("a stock Linux kernel"), () => {
     await host.run(
       "mkdir -p /tmp/small && mount -t tmpfs -o size=4M small /tmp/small && truncate -s 8M /tmp/small/a.img && dd if=/dev/zero of=/tmp/c.img bs=1M count=4 2>/dev/null",
     );
-    const one = await new Shell().begin(shell("6.12", "--disk /tmp/small/a.img --disk /tmp/c.img"));
+    const one = await new Shell(host).begin(shellGuest("6.12", "--disk /tmp/small/a.img --disk /tmp/c.img"));
     const { line } = one.guest;
     await line.has(/^guest is up/m);
     await one.type("dd if=/dev/urandom of=/dev/vda bs=1M count=8 conv=fsync 2>/dev/null; echo full: $?");

@@ -38,6 +38,7 @@ describe.skipIf(reason !== null)(
           walker: true,
           balloon: false,
           pc: false,
+          vsock: false,
           disks: [],
           cpuid: vm.cpuid,
         };

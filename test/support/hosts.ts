@@ -17,6 +17,8 @@ const INIT = join(import.meta.dir, "hosts/init");
 /** A program that verifies its memory, as the only one of a Linux guest. */
 const VERIFIER = join(BUILD, "test/initramfs.cpio");
 const SHELL_INIT = join(import.meta.dir, "hosts/guest-init");
+/** Speaks to its host. */
+const GUEST_VSOCK = join(BUILD, "test/vsock");
 /** Kernels of the guests in there. */
 export const GUEST_KERNELS = ["6.1", "6.12"] as const;
 const guestParts = (version: string): string => join(CACHE, `guest-${version}`);
@@ -37,7 +39,9 @@ export function whyNoHosts(): string | null {
   const parts = [PARTS, ...GUEST_KERNELS.map(guestParts)];
   if (!parts.every((path) => existsSync(path)))
     return "what hosts and their guests are made of is missing: run test/support/fetch-peers.sh";
-  return existsSync(VERIFIER) ? null : "the guests' initramfs is missing: make build/test/initramfs.cpio";
+  return [VERIFIER, GUEST_VSOCK].every((path) => existsSync(path))
+    ? null
+    : "the guests' programs are missing: make build/test/initramfs.cpio build/test/vsock";
 }
 
 function run(...argv: string[]): string {
@@ -55,6 +59,7 @@ function makeShell(version: string): Uint8Array {
     ...["bin", "proc", "sys", "tmp", "modules"].map(folder),
     program("init", readFileSync(SHELL_INIT)),
     program("bin/busybox", readFileSync(join(parts, "busybox"))),
+    program("bin/vsock", readFileSync(GUEST_VSOCK)),
     ...readdirSync(modules).map((name) => program(`modules/${name}`, readFileSync(join(modules, name)))),
   ]);
   return readFileSync(out);
@@ -63,7 +68,7 @@ function makeShell(version: string): Uint8Array {
 /** tram, the libraries that it needs, busybox and the kernel's modules; in /boot what guests boot. */
 function makeImage(): void {
   const made = existsSync(IMAGE) ? statSync(IMAGE).mtimeMs : 0;
-  const sources = [TRAM, INIT, PARTS, VERIFIER, SHELL_INIT, ...GUEST_KERNELS.map(guestParts), import.meta.path];
+  const sources = [TRAM, INIT, PARTS, VERIFIER, SHELL_INIT, GUEST_VSOCK, ...GUEST_KERNELS.map(guestParts), import.meta.path];
   if (sources.every((path) => statSync(path).mtimeMs < made)) return;
   const libraries = [...run("ldd", TRAM).matchAll(/(\/\S+) \(0x/g)].map(([, path]) => path);
   const folders = new Set(["bin", "proc", "sys", "tmp", "run", "modules", "boot"]);
@@ -108,7 +113,10 @@ export class EmulatedHost {
   #changed: () => void = () => {};
   #commands = 0;
 
-  private constructor(address: string, qemu: Bun.Subprocess, socket: Socket, at: string) {
+  readonly #share: Bun.Subprocess | null;
+
+  private constructor(address: string, qemu: Bun.Subprocess, share: Bun.Subprocess | null, socket: Socket, at: string) {
+    this.#share = share;
     this.address = address;
     this.#qemu = qemu;
     this.#socket = socket;
@@ -122,7 +130,14 @@ export class EmulatedHost {
     socket.on("error", () => this.#changed());
   }
 
-  static async boot(address: string, tap: string, { cpus, memoryMib }: HostOptions, at: string): Promise<EmulatedHost> {
+  static async boot(
+    address: string,
+    tap: string,
+    { cpus, memoryMib }: HostOptions,
+    at: string,
+    shared: string | null,
+  ): Promise<EmulatedHost> {
+    const share = shared === null ? null : serveShare(shared, at, memoryMib);
     const mac = `52:54:00:00:00:${Number(address.split(".")[3]).toString(16).padStart(2, "0")}`;
     const { argv, env } = qemuCommand(EMULATOR);
     const qemu = Bun.spawn(
@@ -136,11 +151,12 @@ export class EmulatedHost {
         ...["-device", "virtio-serial-pci", "-device", "virtserialport,chardev=commands"], // a UART loses bytes of a slow CPU
         ...["-netdev", `tap,id=cable,ifname=${tap},script=no,downscript=no,vnet_hdr=on`],
         ...["-device", `virtio-net-pci,netdev=cable,mac=${mac},romfile=`],
+        ...(share?.options ?? []),
       ],
       { stdin: "ignore", stdout: "ignore", stderr: Bun.file(`${at}.qemu`), env: { ...process.env, ...env } },
     );
     const socket = await connected(`${at}.socket`, qemu);
-    const host = new EmulatedHost(address, qemu, socket, at);
+    const host = new EmulatedHost(address, qemu, share?.server ?? null, socket, at);
     await host.#line(/^ready /, BOOT_MS);
     return host;
   }
@@ -221,10 +237,17 @@ export class EmulatedHost {
     return textOf(this.#consolePath).slice(-2000);
   }
 
+  /** What it has in common with the others is gone. */
+  endShare(): void {
+    this.#share?.kill("SIGKILL");
+  }
+
   async dispose(): Promise<void> {
     this.#socket.destroy();
     this.#qemu.kill("SIGKILL");
     await this.#qemu.exited;
+    this.#share?.kill("SIGKILL");
+    await this.#share?.exited;
   }
 }
 
@@ -247,12 +270,38 @@ async function connected(path: string, qemu: Bun.Subprocess): Promise<Socket> {
 export interface HostOptions {
   cpus: number;
   memoryMib: number;
+  /** They have a folder in common, /share, whose locks reach from one to the other. */
+  share?: boolean;
+}
+
+/** Part of Debian's qemu-system-common, of QEMU 7.2. */
+const VIRTIOFSD = "/usr/lib/qemu/virtiofsd";
+
+/** Why hosts cannot have a folder in common; null if they can. */
+export const whyNoShare = (): string | null =>
+  existsSync(VIRTIOFSD) ? null : `no ${VIRTIOFSD}: package qemu-system-common of Debian 12`;
+
+/** Serves a folder to one of them; QEMU's options for it. */
+function serveShare(source: string, at: string, memoryMib: number): { server: Bun.Subprocess; options: string[] } {
+  const socket = `${at}.share`;
+  const server = Bun.spawn(
+    [VIRTIOFSD, `--socket-path=${socket}`, ...["-o", `source=${source},cache=none,flock,sandbox=chroot`]],
+    { stdin: "ignore", stdout: "ignore", stderr: Bun.file(`${at}.virtiofsd`) },
+  );
+  const options = [
+    ...["-object", `memory-backend-memfd,id=memory,size=${memoryMib}M,share=on`, "-machine", "memory-backend=memory"],
+    ...["-chardev", `socket,id=share,path=${socket}`, "-device", "vhost-user-fs-pci,chardev=share,tag=share"],
+  ];
+  for (let tries = 0; !existsSync(socket) && tries < 100; tries++) Bun.sleepSync(20);
+  return { server, options };
 }
 
 /** Hosts on one network. */
 export class Hosts {
   readonly #undo: (() => Promise<unknown> | unknown)[] = [];
   readonly hosts: EmulatedHost[] = [];
+  /** What they see as /share; null: nothing. */
+  share: string | null = null;
 
   static async boot(count: number, options: HostOptions): Promise<Hosts> {
     makeImage();
@@ -272,7 +321,12 @@ export class Hosts {
         run("ip", "link", "set", tap, "master", name);
         run("ip", "link", "set", tap, "up");
       }
-      const booting = taps.map((tap, i) => EmulatedHost.boot(`10.77.0.${i + 1}`, tap, options, join(at, `${i}`)));
+      const shared = options.share ? join(at, "share") : null;
+      if (shared) mkdirSync(shared);
+      all.share = shared;
+      const booting = taps.map((tap, i) =>
+        EmulatedHost.boot(`10.77.0.${i + 1}`, tap, options, join(at, `${i}`), shared),
+      );
       const booted = await Promise.allSettled(booting);
       for (const one of booted) if (one.status === "fulfilled") all.hosts.push(one.value);
       for (const one of booted) if (one.status === "rejected") throw one.reason;

@@ -85,6 +85,7 @@ describe("whether a guest fits", () => {
     walker: true,
     balloon: false,
     pc: false,
+    vsock: false,
     disks: [],
     cpuid: [leaf(1, 0, { edx: 3 })],
   };

@@ -25,6 +25,7 @@ const description: MachineDescription = {
   walker: false,
   balloon: false,
   pc: false,
+  vsock: false,
   disks: [],
   cpuid: [],
 };

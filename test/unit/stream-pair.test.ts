@@ -170,6 +170,7 @@ class Move {
       walker: false,
       balloon: false,
       pc: false,
+      vsock: false,
       disks: [],
       cpuid: [],
     });

@@ -249,6 +249,7 @@ describe("the machine's description", () => {
     walker: true,
     balloon: false,
     pc: false,
+    vsock: false,
     disks: [],
     cpuid: [entry, { ...entry, index: 1 }],
   };

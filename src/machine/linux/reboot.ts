@@ -6,6 +6,7 @@ import { PAGE_BYTES } from "../../native/ram.ts";
 import type { Board, MachineHandles } from "../board.ts";
 import { DiskDevice } from "../disk.ts";
 import { MachineGuest } from "../guest.ts";
+import { VsockDevice } from "../vsock.ts";
 import { bootLinux, type LinuxPlan } from "./boot-linux.ts";
 
 export class Reboot {
@@ -15,6 +16,7 @@ export class Reboot {
   readonly #guest: MachineGuest;
   readonly #first: readonly DeviceState[];
   readonly #disks: readonly DiskDevice[];
+  readonly #vsock: VsockDevice | null;
 
   /** Before anything runs. */
   constructor(handles: MachineHandles, board: Board, plan: LinuxPlan) {
@@ -25,6 +27,7 @@ export class Reboot {
       throw new TramError("E_INTERNAL", "nobody tracks a guest's writes to start it anew");
     });
     this.#first = this.#guest.saveDevices();
+    this.#vsock = VsockDevice.attach(board, handles);
     this.#disks = handles.disks.map((_, disk) => new DiskDevice(board, handles, disk));
   }
 
@@ -33,6 +36,7 @@ export class Reboot {
     this.#board.whileStopped(() => {
       this.#guest.setDevices(this.#first);
       for (const disk of this.#disks) disk.reset();
+      this.#vsock?.reset();
       bootLinux(this.#handles, this.#plan);
       // No kernel sees what was written here: who moves the guest sends all of it again.
       if (marks) Marks.attach(marks.written).add(0, ram.bytes / PAGE_BYTES);

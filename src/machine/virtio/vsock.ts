@@ -269,13 +269,13 @@ export class Connections {
     this.#forget(one);
   }
 
-  /** Whatever its streams can take or give by now: the next packet for the guest; null: nothing. */
-  next(): Packet | null {
+  /** The next packet for the guest, with at most so many bytes of what its streams have by now; null: there is nothing. */
+  next(roomBytes: number): Packet | null {
     const answer = this.#answers.shift();
     if (answer) return answer;
     for (const one of this.#all.values()) {
       if (one.isAsked || one.hostHasEnded) continue;
-      const bytesMax = Math.min(creditOf(one), PACKET_BYTES_MAX);
+      const bytesMax = Math.min(creditOf(one), roomBytes);
       const data = bytesMax > 0 ? one.stream.read(bytesMax) : null;
       if (data === null) continue;
       this.#all.delete(keyOf(one)); // behind the others: each has its turn

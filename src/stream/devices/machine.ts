@@ -12,8 +12,8 @@ const cpuidEntry: Table = {
   fields: "function index flags eax ebx ecx edx".split(" ").map((name) => ({ name, type: "uint32" })),
 };
 
-/** Beside those that every machine has: the walker guest's ports, a memory balloon, what stock kernels expect of a PC. */
-const DEVICE = { walker: 1, balloon: 2, pc: 4 } as const;
+/** Beside those that every machine has: the walker guest's ports, a memory balloon, what stock kernels expect of a PC, sockets to its host. */
+const DEVICE = { walker: 1, balloon: 2, pc: 4, vsock: 8 } as const;
 
 const DEVICES = Object.keys(DEVICE) as (keyof typeof DEVICE)[];
 
@@ -134,6 +134,8 @@ export interface MachineDescription {
   balloon: boolean;
   /** An interval timer, the serial port's interrupt, ports to switch it off and to start it anew. */
   pc: boolean;
+  /** Sockets to its host: only with `pc`. */
+  vsock: boolean;
   cpuid: CpuidEntry[];
   disks: DiskDescription[];
 }
@@ -212,7 +214,13 @@ export function machineFromState(state: State, offset: number): MachineDescripti
       `bits ${devices}`,
     );
   const disks = (state.disks as State[]).map((one) => diskFromState(one, offset));
-  if (disks.length && !isPc) throw badStream("a machine that is no PC has disks", offset, "none", `${disks.length}`);
+  if (!isPc && (disks.length || devices & DEVICE.vsock))
+    throw badStream(
+      "a machine that is no PC has a PC's devices",
+      offset,
+      "none",
+      `bits ${devices}, ${disks.length} disks`,
+    );
   if (isPc && memoryBytes < PC_MEMORY_MIN)
     throw badStream("the machine is too small for a PC", offset, `at least ${PC_MEMORY_MIN} bytes`, `${memoryBytes}`);
   return {
@@ -222,7 +230,8 @@ export function machineFromState(state: State, offset: number): MachineDescripti
     tscKhz: Number(state.tsc_khz),
     walker: (devices & DEVICE.walker) !== 0,
     balloon: (devices & DEVICE.balloon) !== 0,
-    pc: (devices & DEVICE.pc) !== 0,
+    pc: isPc,
+    vsock: (devices & DEVICE.vsock) !== 0,
     cpuid: state.cpuid as unknown as CpuidEntry[],
     disks,
   };
