@@ -195,7 +195,8 @@ int tram_file_lock(int fd, int exclusive) {
   return 0;
 }
 
-int tram_file_unlock(int fd) { return flock(fd, LOCK_UN) < 0 ? -errno : 0; }
+/* It never waits; but a FUSE server that must not wait (virtiofsd) wants to hear so. */
+int tram_file_unlock(int fd) { return flock(fd, LOCK_UN | LOCK_NB) < 0 ? -errno : 0; }
 
 /* SIGURG tells nobody anything by default, unlike SIGIO, which kills: the holder asks instead. */
 int tram_file_lease(int fd) {

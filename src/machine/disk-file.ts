@@ -41,7 +41,8 @@ export interface DiskHandle {
 /** Linux's O_TMPFILE, with the O_DIRECTORY that belongs to it. */
 const O_TMPFILE = 0o20200000;
 const PRIVATE = 0o600;
-const COPIES_ELSEWHERE = "/var/tmp";
+/** Where there is no room beside the disk for what its guest writes. */
+const copyFolders = (): string[] => [process.env.TMPDIR, "/var/tmp", "/tmp"].flatMap((folder) => folder || []);
 
 /** For a guest that boots here. */
 export function openDisk({ path, mode }: DiskWish): DiskHandle {
@@ -221,10 +222,12 @@ function copied(disk: DiskHandle): DiskHandle {
     closeSync(disk.fd); // nothing is read from it any more
     return { ...disk, fd: beside };
   }
-  const overlayFd = beside >= 0 ? beside : openNameless(COPIES_ELSEWHERE);
+  const folders = copyFolders();
+  const overlayFd = folders.reduce((fd, folder) => (fd >= 0 ? fd : openNameless(folder)), beside);
   if (overlayFd < 0)
     throw new TramError("E_FILE", `there is no place for what the guest will write to ${disk.path}`, {
-      expected: `files without a name in its folder, or in ${COPIES_ELSEWHERE}`,
+      expected: `a folder in which files without a name can be made: ${[dirname(disk.path), ...folders].join(", ")}`,
+      next: "set TMPDIR to one",
     });
   ftruncateSync(overlayFd, disk.bytes);
   return { ...disk, overlayFd };

@@ -12,13 +12,25 @@ qemu=$cache/qemu-10.0
 linux=$cache/linux-6.1
 host=$cache/host
 # In the order in which they are loaded; some are built into some kernels.
-modules=(irqbypass kvm kvm-amd virtio_ring virtio virtio_pci_legacy_dev virtio_pci_modern_dev virtio_pci failover net_failover virtio_net)
+modules=(irqbypass kvm kvm-amd virtio_ring virtio virtio_pci_legacy_dev virtio_pci_modern_dev virtio_pci failover net_failover virtio_net virtio_blk)
 keyring=/usr/share/keyrings/debian-archive-keyring.gpg
 
 guests=(6.1 6.12)
 guest_modules=(virtio_ring virtio virtio_mmio virtio_balloon virtio_blk rng-core virtio-rng vsock vmw_vsock_virtio_transport_common vmw_vsock_virtio_transport failover net_failover virtio_net)
 
-[[ -d $qemu && -d $linux && -d $host && -d $cache/guest-6.1 && -d $cache/guest-6.12 ]] && exit
+# has FOLDER MODULE...: it was made, and for these modules.
+has() {
+  local folder=$1
+  shift
+  [[ -r $folder/modules/order && $(<"$folder/modules/order") == "$(printf '%s\n' "$@")" ]]
+}
+
+has_all() {
+  [[ -d $qemu && -d $linux ]] && has "$host" "${modules[@]}" || return 1
+  for version in "${guests[@]}"; do has "$cache/guest-$version" "${guest_modules[@]}" || return 1; done
+}
+
+has_all && exit
 
 fail() {
   echo "fetch-peers: $*" >&2
@@ -103,7 +115,7 @@ if [[ ! -d $linux ]]; then
   rm -f ./*.deb
 fi
 
-if [[ ! -d $host ]]; then
+if ! has "$host" "${modules[@]}"; then
   image=$(image_of 6.12)
   [[ -n $image ]] || fail "bookworm-backports has no kernel 6.12 for clouds"
   run "cannot download $image and busybox from $mirror" apt-get "${apt[@]}" download -qq "$image" busybox-static
@@ -113,13 +125,14 @@ if [[ ! -d $host ]]; then
   mv parts/bin/busybox host/busybox
   unpack_modules parts host/modules "${modules[@]}"
   [[ -e host/modules/kvm-amd.ko ]] || fail "$image has no module kvm-amd"
+  rm -rf "$host"
   mv -T host "$host"
   rm -rf ./*.deb parts
 fi
 
 for version in "${guests[@]}"; do
   guest=$cache/guest-$version
-  [[ -d $guest ]] && continue
+  has "$guest" "${guest_modules[@]}" && continue
   image=$(image_of "$version")
   [[ -n $image ]] || fail "there is no kernel $version for clouds"
   run "cannot download $image and busybox from $mirror" apt-get "${apt[@]}" download -qq "$image" busybox-static
@@ -129,6 +142,7 @@ for version in "${guests[@]}"; do
   mv parts/bin/busybox made/busybox
   unpack_modules parts made/modules "${guest_modules[@]}"
   [[ -e made/modules/virtio_mmio.ko ]] || fail "$image has no module virtio_mmio"
+  rm -rf "$guest"
   mv -T made "$guest"
   rm -rf ./*.deb parts
 done

@@ -1,7 +1,7 @@
 // Hosts of their own: stock Linux in an emulated machine that has a real KVM (QEMU's TCG emulates AMD's virtualization), with
 // tram on board, joined by virtual cables over which the kernel does not copy what is sent without a copy. What takes time there
 // says nothing of real hardware. Needs root, for the cables, and what fetch-peers.sh brings.
-import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync } from "node:fs";
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { connect, type Socket } from "node:net";
 import { homedir, tmpdir } from "node:os";
 import { dirname, join, resolve } from "node:path";
@@ -68,7 +68,16 @@ function makeShell(version: string): Uint8Array {
 /** tram, the libraries that it needs, busybox and the kernel's modules; in /boot what guests boot. */
 function makeImage(): void {
   const made = existsSync(IMAGE) ? statSync(IMAGE).mtimeMs : 0;
-  const sources = [TRAM, INIT, PARTS, VERIFIER, SHELL_INIT, GUEST_VSOCK, ...GUEST_KERNELS.map(guestParts), import.meta.path];
+  const sources = [
+    TRAM,
+    INIT,
+    PARTS,
+    VERIFIER,
+    SHELL_INIT,
+    GUEST_VSOCK,
+    ...GUEST_KERNELS.map(guestParts),
+    import.meta.path,
+  ];
   if (sources.every((path) => statSync(path).mtimeMs < made)) return;
   const libraries = [...run("ldd", TRAM).matchAll(/(\/\S+) \(0x/g)].map(([, path]) => path);
   const folders = new Set(["bin", "proc", "sys", "tmp", "run", "modules", "boot"]);
@@ -107,8 +116,8 @@ export class EmulatedHost {
   readonly address: string;
   readonly #qemu: Bun.Subprocess;
   readonly #socket: Socket;
-  readonly #consolePath: string;
-  readonly #errorPath: string;
+  /** Its files begin with this. */
+  readonly #at: string;
   #received: Buffer = Buffer.alloc(0);
   #changed: () => void = () => {};
   #commands = 0;
@@ -120,8 +129,7 @@ export class EmulatedHost {
     this.address = address;
     this.#qemu = qemu;
     this.#socket = socket;
-    this.#consolePath = `${at}.console`;
-    this.#errorPath = `${at}.qemu`;
+    this.#at = at;
     socket.on("data", (bytes: Buffer) => {
       this.#received = Buffer.concat([this.#received, bytes]);
       this.#changed();
@@ -230,16 +238,19 @@ export class EmulatedHost {
     const ended = await Promise.race([this.#qemu.exited.then(() => true), Bun.sleep(1000).then(() => false)]);
     if (!ended) return "no answer";
     const { exitCode, signalCode } = this.#qemu;
-    return `it has ended (${signalCode ?? `exit ${exitCode}`}): ${textOf(this.#errorPath)}`;
+    return `it has ended (${signalCode ?? `exit ${exitCode}`}): ${textOf(`${this.#at}.qemu`)}`;
   }
 
   #console(): string {
-    return textOf(this.#consolePath).slice(-2000);
+    return textOf(`${this.#at}.console`).slice(-2000);
   }
 
-  /** What it has in common with the others is gone. */
-  endShare(): void {
-    this.#share?.kill("SIGKILL");
+  /** Its block device is pulled out. */
+  async pullDisk(): Promise<void> {
+    const monitor = await connected(`${this.#at}.monitor`, this.#qemu);
+    monitor.write("device_del disk\n");
+    await this.run("for i in $(seq 100); do [ -e /dev/vda ] || exit 0; sleep 0.1; done; exit 1");
+    monitor.destroy();
   }
 
   async dispose(): Promise<void> {
@@ -270,7 +281,7 @@ async function connected(path: string, qemu: Bun.Subprocess): Promise<Socket> {
 export interface HostOptions {
   cpus: number;
   memoryMib: number;
-  /** They have a folder in common, /share, whose locks reach from one to the other. */
+  /** They have a folder in common, /share, whose locks reach from one to the other, and a block device, /dev/vda. */
   share?: boolean;
 }
 
@@ -281,7 +292,9 @@ const VIRTIOFSD = "/usr/lib/qemu/virtiofsd";
 export const whyNoShare = (): string | null =>
   existsSync(VIRTIOFSD) ? null : `no ${VIRTIOFSD}: package qemu-system-common of Debian 12`;
 
-/** Serves a folder to one of them; QEMU's options for it. */
+const SHARED_DISK = "disk";
+
+/** Serves a folder to one of them; QEMU's options for it, and for the disk. */
 function serveShare(source: string, at: string, memoryMib: number): { server: Bun.Subprocess; options: string[] } {
   const socket = `${at}.share`;
   const server = Bun.spawn(
@@ -291,6 +304,13 @@ function serveShare(source: string, at: string, memoryMib: number): { server: Bu
   const options = [
     ...["-object", `memory-backend-memfd,id=memory,size=${memoryMib}M,share=on`, "-machine", "memory-backend=memory"],
     ...["-chardev", `socket,id=share,path=${socket}`, "-device", "vhost-user-fs-pci,chardev=share,tag=share"],
+    ...["-drive", `file=${join(source, SHARED_DISK)},if=none,id=disk,format=raw,file.locking=off`],
+    ...[
+      "-device",
+      "virtio-blk-pci,id=disk,drive=disk,share-rw=on",
+      "-monitor",
+      `unix:${at}.monitor,server=on,wait=off`,
+    ],
   ];
   for (let tries = 0; !existsSync(socket) && tries < 100; tries++) Bun.sleepSync(20);
   return { server, options };
@@ -323,6 +343,7 @@ export class Hosts {
       }
       const shared = options.share ? join(at, "share") : null;
       if (shared) mkdirSync(shared);
+      if (shared) writeFileSync(join(shared, SHARED_DISK), new Uint8Array(24 << 20));
       all.share = shared;
       const booting = taps.map((tap, i) =>
         EmulatedHost.boot(`10.77.0.${i + 1}`, tap, options, join(at, `${i}`), shared),
