@@ -1,9 +1,12 @@
-/* A guest's disk: between its file and guest memory, uncopied. */
+/* A guest's disk, and its network: between their files and guest memory, uncopied. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/fs.h>
+#include <linux/if.h>
+#include <linux/if_tun.h>
 #include <stdint.h>
+#include <string.h>
 #include <sys/ioctl.h>
 #include <sys/uio.h>
 #include <unistd.h>
@@ -13,8 +16,8 @@
 
 enum { SEGMENTS_MAX = 1024 /* IOV_MAX */ };
 
-int tram_disk_move(const struct tram_ram *ram, int fd, int writing, uint64_t at, const double *segments, uint32_t count) {
-  struct iovec iov[SEGMENTS_MAX], *left = iov;
+/* All of them, or -ERANGE. */
+static int gather(const struct tram_ram *ram, const double *segments, uint32_t count, struct iovec *iov) {
   if (count > SEGMENTS_MAX) return -ERANGE;
   for (uint32_t i = 0; i < count; i++) {
     uint64_t offset = (uint64_t)segments[2 * i], bytes = (uint64_t)segments[2 * i + 1];
@@ -22,6 +25,13 @@ int tram_disk_move(const struct tram_ram *ram, int fd, int writing, uint64_t at,
     if (!host) return -ERANGE;
     iov[i] = (struct iovec){.iov_base = host, .iov_len = bytes};
   }
+  return 0;
+}
+
+int tram_disk_move(const struct tram_ram *ram, int fd, int writing, uint64_t at, const double *segments, uint32_t count) {
+  struct iovec iov[SEGMENTS_MAX], *left = iov;
+  int error = gather(ram, segments, count, iov);
+  if (error) return error;
   while (count) {
     ssize_t n = writing ? pwritev(fd, left, (int)count, (off_t)at) : preadv(fd, left, (int)count, (off_t)at);
     if (n < 0 && errno == EINTR) continue;
@@ -48,3 +58,25 @@ int64_t tram_disk_bytes(int fd) {
 int tram_disk_clone(int fd, int from) { return ioctl(fd, FICLONE, from) < 0 ? -errno : 0; }
 
 int tram_disk_forget(int fd) { return -posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED); }
+
+int tram_tap_open(const char *name, uint32_t header_bytes) {
+  struct ifreq request = {.ifr_flags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR};
+  int size = (int)header_bytes, fd;
+  if (strlen(name) >= sizeof request.ifr_name) return -ENAMETOOLONG;
+  strcpy(request.ifr_name, name);
+  fd = open("/dev/net/tun", O_RDWR | O_CLOEXEC | O_NONBLOCK);
+  if (fd < 0) return -errno;
+  if (ioctl(fd, TUNSETIFF, &request) == 0 && ioctl(fd, TUNSETVNETHDRSZ, &size) == 0) return fd;
+  int error = -errno;
+  close(fd);
+  return error;
+}
+
+int64_t tram_packet_move(const struct tram_ram *ram, int fd, int writing, const double *segments, uint32_t count) {
+  struct iovec iov[SEGMENTS_MAX];
+  ssize_t n = gather(ram, segments, count, iov);
+  if (n) return n;
+  do n = writing ? writev(fd, iov, (int)count) : readv(fd, iov, (int)count);
+  while (n < 0 && errno == EINTR);
+  return n < 0 ? -errno : n;
+}

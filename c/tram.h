@@ -129,6 +129,12 @@ TRAM_API int64_t tram_disk_bytes(int fd);          /* of a file or a block devic
 TRAM_API int tram_disk_clone(int fd, int from);    /* fd, which is empty, has from's bytes, and shares its blocks */
 TRAM_API int tram_disk_forget(int fd);             /* what of it lies in the page cache, and is on the disk as well */
 
+/* A tap interface that there is already, or that is made until it is closed; packets have a struct virtio_net_hdr of so many
+ * bytes before them. Reading and writing do not wait. */
+TRAM_API int tram_tap_open(const char *name, uint32_t header_bytes);
+/* One packet, with `segments` as above; its bytes, or -EAGAIN: there is none, or no room for it. */
+TRAM_API int64_t tram_packet_move(const struct tram_ram *ram, int fd, int writing, const double *segments, uint32_t count);
+
 /* hash.c: XXH3-64 (seed 0) of pages, in a table with one hash for each page of a block. */
 TRAM_API int tram_hash_ram(const struct tram_ram *ram, const uint32_t *index, uint32_t count, uint64_t *table, uint64_t pages);
 TRAM_API int tram_hash_pages(const uint8_t *buffer, uint64_t buffer_bytes, const uint32_t *index, const uint32_t *offset,

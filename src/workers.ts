@@ -9,6 +9,7 @@ import type { DiskInit, DiskMessage } from "./machine/disk-worker.ts";
 import type { FaultInit } from "./machine/fault-worker.ts";
 import type { LoaderInit, LoaderMessage } from "./machine/loader-worker.ts";
 import type { Job, MoverInit, MoverMessage } from "./machine/mover-worker.ts";
+import type { NetInit } from "./machine/net-worker.ts";
 import type { PacerInit } from "./machine/pacer-worker.ts";
 import type { ReceiverInit } from "./machine/receiver-worker.ts";
 import type { SaverInit } from "./machine/saver-worker.ts";
@@ -26,6 +27,8 @@ export const startVcpu = (init: VcpuInit): Thread<VcpuMessage> =>
 
 export const startDisk = (init: DiskInit): Thread<DiskMessage> =>
   start("./machine/disk-worker.ts", `disk/${init.disk}`, init);
+
+export const startNet = (init: NetInit): Thread<never> => start("./machine/net-worker.ts", "net", init);
 
 export const startVsock = (init: VsockInit): Thread<never> => start("./machine/vsock-worker.ts", "vsock", init);
 

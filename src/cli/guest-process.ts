@@ -13,6 +13,7 @@ import { installKick } from "../native/kvm.ts";
 import { net } from "../native/net.ts";
 import type { QmpRequest } from "../qmp/server-worker.ts";
 import type { SnapshotFile } from "../reader/snapshot.ts";
+import type { MachineDescription } from "../stream/devices/machine.ts";
 import type { Thread } from "../thread.ts";
 import { type Listener, listen, unlisten } from "../transport/index.ts";
 import {
@@ -20,6 +21,7 @@ import {
   startFaultWatcher,
   startLoader,
   startMover,
+  startNet,
   startPacer,
   startQmp,
   startReceiver,
@@ -109,15 +111,21 @@ export class GuestProcess {
   }
 
   /** The guest's sockets to its host, beside its QMP socket. They, too, wait for the machine. */
-  startVsock(): void {
+  #startVsock(): void {
     const path = vsockPathOf(this.#socketPath);
     const listenFd = net.listenUnix(path);
     this.#vsockPath = path;
     startVsock({ board: this.board.shared, listenFd, path }).onCrash((error) => this.#fail(error));
   }
 
-  /** A Worker for each disk; likewise. */
-  startDisks(disks: readonly DiskHandle[]): void {
+  /** A Worker for each device that has one; likewise. */
+  startDevices(disks: readonly DiskHandle[], { vsock, mac }: Pick<MachineDescription, "vsock" | "mac">): void {
+    this.#startDisks(disks);
+    if (vsock) this.#startVsock();
+    if (mac !== null) startNet({ board: this.board.shared }).onCrash((error) => this.#fail(error));
+  }
+
+  #startDisks(disks: readonly DiskHandle[]): void {
     disks.forEach(({ path }, disk) => {
       let isTold = false;
       startDisk({ board: this.board.shared, disk })
@@ -317,8 +325,7 @@ export class GuestProcess {
     if (message.event === "machine") {
       this.startCpus(this.board.cpus);
       const { disks, description } = this.board.awaitMachine();
-      this.startDisks(disks);
-      if (description.vsock) this.startVsock();
+      this.startDevices(disks, description);
     } else if (message.event === "watch-faults") startFaultWatcher(message.init).onCrash((error) => this.#fail(error));
     else if (message.event === "crew") for (const init of message.inits) this.#startCarrier(init);
     else if (message.event === "crashed") this.#fail(fromErrorData(message.error));

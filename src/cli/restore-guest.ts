@@ -3,8 +3,7 @@ import { openSync } from "node:fs";
 import { checkFit } from "../control/fit.ts";
 import { beginRestore, type RestoreMode } from "../control/restore.ts";
 import { reasonOf, TramError } from "../errors.ts";
-import type { DiskHandle } from "../machine/disk-file.ts";
-import type { EmptyVm } from "../machine/machine.ts";
+import type { EmptyVm, HostParts } from "../machine/machine.ts";
 import { restoredRam, restoreMachine } from "../machine/restore.ts";
 import type { TrackingWish } from "../machine/tracking.ts";
 import { BUFFERED, chooseDirect, DIRECT_MODES, type DirectMode, lease, tryLock } from "../native/file.ts";
@@ -149,7 +148,7 @@ export function readSnapshot(
 export async function restoreGuest(
   guest: GuestProcess,
   snapshot: SnapshotFile,
-  { within, disks }: { within: EmptyVm | TrackingWish; disks: DiskHandle[] },
+  { within, ...parts }: { within: EmptyVm | TrackingWish } & HostParts,
   name: string,
   options: RestoreOptions,
   paused: boolean,
@@ -178,7 +177,7 @@ export async function restoreGuest(
     guest.board.writeRestore(beginRestore(what, options.prefetch));
   }
   if (mode !== "lazy") await guest.load(load); // eager: all is there; first: whoever touches a page gets it
-  const handles = restoreMachine(snapshot, ram, name, guest.board, within, disks);
+  const handles = restoreMachine(snapshot, ram, name, guest.board, within, parts);
   const run = !paused && runState === "running";
   guest.start(handles, run);
   const inMs = formatMs(performance.now());

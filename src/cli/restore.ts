@@ -29,6 +29,12 @@ export const restore = command({
       names: "file",
       many: true,
     },
+    net: {
+      type: "string",
+      description: "the tap that its network card has here; or none: its cable is unplugged",
+      valueHint: "tap:NAME|none",
+      suggestions: ["tap:", "none"],
+    },
     ...RESTORE_ARGS,
     ...ACCEL_ARGS,
     ...PROCESS_ARGS,

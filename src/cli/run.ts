@@ -17,6 +17,7 @@ import { diskIdentities } from "../machine/guest.ts";
 import { bootLinux, type LinuxFiles, planLinux } from "../machine/linux/boot-linux.ts";
 import { Reboot } from "../machine/linux/reboot.ts";
 import { createMachine, createRam, createVm } from "../machine/machine.ts";
+import { needsNet } from "../machine/net.ts";
 import { ACCELS, type Accel, TRACKING, type TrackingWish } from "../machine/tracking.ts";
 import { openKvm } from "../native/kvm.ts";
 import { net } from "../native/net.ts";
@@ -31,6 +32,7 @@ import { Detached, detach } from "./detach.ts";
 import { parseDisks } from "./disks.ts";
 import { type FileSpec, parseFile } from "./file-target.ts";
 import { GuestProcess } from "./guest-process.ts";
+import { macOf, openNet, parseNet } from "./network.ts";
 import {
   isOurSnapshot,
   openSnapshot,
@@ -113,6 +115,13 @@ export const run = command({
       valueHint: "FILE",
       names: "file",
       many: true,
+    },
+    net: {
+      type: "string",
+      description:
+        "kernel: a network card on a tap of this host; incoming: the tap that it has here, or none: its cable is unplugged",
+      valueHint: "tap:NAME[,mac=ADDRESS]",
+      suggestions: ["tap:", "none"],
     },
     vsock: {
       type: "boolean",
@@ -219,8 +228,9 @@ export const run = command({
     const kernelOnly = KERNEL_ARGS.find((key) => args[key] !== undefined);
     if (!args.kernel && kernelOnly)
       throw new TramError("E_USAGE", `${option(kernelOnly)} is for --kernel`, { next: "give --kernel FILE, too" });
-    if (args.disk !== undefined && args.guest)
-      throw new TramError("E_USAGE", "--disk is for --kernel and --incoming: the walker has none");
+    const deviceOption = (["disk", "net"] as const).find((key) => args[key] !== undefined);
+    if (deviceOption && args.guest)
+      throw new TramError("E_USAGE", `--${deviceOption} is for --kernel and --incoming: the walker has none`);
     if (args.diskShared && !args.incoming)
       throw new TramError("E_USAGE", "--disk-shared is for --incoming: here its disks are opened");
     if (args.guest && args.guest !== "walker")
@@ -266,6 +276,7 @@ interface RunArgs {
   /** A line for each. */
   disk?: string;
   vsock?: boolean;
+  net?: string;
   diskShared?: boolean;
   incoming?: string;
   name?: string;
@@ -335,6 +346,7 @@ async function runGuest(args: RunArgs, spec: FileSpec | null, detached: Detached
   if (linux && accel !== "kvm")
     throw new TramError("E_USAGE", `--accel ${accel} runs nothing but the walker`, { next: "leave --accel out" });
   const wishes = parseDisks(args.disk);
+  const network = parseNet(args.net);
   const vm = accel === "kvm" && !(args.incoming && !spec) ? createVm(tracking) : null;
   const within = vm ?? tracking;
   if (spec || walker || linux) guest.startCpus(1);
@@ -342,6 +354,8 @@ async function runGuest(args: RunArgs, spec: FileSpec | null, detached: Detached
   const snapshot =
     opened &&
     readSnapshot(opened.file, opened.offset, restoring, { memoryBytes: memory, cpus, cpuid: vm?.cpuid ?? [] });
+  if (snapshot && snapshot.description.mac !== null && !network) throw needsNet();
+  const tapFd = openNet(network);
   const disks = snapshot
     ? openRestored(snapshot.description.disks, diskIdentities(snapshot.description, snapshot.devices), wishes)
     : linux && wishes
@@ -362,22 +376,20 @@ async function runGuest(args: RunArgs, spec: FileSpec | null, detached: Detached
   try {
     if (snapshot) {
       guest.startCpus(snapshot.description.cpus);
-      guest.startDisks(disks);
-      if (snapshot.description.vsock) guest.startVsock();
+      guest.startDevices(disks, snapshot.description);
       const waits = restoring.mode !== "lazy";
       guest.expectGuest();
       if (waits) guest.serve(socket);
       await Promise.race([
-        restoreGuest(guest, snapshot, { within, disks }, name, restoring, args.paused === true),
+        restoreGuest(guest, snapshot, { within, disks, tapFd }, name, restoring, args.paused === true),
         guest.ended,
       ]);
       if (!waits) guest.serve(socket);
     } else if (walker || linux) {
       const memoryBytes = memory ?? DEFAULT_MEMORY;
       guest.startCpus(cpus ?? 1);
-      guest.startDisks(disks);
-      const vsock = args.vsock === true;
-      if (vsock) guest.startVsock();
+      const [vsock, mac] = [args.vsock === true, network && macOf(network)];
+      guest.startDevices(disks, { vsock, mac });
       // Who asks while much memory is filled shall get an answer; a small guest's first instruction comes first.
       const isLarge = memoryBytes > LARGE_MEMORY;
       if (isLarge) guest.serve(socket);
@@ -391,10 +403,14 @@ async function runGuest(args: RunArgs, spec: FileSpec | null, detached: Detached
         ...kind,
         balloon,
         vsock,
+        mac,
         cpuid,
         disks: disks.map(describeDisk),
       };
-      const handles = createMachine(description, createRam(memoryBytes, prealloc), guest.board, within, disks);
+      const handles = createMachine(description, createRam(memoryBytes, prealloc), guest.board, within, {
+        disks,
+        tapFd,
+      });
       if (walker) bootWalker(handles, guest.board, walker);
       if (linux) {
         bootLinux(handles, linux);
@@ -423,6 +439,8 @@ async function runGuest(args: RunArgs, spec: FileSpec | null, detached: Detached
         channels: incomingChannels(args),
         disks: wishes,
         disksAreShared: args.diskShared === true,
+        hasNet: network !== null,
+        tapFd,
       });
       say(`guest '${name}' waits on ${listener ? endpointName(listener.endpoint) : "QMP migrate-incoming"}`);
     }

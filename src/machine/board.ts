@@ -41,6 +41,8 @@ export interface MachineHandles {
   marks: DeviceMarks | null;
   /** Each with a thread of its own, which goes and stops with the vCPUs. */
   disks: DiskHandle[];
+  /** Its network; -1: none. */
+  tapFd: number;
 }
 
 export interface DeviceMarks {
@@ -58,9 +60,10 @@ export const memberOf = (helper: number): number => BOARD_CPUS_MAX + helper;
 const DESIRE = { pause: 0, run: 1, exit: 2 } as const;
 export const BOARD_CPUS_MAX = 16;
 /** Threads beside the vCPUs that stop and go with them: one for each disk, and others. */
-export const BOARD_HELPERS_MAX = DISKS_MAX + 1;
-/** The helper behind those of the disks: the guest's sockets to its host. */
+export const BOARD_HELPERS_MAX = DISKS_MAX + 2;
+/** The helpers behind those of the disks: the guest's sockets to its host, and its network. */
 export const VSOCK_HELPER = DISKS_MAX;
+export const NET_HELPER = DISKS_MAX + 1;
 
 const WORD = {
   runState: 0, // under the lock
@@ -226,7 +229,11 @@ export class Board {
     if (bytes.length > MACHINE_BYTES_MAX) throw new TramError("E_INTERNAL", "the machine does not fit the board");
     new Uint8Array(this.shared, MACHINE_AT).set(bytes);
     const { disks, description } = handles;
-    const helpers = (1 << disks.length) - 1 + (description.vsock ? 1 << VSOCK_HELPER : 0);
+    const helpers =
+      (1 << disks.length) -
+      1 +
+      (description.vsock ? 1 << VSOCK_HELPER : 0) +
+      (description.mac === null ? 0 : 1 << NET_HELPER);
     Atomics.store(this.#words, WORD.helpers, helpers);
     Atomics.store(this.#words, WORD.cpus, handles.runs.length);
     Atomics.store(this.#words, WORD.machineBytes, bytes.length);

@@ -124,21 +124,19 @@ export class DiskDevice {
     const { fd, bytes, mode, overlayFd } = this.#handle;
     const disk = new DiskFile(fd);
     const file = overlayFd < 0 ? disk : new Overlay(disk, new DiskFile(overlayFd), bytes);
-    const parts = (segments: readonly { gpa: number; bytes: number }[]) =>
-      segments.map(({ gpa, bytes: count }) => ({ offset: memory.offsetOf(gpa, count), bytes: count }));
     return {
       bytes,
       isReadOnly: mode === "ro",
       id: `tram-disk-${index}`,
       read(into, at) {
         try {
-          file.read(ram, parts(into), at);
+          file.read(ram, memory.parts(into), at);
         } finally {
           for (const { gpa, bytes: count } of into) memory.written(gpa, count); // behind the bytes; some may have come before it failed
         }
       },
       write: (from, at) => {
-        file.write(ram, parts(from), at);
+        file.write(ram, memory.parts(from), at);
         this.#unsyncedBytes += from.reduce((sum, { bytes: count }) => sum + count, 0);
       },
       flush: () => {

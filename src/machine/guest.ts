@@ -13,6 +13,7 @@ import { vcpu as vcpuTable } from "../stream/devices/vcpu.ts";
 import {
   balloon as balloonTable,
   disk as diskTable,
+  net as netTable,
   rng as rngTable,
   vsock as vsockTable,
 } from "../stream/devices/virtio.ts";
@@ -48,6 +49,7 @@ import {
   saveVcpu,
 } from "./kvm-state.ts";
 import { attachRam, deviceWords, RESET } from "./machine.ts";
+import { NetDevice } from "./net.ts";
 import { resumeCpus, takeDisks } from "./resume.ts";
 import { RngDevice } from "./rng.ts";
 import { lostWrites, type StartFaultWatcher, startTracker, type WriteTracker } from "./tracking.ts";
@@ -79,6 +81,7 @@ export class MachineGuest implements Guest {
   readonly #rng: RngDevice | null;
   readonly #disks: readonly DiskDevice[];
   readonly #vsock: VsockDevice | null;
+  readonly #net: NetDevice | null;
   /** Pages that devices have written to. */
   readonly #written: Marks | null;
   /** Null: it has none. */
@@ -93,6 +96,7 @@ export class MachineGuest implements Guest {
     this.balloon = BalloonDevice.attach(board, handles);
     this.#rng = RngDevice.attach(board, handles);
     this.#vsock = VsockDevice.attach(board, handles);
+    this.#net = NetDevice.attach(board, handles);
     this.#disks = handles.disks.map((_, disk) => new DiskDevice(board, handles, disk));
     this.#written = handles.marks && Marks.attach(handles.marks.written);
   }
@@ -208,6 +212,7 @@ export class MachineGuest implements Guest {
       ...(this.balloon ? [{ table: balloonTable, instance: 0, state: this.balloon.save() }] : []),
       ...(this.#rng ? [{ table: rngTable, instance: 0, state: this.#rng.save() }] : []),
       ...(this.#vsock ? [{ table: vsockTable, instance: 0, state: this.#vsock.save() }] : []),
+      ...(this.#net ? [{ table: netTable, instance: 0, state: this.#net.save() }] : []),
       ...this.#disks.map((disk, instance) => ({ table: diskTable, instance, state: disk.save(recordsDisks) })),
       ...(this.description.pc
         ? [{ table: power, instance: 0, state: { reset: words.reset[0] === RESET.none ? 0 : 1 } }]
@@ -259,6 +264,7 @@ export class MachineGuest implements Guest {
     this.balloon?.load(find("tram/balloon"));
     this.#rng?.load(find("tram/rng"));
     this.#vsock?.load(find("tram/vsock"));
+    this.#net?.load(find("tram/net"));
     this.#disks.forEach((disk, i) => {
       disk.load(find("tram/disk", i));
     });

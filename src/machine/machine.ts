@@ -15,12 +15,12 @@ import { setCpuid, supportedCpuid } from "./cpuid.ts";
 import { SERIAL_WORDS, Serial } from "./devices/serial.ts";
 import { WALKER_WORDS, WalkerPorts } from "./devices/walker.ts";
 import { createRings } from "./dirty-ring.ts";
-import type { DiskHandle } from "./disk-file.ts";
 import { AUTO, enableTracking, type TrackingWish, trackingWithoutKvm, type VmTracking } from "./tracking.ts";
 import { BALLOON_QUEUES, BALLOON_WORDS } from "./virtio/balloon.ts";
 import { BLOCK_WORDS } from "./virtio/block.ts";
 import { DeviceMemory } from "./virtio/memory.ts";
 import { mmioWords } from "./virtio/mmio.ts";
+import { NET_QUEUES } from "./virtio/net.ts";
 import { RNG_QUEUES } from "./virtio/rng.ts";
 import { VSOCK_QUEUES, VSOCK_WORDS } from "./virtio/vsock.ts";
 
@@ -42,6 +42,8 @@ export const deviceWords = (board: Board) => ({
   reset: board.deviceWords(1664, 1),
   vsockRegisters: board.deviceWords(1792, mmioWords(VSOCK_QUEUES)),
   vsock: board.deviceWords(2048, VSOCK_WORDS),
+  netRegisters: board.deviceWords(2304, mmioWords(NET_QUEUES)),
+  net: board.deviceWords(2560, 1),
   disks: Array.from({ length: DISKS_MAX }, (_, disk) => ({
     registers: board.deviceWords(4096 + disk * 512, mmioWords(1)),
     block: board.deviceWords(4096 + disk * 512 + 256, BLOCK_WORDS),
@@ -87,18 +89,22 @@ export function createVm(wish: TrackingWish = AUTO): EmptyVm {
   return { kvm, vm, cpuid: supportedCpuid(kvm), tracking: enableTracking(vm, wish) };
 }
 
+/** What a machine has of its host. */
+export type HostParts = Pick<MachineHandles, "disks" | "tapFd">;
+const NO_PARTS: HostParts = { disks: [], tapFd: -1 };
+
 /** In a VM; or, of a twin, with what finds its writes. */
 export function createMachine(
   description: MachineDescription,
   memory: Ram,
   board: Board,
   within: EmptyVm | TrackingWish,
-  disks: DiskHandle[] = [],
+  { disks, tapFd }: HostParts = NO_PARTS,
 ): MachineHandles {
   Serial.reset(deviceWords(board).serial);
   WalkerPorts.reset(deviceWords(board).walker, 0);
   if (!isTwin(description)) {
-    if ("vm" in within) return createKvmMachine(description, memory, within, disks);
+    if ("vm" in within) return createKvmMachine(description, memory, within, { disks, tapFd });
     throw new TramError("E_INTERNAL", "a machine for KVM was to be made without a VM");
   }
   if ("vm" in within) for (const fd of [within.vm, within.kvm]) net.close(fd);
@@ -113,6 +119,7 @@ export function createMachine(
     tracking: trackingWithoutKvm("vm" in within ? AUTO : within, memory.pages),
     marks: null,
     disks: [],
+    tapFd: -1,
   };
 }
 
@@ -121,7 +128,7 @@ function createKvmMachine(
   description: MachineDescription,
   memory: Ram,
   { kvm, vm, tracking }: EmptyVm,
-  disks: DiskHandle[],
+  { disks, tapFd }: HostParts,
 ): MachineHandles {
   const runBytes = ioctlValue(kvm, "GET_VCPU_MMAP_SIZE", 0);
   const slots = layOut(memory.bytes);
@@ -149,6 +156,7 @@ function createKvmMachine(
     tracking: tracking.by === "log" ? tracking : createRings(vm, tracking.entries, slots, vcpus),
     marks: description.balloon || description.pc ? createMarks(memory.pages) : null,
     disks,
+    tapFd,
   };
 }
 

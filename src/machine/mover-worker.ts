@@ -30,6 +30,7 @@ import { type DiskWish, openArriving } from "./disk-file.ts";
 import type { FaultInit } from "./fault-worker.ts";
 import { MachineGuest } from "./guest.ts";
 import { createMachine, createRam, createVm } from "./machine.ts";
+import { needsNet } from "./net.ts";
 import type { ReceiverInit } from "./receiver-worker.ts";
 import { resumeCpus, takeDisks } from "./resume.ts";
 import type { SaverInit } from "./saver-worker.ts";
@@ -55,6 +56,9 @@ export interface Wanted {
   /** Where its disks lie here; and that they are the source's own. */
   disks: DiskWish[] | null;
   disksAreShared: boolean;
+  /** Something was said of its network: this tap, or none (-1). */
+  hasNet: boolean;
+  tapFd: number;
 }
 
 export type Job =
@@ -295,10 +299,11 @@ function runReceive(job: Extract<Job, { kind: "receive" }>): void {
           channels: door.isOpen,
         },
         createGuest(description) {
-          const { ram: made, prealloc, disks: wished, disksAreShared } = job.wanted;
+          const { ram: made, prealloc, disks: wished, disksAreShared, hasNet, tapFd } = job.wanted;
+          if (description.mac !== null && !hasNet) throw needsNet();
           const disks = openArriving(description.disks, wished, disksAreShared); // refused early, if it is
           const memory = made ? Ram.attach(made) : createRam(description.memoryBytes, prealloc);
-          const handles = createMachine(description, memory, board, vm ?? tracking, disks);
+          const handles = createMachine(description, memory, board, vm ?? tracking, { disks, tapFd });
           ram = handles.ram;
           board.disksReleased = true;
           announce(handles);

@@ -6,10 +6,9 @@ import { nextData } from "../native/file.ts";
 import { PAGE_BYTES, Ram } from "../native/ram.ts";
 import type { SnapshotFile } from "../reader/snapshot.ts";
 import type { Board, MachineHandles } from "./board.ts";
-import type { DiskHandle } from "./disk-file.ts";
 import { MachineGuest } from "./guest.ts";
 import { changeGeneration } from "./linux/generation.ts";
-import { createMachine, createRam, type EmptyVm } from "./machine.ts";
+import { createMachine, createRam, type EmptyVm, type HostParts } from "./machine.ts";
 import type { TrackingWish } from "./tracking.ts";
 
 /** Memory for the guest. lazy: it is the file's, privately; else it is empty, and filled by others. */
@@ -51,9 +50,9 @@ export function restoreMachine(
   name: string,
   board: Board,
   vm: EmptyVm | TrackingWish,
-  disks: DiskHandle[],
+  parts: HostParts,
 ): MachineHandles {
-  const handles = createMachine({ ...snapshot.description, name }, ram, board, vm, disks);
+  const handles = createMachine({ ...snapshot.description, name }, ram, board, vm, parts);
   new MachineGuest(handles, board, neverTracked).loadDevices(snapshot.devices);
   if (handles.description.pc) changeGeneration(handles);
   return handles;

@@ -23,7 +23,8 @@ import {
 import { DiskDevice } from "./disk.ts";
 import { RESET_PORT, RESET_VALUE, SLEEP_CONTROL_PORT, SLEEP_OFF_VALUE } from "./linux/acpi.ts";
 import { deviceWords, RESET, withDevices } from "./machine.ts";
-import { BALLOON_PLACE, diskPlace, type Place, RNG_PLACE, VSOCK_PLACE } from "./places.ts";
+import { NetDevice } from "./net.ts";
+import { BALLOON_PLACE, diskPlace, NET_PLACE, type Place, RNG_PLACE, VSOCK_PLACE } from "./places.ts";
 import { RngDevice } from "./rng.ts";
 import type { VirtioMmio } from "./virtio/mmio.ts";
 import { VsockDevice } from "./vsock.ts";
@@ -62,6 +63,7 @@ const walker = handles.description.walker ? new WalkerPorts(words.walker, cpu, h
 
 const balloon = BalloonDevice.attach(board, handles);
 const rng = RngDevice.attach(board, handles);
+const card = NetDevice.attach(board, handles);
 const vsock = VsockDevice.attach(board, handles);
 
 /** What is left in these queues is dealt with here, before the guest goes on. */
@@ -69,6 +71,7 @@ const served: VirtioMmio[] = [balloon, rng].flatMap((device) => (device ? [devic
 const virtio: { place: Place; registers: VirtioMmio }[] = [
   ...(balloon ? [{ place: BALLOON_PLACE, registers: balloon.registers }] : []),
   ...(rng ? [{ place: RNG_PLACE, registers: rng.registers }] : []),
+  ...(card ? [{ place: NET_PLACE, registers: card.registers }] : []),
   ...(vsock ? [{ place: VSOCK_PLACE, registers: vsock.registers }] : []),
   ...handles.disks.map((_, disk) => {
     const { registers } = new DiskDevice(board, handles, disk);

@@ -71,6 +71,8 @@ const SIGNATURES = {
   tram_disk_bytes: { args: ["i32"], returns: "i64_fast" },
   tram_disk_clone: { args: ["i32", "i32"], returns: "i32" },
   tram_disk_forget: { args: ["i32"], returns: "i32" },
+  tram_tap_open: { args: ["ptr", "u32"], returns: "i32" },
+  tram_packet_move: { args: ["u64_fast", "i32", "i32", "ptr", "u32"], returns: "i64_fast" },
   tram_hash_ram: { args: ["u64_fast", "ptr", "u32", "ptr", "u64_fast"], returns: "i32" },
   tram_hash_pages: { args: ["ptr", "u64_fast", "ptr", "ptr", "u32", "ptr", "u64_fast"], returns: "i32" },
   tram_hash_differing_ram: { args: ["u64_fast", "ptr", "u32", "ptr", "u64_fast", "ptr"], returns: "i32" },

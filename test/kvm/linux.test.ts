@@ -11,7 +11,7 @@ describe.skipIf(reason !== null)(title("a stock Linux kernel"), () => {
   let all: Hosts;
   let host: EmulatedHost;
   beforeAll(async () => {
-    all = await Hosts.boot(1, { cpus: 2, memoryMib: 1536 });
+    all = await Hosts.boot(1, { cpus: 1, memoryMib: 1536 });
     [host] = all.hosts;
   }, 180_000);
   afterAll(async () => await all?.[Symbol.asyncDispose]());

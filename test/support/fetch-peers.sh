@@ -12,7 +12,7 @@ qemu=$cache/qemu-10.0
 linux=$cache/linux-6.1
 host=$cache/host
 # In the order in which they are loaded; some are built into some kernels.
-modules=(irqbypass kvm kvm-amd virtio_ring virtio virtio_pci_legacy_dev virtio_pci_modern_dev virtio_pci failover net_failover virtio_net virtio_blk)
+modules=(irqbypass kvm kvm-amd virtio_ring virtio virtio_pci_legacy_dev virtio_pci_modern_dev virtio_pci failover net_failover virtio_net virtio_blk llc stp bridge tun)
 keyring=/usr/share/keyrings/debian-archive-keyring.gpg
 
 guests=(6.1 6.12)

@@ -95,6 +95,7 @@ function makeImage(): void {
     file("init", INIT),
     file("bin/busybox", join(PARTS, "busybox")),
     file("bin/tram", TRAM),
+    file("bin/vsock", GUEST_VSOCK),
     ...libraries.map((path) => file(path.slice(1), path)),
     file("boot/verifier.cpio", VERIFIER),
     ...GUEST_KERNELS.flatMap((version) => [

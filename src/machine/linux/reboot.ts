@@ -6,6 +6,7 @@ import { PAGE_BYTES } from "../../native/ram.ts";
 import type { Board, MachineHandles } from "../board.ts";
 import { DiskDevice } from "../disk.ts";
 import { MachineGuest } from "../guest.ts";
+import { NetDevice } from "../net.ts";
 import { VsockDevice } from "../vsock.ts";
 import { bootLinux, type LinuxPlan } from "./boot-linux.ts";
 
@@ -17,6 +18,7 @@ export class Reboot {
   readonly #first: readonly DeviceState[];
   readonly #disks: readonly DiskDevice[];
   readonly #vsock: VsockDevice | null;
+  readonly #net: NetDevice | null;
 
   /** Before anything runs. */
   constructor(handles: MachineHandles, board: Board, plan: LinuxPlan) {
@@ -28,6 +30,7 @@ export class Reboot {
     });
     this.#first = this.#guest.saveDevices();
     this.#vsock = VsockDevice.attach(board, handles);
+    this.#net = NetDevice.attach(board, handles);
     this.#disks = handles.disks.map((_, disk) => new DiskDevice(board, handles, disk));
   }
 
@@ -37,6 +40,7 @@ export class Reboot {
       this.#guest.setDevices(this.#first);
       for (const disk of this.#disks) disk.reset();
       this.#vsock?.reset();
+      this.#net?.reset();
       bootLinux(this.#handles, this.#plan);
       // No kernel sees what was written here: who moves the guest sends all of it again.
       if (marks) Marks.attach(marks.written).add(0, ram.bytes / PAGE_BYTES);

@@ -38,6 +38,11 @@ export class DeviceMemory {
     this.#mark(first, Math.floor((offset + bytes - 1) / PAGE_BYTES) - first + 1);
   }
 
+  /** Where each of them lies in the block. */
+  parts(segments: readonly { gpa: number; bytes: number }[]): { offset: number; bytes: number }[] {
+    return segments.map(({ gpa, bytes }) => ({ offset: this.offsetOf(gpa, bytes), bytes }));
+  }
+
   /** Where [gpa, gpa + bytes) lies in the block; it may not cross a slot's end. */
   offsetOf(gpa: number, bytes: number): number {
     const slot = this.#slots.find((one) => gpa >= one.gpa && gpa - one.gpa <= one.bytes - bytes);

@@ -3,7 +3,7 @@ import type { Table } from "../vmstate.ts";
 import { globalstate, machine, untouched, verify } from "./machine.ts";
 import { serial, serialMore, walker } from "./ports.ts";
 import { vcpu } from "./vcpu.ts";
-import { balloon, disk, rng, vsock } from "./virtio.ts";
+import { balloon, disk, net, rng, vsock } from "./virtio.ts";
 import { apic, i8254, i8259, ioapic, kvmclock, power, wallClock } from "./x86.ts";
 
 export const DEVICE_TABLES: ReadonlyMap<string, Table> = new Map(
@@ -27,5 +27,6 @@ export const DEVICE_TABLES: ReadonlyMap<string, Table> = new Map(
     disk,
     rng,
     vsock,
+    net,
   ].map((table) => [table.name, table]),
 );

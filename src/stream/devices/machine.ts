@@ -1,6 +1,7 @@
 // tram/machine, version 2: what the target must be, before any RAM. Also QEMU's globalstate.
 import { badStream } from "../bytes.ts";
 import type { State, Table } from "../vmstate.ts";
+import { formatMac, MAC_BYTES, parseMac } from "./mac.ts";
 
 /** The CONFIGURATION name of tram's own machine. */
 export const MACHINE_NAME = "tram";
@@ -14,6 +15,7 @@ const cpuidEntry: Table = {
 
 /** Beside those that every machine has: the walker guest's ports, a memory balloon, what stock kernels expect of a PC, sockets to its host. */
 const DEVICE = { walker: 1, balloon: 2, pc: 4, vsock: 8 } as const;
+const NO_MAC = new Uint8Array(MAC_BYTES);
 
 const DEVICES = Object.keys(DEVICE) as (keyof typeof DEVICE)[];
 
@@ -49,6 +51,8 @@ export const machine: Table = {
     { name: "name", type: "blob", countFrom: "name_bytes", max: NAME_BYTES_MAX },
     { name: "cpuid_count", type: "uint32" },
     { name: "cpuid", type: "list", table: cpuidEntry, countFrom: "cpuid_count", max: CPUID_ENTRIES_MAX },
+    /** Its network card's address; zeros: it has none. */
+    { name: "mac", type: "buffer", size: NO_MAC.length },
     { name: "disk_count", type: "uint32" },
     { name: "disks", type: "list", table: disk, countFrom: "disk_count", max: DISKS_MAX },
   ],
@@ -136,6 +140,8 @@ export interface MachineDescription {
   pc: boolean;
   /** Sockets to its host: only with `pc`. */
   vsock: boolean;
+  /** Its network card's address, as people write it; null: it has none. Only with `pc`. */
+  mac: string | null;
   cpuid: CpuidEntry[];
   disks: DiskDescription[];
 }
@@ -154,6 +160,7 @@ export function machineToState(description: MachineDescription): State {
     name,
     cpuid_count: description.cpuid.length,
     cpuid: description.cpuid as unknown as State[],
+    mac: parseMac(description.mac ?? "") ?? NO_MAC,
     disk_count: description.disks.length,
     disks: description.disks.map(diskToState),
   };
@@ -181,6 +188,11 @@ function diskFromState(state: State, offset: number): DiskDescription {
       `${bytes} bytes, mode ${state.mode}`,
     );
   return { path: new TextDecoder().decode(state.path as Uint8Array), bytes, mode, inode: `${state.inode}` };
+}
+
+function macFromState({ mac }: State): string | null {
+  const bytes = mac as Uint8Array;
+  return bytes.every((byte) => byte === 0) ? null : formatMac(bytes);
 }
 
 export const CPUS_MAX = 16;
@@ -214,7 +226,8 @@ export function machineFromState(state: State, offset: number): MachineDescripti
       `bits ${devices}`,
     );
   const disks = (state.disks as State[]).map((one) => diskFromState(one, offset));
-  if (!isPc && (disks.length || devices & DEVICE.vsock))
+  const mac = macFromState(state);
+  if (!isPc && (disks.length || devices & DEVICE.vsock || mac))
     throw badStream(
       "a machine that is no PC has a PC's devices",
       offset,
@@ -232,6 +245,7 @@ export function machineFromState(state: State, offset: number): MachineDescripti
     balloon: (devices & DEVICE.balloon) !== 0,
     pc: isPc,
     vsock: (devices & DEVICE.vsock) !== 0,
+    mac,
     cpuid: state.cpuid as unknown as CpuidEntry[],
     disks,
   };

@@ -38,6 +38,7 @@ const registers: Table = {
 const virtio: Field = { name: "virtio", type: "struct", table: registers };
 
 export const rng: Table = { name: "tram/rng", version: 1, fields: [virtio] };
+export const net: Table = { name: "tram/net", version: 1, fields: [virtio] };
 /** Its connections do not travel. */
 export const vsock: Table = { name: "tram/vsock", version: 1, fields: [virtio] };
 
