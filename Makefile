@@ -135,7 +135,7 @@ demo: build/tram ## moves a busy guest twice and verifies every page
 	$(Q)./build/tram demo
 
 .PHONY: bench
-bench: build/tram build/bench/bare build/bench/bare-file build/bench/bare-snapshot build/bench/bare-channels build/bench/guest-writer.cpio build/test/initramfs.cpio ## measures against the bare limit and QEMU; writes test/bench/*.md
+bench: build/tram build/bench/bare build/bench/bare-file build/bench/bare-snapshot build/bench/bare-channels build/bench/guest-writer.cpio build/test/initramfs.cpio build/test/vsock ## measures against the bare limit and QEMU; writes test/bench/*.md
 	$(Q)$(BUN) test/bench/run.ts
 	$(Q)$(BUN) test/bench/files.ts
 	$(Q)$(BUN) test/bench/snapshots.ts
@@ -145,6 +145,7 @@ bench: build/tram build/bench/bare build/bench/bare-file build/bench/bare-snapsh
 	$(Q)$(BUN) test/bench/stalls.ts
 	$(Q)$(BUN) test/bench/free.ts
 	$(Q)$(BUN) test/bench/asking.ts
+	$(Q)$(BUN) test/bench/linux.ts
 
 .PHONY: bench-files
 bench-files: build/tram build/bench/bare-file ## the part of bench that writes QEMU's guests into files, FILES.md
@@ -177,6 +178,15 @@ bench-qmp: build/tram ## the part of bench that asks a guest's QMP socket beside
 .PHONY: bench-free
 bench-free: build/tram ## the part of bench that moves guests with free memory, FREE.md; BENCH_QUICK=1: a small one
 	$(Q)$(BUN) test/bench/free.ts
+
+.PHONY: bench-linux
+bench-linux: build/tram build/test/initramfs.cpio build/test/vsock ## the part of bench that boots and moves stock Linux guests, LINUX.md; BENCH_QUICK=1: a small one
+	$(Q)$(BUN) test/bench/linux.ts
+
+.PHONY: test-linux
+test-linux: build/tram build/test/initramfs.cpio build/test/vsock ## the part of test with stock Linux guests, in emulated hosts
+	$(Q)test/support/fetch-peers.sh
+	$(Q)$(BUN) test --timeout 300000 test/kvm/linux.test.ts test/kvm/linux-disks.test.ts test/kvm/linux-devices.test.ts
 
 build/bench/guest-writer: test/bench/guest-writer.c | build/.host
 	@mkdir -p $(@D)

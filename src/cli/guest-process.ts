@@ -36,6 +36,8 @@ import { formatCount, formatMs } from "./units.ts";
 export interface ProcessOptions {
   version: string;
   serialFd: number;
+  /** Where the console's output goes; -1: nowhere. */
+  consoleFd: number;
   replyMs: number;
   /** Called with each thing worth a line. */
   say: (line: string) => void;
@@ -97,7 +99,12 @@ export class GuestProcess {
   startCpus(count: number): void {
     for (; this.#cpus < count; this.#cpus++) {
       const cpu = this.#cpus;
-      const worker = startVcpu({ board: this.board.shared, cpu, serialFd: this.#options.serialFd });
+      const worker = startVcpu({
+        board: this.board.shared,
+        cpu,
+        serialFd: this.#options.serialFd,
+        consoleFd: this.#options.consoleFd,
+      });
       worker.onMessage((message) => {
         if (message.event === "shutdown") {
           this.#options.say(`guest '${this.#name}' has shut down`);

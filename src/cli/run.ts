@@ -12,6 +12,7 @@ import {
   WALKER_MEMORY_MIN,
   type WalkerOptions,
 } from "../machine/boot.ts";
+import { CPU_MODELS, type CpuModel, cpuOf } from "../machine/cpu-model.ts";
 import { describeDisk, openDisk, openRestored } from "../machine/disk-file.ts";
 import { diskIdentities } from "../machine/guest.ts";
 import { bootLinux, type LinuxFiles, planLinux } from "../machine/linux/boot-linux.ts";
@@ -80,6 +81,12 @@ export const PROCESS_ARGS = {
     valueHint: "WHERE",
     suggestions: ["none", "stdio", "file:"],
   },
+  console: {
+    type: "string",
+    description: "a virtio console, the guest's hvc0: none, stdio, or file:PATH for its output alone (default none)",
+    valueHint: "WHERE",
+    suggestions: ["none", "stdio", "file:"],
+  },
   qmp: {
     type: "string",
     description: "QMP socket (default: NAME.qmp in the runtime folder)",
@@ -122,6 +129,12 @@ export const run = command({
         "kernel: a network card on a tap of this host; incoming: the tap that it has here, or none: its cable is unplugged",
       valueHint: "tap:NAME[,mac=ADDRESS]",
       suggestions: ["tap:", "none"],
+    },
+    cpu: {
+      type: "string",
+      description: "what CPU the guest sees: host, or baseline, which every host has (default host)",
+      valueHint: "MODEL",
+      values: CPU_MODELS,
     },
     vsock: {
       type: "boolean",
@@ -231,6 +244,8 @@ export const run = command({
     const deviceOption = (["disk", "net"] as const).find((key) => args[key] !== undefined);
     if (deviceOption && args.guest)
       throw new TramError("E_USAGE", `--${deviceOption} is for --kernel and --incoming: the walker has none`);
+    if (args.cpu !== undefined && args.incoming)
+      throw new TramError("E_USAGE", "--cpu is for a guest that boots here: an incoming guest brings its own");
     if (args.diskShared && !args.incoming)
       throw new TramError("E_USAGE", "--disk-shared is for --incoming: here its disks are opened");
     if (args.guest && args.guest !== "walker")
@@ -276,6 +291,7 @@ interface RunArgs {
   /** A line for each. */
   disk?: string;
   vsock?: boolean;
+  cpu?: string;
   net?: string;
   diskShared?: boolean;
   incoming?: string;
@@ -291,6 +307,7 @@ interface RunArgs {
   cache?: string;
   habit?: string;
   serial?: string;
+  console?: string;
   qmp?: string;
   timeout?: string;
   detach?: boolean;
@@ -311,10 +328,13 @@ export function startGuest(args: RunArgs, spec: FileSpec | null): Promise<number
   if (!args.detach) return runGuest(args, spec, null);
   const detached = Detached.here();
   if (detached) return runGuest(args, spec, detached);
-  if (args.serial === "stdio")
-    throw new TramError("E_USAGE", "--serial stdio and --detach exclude each other: the guest has no terminal then", {
-      next: "use --serial file:PATH",
-    });
+  const wantsTerminal = (["serial", "console"] as const).find((line) => args[line] === "stdio");
+  if (wantsTerminal)
+    throw new TramError(
+      "E_USAGE",
+      `--${wantsTerminal} stdio and --detach exclude each other: the guest has no terminal then`,
+      { next: `use --${wantsTerminal} file:PATH` },
+    );
   if (args.incoming && /^(-$|fd:)/.test(args.incoming))
     throw new TramError("E_USAGE", `'${args.incoming}' is this command's own, and a detached guest has none of that`, {
       expected: "tcp:, unix:, file:, exec: or a path",
@@ -332,9 +352,12 @@ async function runGuest(args: RunArgs, spec: FileSpec | null, detached: Detached
   const prealloc = args.prealloc === true;
   const walker = args.guest ? walkerOptions(args, memory ?? DEFAULT_MEMORY) : null;
   const linux = args.kernel ? planLinux(linuxFiles(args, args.kernel), memory ?? DEFAULT_MEMORY) : null;
-  const serial = parseSerial(args.serial ?? "none", args.incoming);
+  const serial = parseLine("serial", args.serial ?? "none", args.incoming);
+  const terminal = parseLine("console", args.console ?? "none", args.incoming);
+  if (args.serial === "stdio" && args.console === "stdio")
+    throw new TramError("E_USAGE", "--serial stdio and --console stdio both want the terminal");
   const restoring = restoreOptions(spec ? args : {});
-  const guest = new GuestProcess({ version: VERSION, serialFd: serial, replyMs, say });
+  const guest = new GuestProcess({ version: VERSION, serialFd: serial, consoleFd: terminal, replyMs, say });
   // Takes longer than all else that comes before the first instruction, and goes on beside it; every guest has one.
   const accel = parseAccel(args.accel);
   const tracking = parseTracking(accel, args.dirtyTracking);
@@ -346,6 +369,7 @@ async function runGuest(args: RunArgs, spec: FileSpec | null, detached: Detached
   if (linux && accel !== "kvm")
     throw new TramError("E_USAGE", `--accel ${accel} runs nothing but the walker`, { next: "leave --accel out" });
   const wishes = parseDisks(args.disk);
+  const cpuModel = parseCpu(args.cpu);
   const network = parseNet(args.net);
   const vm = accel === "kvm" && !(args.incoming && !spec) ? createVm(tracking) : null;
   const within = vm ?? tracking;
@@ -371,7 +395,9 @@ async function runGuest(args: RunArgs, spec: FileSpec | null, detached: Detached
   detached?.nameLog(socketPath);
   guest.identify(name, socketPath);
   const signals = onEndSignals(guest, name);
-  const input = args.serial === "stdio" ? new SerialInput(guest.board, say, () => guest.end(EXIT.done)) : null;
+  const typed =
+    ([args.serial, args.console].includes("stdio") && (args.serial === "stdio" ? "serial" : "console")) || null;
+  const input = typed && new SerialInput(guest.board, typed, say, () => guest.end(EXIT.done));
   input?.start();
   try {
     if (snapshot) {
@@ -393,7 +419,7 @@ async function runGuest(args: RunArgs, spec: FileSpec | null, detached: Detached
       // Who asks while much memory is filled shall get an answer; a small guest's first instruction comes first.
       const isLarge = memoryBytes > LARGE_MEMORY;
       if (isLarge) guest.serve(socket);
-      const { cpuid } = vm ?? { cpuid: [] };
+      const cpuid = vm ? cpuOf(cpuModel, vm.cpuid) : [];
       const kind = { walker: walker !== null, pc: linux !== null };
       const description = {
         name,
@@ -403,6 +429,7 @@ async function runGuest(args: RunArgs, spec: FileSpec | null, detached: Detached
         ...kind,
         balloon,
         vsock,
+        console: linux !== null && args.console !== undefined && args.console !== "none",
         mac,
         cpuid,
         disks: disks.map(describeDisk),
@@ -507,6 +534,12 @@ export function parseAccel(text = "kvm"): Accel {
   throw new TramError("E_USAGE", `--accel: '${text}' is not known`, { expected: ACCELS.join(" or ") });
 }
 
+function parseCpu(text = "host"): CpuModel {
+  const model = CPU_MODELS.find((one) => one === text);
+  if (model) return model;
+  throw new TramError("E_USAGE", `--cpu: '${text}' is not known`, { expected: CPU_MODELS.join(" or ") });
+}
+
 /** ring=ENTRIES: of each vCPU's ring. */
 function parseTracking(accel: Accel, text = "auto"): TrackingWish {
   const [name, entries] = text.split("=", 2);
@@ -519,13 +552,13 @@ function parseTracking(accel: Accel, text = "auto"): TrackingWish {
   return { by, entries: entries === undefined ? null : parseCount(entries, "--dirty-tracking ring", 1, 2 ** 20) };
 }
 
-/** A descriptor for the serial port's output; -1: none. */
-function parseSerial(text: string, incoming: string | undefined): number {
+/** A descriptor for the line's output; -1: none. */
+function parseLine(line: "serial" | "console", text: string, incoming: string | undefined): number {
   if (text === "none") return -1;
   if (text === "stdio") {
     if (incoming === "-")
-      throw new TramError("E_USAGE", "--serial stdio and --incoming - both want the terminal", {
-        next: "use --serial file:PATH",
+      throw new TramError("E_USAGE", `--${line} stdio and --incoming - both want the terminal`, {
+        next: `use --${line} file:PATH`,
       });
     return 1;
   }
@@ -533,10 +566,10 @@ function parseSerial(text: string, incoming: string | undefined): number {
     try {
       return openSync(resolve(text.slice(5)), "a", 0o600);
     } catch (error) {
-      throw new TramError("E_FILE", `--serial: cannot open ${text.slice(5)}: ${reasonOf(error)}`);
+      throw new TramError("E_FILE", `--${line}: cannot open ${text.slice(5)}: ${reasonOf(error)}`);
     }
   }
-  throw new TramError("E_USAGE", `--serial: '${text}' is no place for the serial port`, {
+  throw new TramError("E_USAGE", `--${line}: '${text}' is no place for it`, {
     expected: "none, stdio or file:PATH",
   });
 }

@@ -1,5 +1,6 @@
-// The other end of the guest's serial line: what is typed at the terminal, or comes through a pipe, goes to the guest.
-import type { Board, RunState } from "../machine/board.ts";
+// The other end of the guest's serial line, or its console: what is typed at the terminal, or comes through a pipe, goes to the guest.
+import type { Board, MachineHandles, RunState } from "../machine/board.ts";
+import { ConsoleDevice } from "../machine/console.ts";
 import { SERIAL_LINE, Serial } from "../machine/devices/serial.ts";
 import { deviceWords, withDevices } from "../machine/machine.ts";
 import { setIrqLine } from "../native/kvm.ts";
@@ -52,9 +53,12 @@ export class SerialInput {
   #timer: ReturnType<typeof setTimeout> | null = null;
   #isRaw = false;
 
-  /** `quit`: the person wants the guest to end. */
-  constructor(board: Board, say: (line: string) => void, quit: () => void) {
+  readonly #line: "serial" | "console";
+
+  /** `line`: what it is typed into. `quit`: the person wants the guest to end. */
+  constructor(board: Board, line: "serial" | "console", say: (line: string) => void, quit: () => void) {
     this.#board = board;
+    this.#line = line;
     this.#say = say;
     this.#quit = quit;
   }
@@ -101,15 +105,20 @@ export class SerialInput {
     this.#timer = null;
     const machine = this.#board.machine();
     if (!machine) return;
-    const words = deviceWords(this.#board);
-    const none = () => {};
-    const serial = new Serial(words.serial, none, (on) => setIrqLine(machine.vm, SERIAL_LINE, on));
     // Not while the guest is on its way: what it was given then would be lost, or an interrupt for it.
-    const taken = this.#board.locked(() =>
-      TAKES.includes(this.#board.runState) ? withDevices(words, () => serial.receive(this.#held)) : 0,
-    );
+    const taken = this.#board.locked(() => (TAKES.includes(this.#board.runState) ? this.#give(machine) : 0));
     this.#held = this.#held.subarray(taken);
     if (this.#held.length === 0) process.stdin.resume();
     else this.#timer = setTimeout(() => this.#feed(), taken > 0 ? AGAIN_MS : FULL_MS);
+  }
+
+  /** How much of it the line takes. */
+  #give(machine: MachineHandles): number {
+    if (this.#line === "console")
+      return ConsoleDevice.attach(this.#board, machine)?.receive(this.#held) ?? this.#held.length;
+    const words = deviceWords(this.#board);
+    const none = () => {};
+    const serial = new Serial(words.serial, none, (on) => setIrqLine(machine.vm, SERIAL_LINE, on));
+    return withDevices(words, () => serial.receive(this.#held));
   }
 }

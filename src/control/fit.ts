@@ -35,6 +35,14 @@ export function missingFeatures(guest: readonly CpuidEntry[], host: readonly Cpu
   return missing;
 }
 
+/** As leaf 0 spells it; null: nobody says. */
+function makerOf(table: readonly CpuidEntry[]): string | null {
+  const leaf = table.find((entry) => entry.function === 0);
+  if (!leaf) return null;
+  const words = Uint32Array.of(leaf.ebx, leaf.edx, leaf.ecx);
+  return new TextDecoder("latin1").decode(words.buffer);
+}
+
 /** Throws E_REFUSED if the target cannot take the guest. Both ends ask: the target may have learnt of it by a pipe. */
 export function checkFit(guest: MachineDescription, target: Hello): void {
   const refuse = (what: string, expected: string, found: string, next: string) => {
@@ -69,6 +77,9 @@ export function checkFit(guest: MachineDescription, target: Hello): void {
       "one of KVM's",
       "start the target without --accel none",
     );
+  const [guestMaker, targetMaker] = [makerOf(guest.cpuid), makerOf(target.cpuid)];
+  if (guestMaker && targetMaker && guestMaker !== targetMaker)
+    refuse("its CPU is another maker's", guestMaker, targetMaker, "move to a host with a CPU of the same maker");
   const missing = missingFeatures(guest.cpuid, target.cpuid);
   if (missing.length)
     refuse(

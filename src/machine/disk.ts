@@ -12,7 +12,7 @@ import { Overlay } from "./overlay.ts";
 import { diskPlace } from "./places.ts";
 import { BLOCK_FEATURE, Block, type Disk, type Request } from "./virtio/block.ts";
 import type { DeviceMemory } from "./virtio/memory.ts";
-import { STATUS_REGISTER, VirtioMmio } from "./virtio/mmio.ts";
+import { VirtioMmio } from "./virtio/mmio.ts";
 import type { Chain } from "./virtio/queue.ts";
 
 /** Requests that are dealt with at a time. */
@@ -48,7 +48,7 @@ export class DiskDevice {
 
   /** While nothing runs: as it was before its driver came. */
   reset(): void {
-    withDevices(this.#words, () => this.registers.write(STATUS_REGISTER, 4, 0));
+    withDevices(this.#words, () => this.registers.reset());
   }
 
   /** While nothing runs, and all that was written is on the disk. */

@@ -12,6 +12,7 @@ import { serialMore, serial as serialTable, walker as walkerTable } from "../str
 import { vcpu as vcpuTable } from "../stream/devices/vcpu.ts";
 import {
   balloon as balloonTable,
+  console as consoleTable,
   disk as diskTable,
   net as netTable,
   rng as rngTable,
@@ -29,6 +30,7 @@ import {
 import type { State } from "../stream/vmstate.ts";
 import { BalloonDevice } from "./balloon.ts";
 import type { Board, MachineHandles, RunState } from "./board.ts";
+import { ConsoleDevice } from "./console.ts";
 import { Serial } from "./devices/serial.ts";
 import { WalkerPorts } from "./devices/walker.ts";
 import { DiskDevice } from "./disk.ts";
@@ -82,6 +84,7 @@ export class MachineGuest implements Guest {
   readonly #disks: readonly DiskDevice[];
   readonly #vsock: VsockDevice | null;
   readonly #net: NetDevice | null;
+  readonly #console: ConsoleDevice | null;
   /** Pages that devices have written to. */
   readonly #written: Marks | null;
   /** Null: it has none. */
@@ -97,6 +100,7 @@ export class MachineGuest implements Guest {
     this.#rng = RngDevice.attach(board, handles);
     this.#vsock = VsockDevice.attach(board, handles);
     this.#net = NetDevice.attach(board, handles);
+    this.#console = ConsoleDevice.attach(board, handles);
     this.#disks = handles.disks.map((_, disk) => new DiskDevice(board, handles, disk));
     this.#written = handles.marks && Marks.attach(handles.marks.written);
   }
@@ -213,6 +217,7 @@ export class MachineGuest implements Guest {
       ...(this.#rng ? [{ table: rngTable, instance: 0, state: this.#rng.save() }] : []),
       ...(this.#vsock ? [{ table: vsockTable, instance: 0, state: this.#vsock.save() }] : []),
       ...(this.#net ? [{ table: netTable, instance: 0, state: this.#net.save() }] : []),
+      ...(this.#console ? [{ table: consoleTable, instance: 0, state: this.#console.save() }] : []),
       ...this.#disks.map((disk, instance) => ({ table: diskTable, instance, state: disk.save(recordsDisks) })),
       ...(this.description.pc
         ? [{ table: power, instance: 0, state: { reset: words.reset[0] === RESET.none ? 0 : 1 } }]
@@ -265,6 +270,7 @@ export class MachineGuest implements Guest {
     this.#rng?.load(find("tram/rng"));
     this.#vsock?.load(find("tram/vsock"));
     this.#net?.load(find("tram/net"));
+    this.#console?.load(find("tram/console"));
     this.#disks.forEach((disk, i) => {
       disk.load(find("tram/disk", i));
     });

@@ -18,6 +18,7 @@ import { createRings } from "./dirty-ring.ts";
 import { AUTO, enableTracking, type TrackingWish, trackingWithoutKvm, type VmTracking } from "./tracking.ts";
 import { BALLOON_QUEUES, BALLOON_WORDS } from "./virtio/balloon.ts";
 import { BLOCK_WORDS } from "./virtio/block.ts";
+import { CONSOLE_QUEUES, CONSOLE_WORDS } from "./virtio/console.ts";
 import { DeviceMemory } from "./virtio/memory.ts";
 import { mmioWords } from "./virtio/mmio.ts";
 import { NET_QUEUES } from "./virtio/net.ts";
@@ -44,6 +45,8 @@ export const deviceWords = (board: Board) => ({
   vsock: board.deviceWords(2048, VSOCK_WORDS),
   netRegisters: board.deviceWords(2304, mmioWords(NET_QUEUES)),
   net: board.deviceWords(2560, 1),
+  consoleRegisters: board.deviceWords(2816, mmioWords(CONSOLE_QUEUES)),
+  console: board.deviceWords(3072, CONSOLE_WORDS),
   disks: Array.from({ length: DISKS_MAX }, (_, disk) => ({
     registers: board.deviceWords(4096 + disk * 512, mmioWords(1)),
     block: board.deviceWords(4096 + disk * 512 + 256, BLOCK_WORDS),

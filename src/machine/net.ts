@@ -9,7 +9,7 @@ import { type Board, type MachineHandles, NET_HELPER } from "./board.ts";
 import { attachRam, deviceMemory, deviceWords, withDevices } from "./machine.ts";
 import { NET_PLACE } from "./places.ts";
 import { type DeviceMemory, DriverError } from "./virtio/memory.ts";
-import { STATUS_REGISTER, VirtioMmio } from "./virtio/mmio.ts";
+import { VirtioMmio } from "./virtio/mmio.ts";
 import { announcement, BUFFERS_AT, NET_QUEUE, Net } from "./virtio/net.ts";
 import type { SplitQueue } from "./virtio/queue.ts";
 
@@ -66,7 +66,7 @@ export class NetDevice {
 
   /** While nothing runs: as it was before its driver came. */
   reset(): void {
-    withDevices(this.#words, () => this.registers.write(STATUS_REGISTER, 4, 0));
+    withDevices(this.#words, () => this.registers.reset());
   }
 
   // --- its own thread's side

@@ -18,3 +18,4 @@ export const diskPlace = (disk: number): Place => at(1 + disk, 16 + disk);
 export const RNG_PLACE = at(9, 7);
 export const VSOCK_PLACE = at(10, 10);
 export const NET_PLACE = at(11, 11);
+export const CONSOLE_PLACE = at(12, 12);

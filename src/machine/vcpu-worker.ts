@@ -12,6 +12,7 @@ import { isTwin } from "../stream/devices/machine.ts";
 import { initOf, tell } from "../thread.ts";
 import { BalloonDevice } from "./balloon.ts";
 import { Board } from "./board.ts";
+import { ConsoleDevice } from "./console.ts";
 import { SERIAL_LINE, SERIAL_PORT, SERIAL_PORTS, Serial } from "./devices/serial.ts";
 import {
   WALKER_ATTENTION,
@@ -24,7 +25,7 @@ import { DiskDevice } from "./disk.ts";
 import { RESET_PORT, RESET_VALUE, SLEEP_CONTROL_PORT, SLEEP_OFF_VALUE } from "./linux/acpi.ts";
 import { deviceWords, RESET, withDevices } from "./machine.ts";
 import { NetDevice } from "./net.ts";
-import { BALLOON_PLACE, diskPlace, NET_PLACE, type Place, RNG_PLACE, VSOCK_PLACE } from "./places.ts";
+import { BALLOON_PLACE, CONSOLE_PLACE, diskPlace, NET_PLACE, type Place, RNG_PLACE, VSOCK_PLACE } from "./places.ts";
 import { RngDevice } from "./rng.ts";
 import type { VirtioMmio } from "./virtio/mmio.ts";
 import { VsockDevice } from "./vsock.ts";
@@ -34,6 +35,8 @@ export interface VcpuInit {
   cpu: number;
   /** Where the serial port's output goes; -1: nowhere. */
   serialFd: number;
+  /** And the console's. */
+  consoleFd: number;
 }
 
 export type VcpuMessage =
@@ -51,9 +54,7 @@ const run = viewRun(handles.runs[cpu], handles.runBytes);
 const words = deviceWords(board);
 const serial = new Serial(
   words.serial,
-  (byte) => {
-    if (init.serialFd >= 0) putSerial(byte);
-  },
+  (byte) => put(init.serialFd, Uint8Array.of(byte)),
   (on) => {
     if (handles.description.pc) setIrqLine(handles.vm, SERIAL_LINE, on);
   },
@@ -64,13 +65,15 @@ const walker = handles.description.walker ? new WalkerPorts(words.walker, cpu, h
 const balloon = BalloonDevice.attach(board, handles);
 const rng = RngDevice.attach(board, handles);
 const card = NetDevice.attach(board, handles);
+const terminal = ConsoleDevice.attach(board, handles, (bytes) => put(init.consoleFd, bytes));
 const vsock = VsockDevice.attach(board, handles);
 
 /** What is left in these queues is dealt with here, before the guest goes on. */
-const served: VirtioMmio[] = [balloon, rng].flatMap((device) => (device ? [device.registers] : []));
+const served: VirtioMmio[] = [balloon, rng, terminal].flatMap((device) => (device ? [device.registers] : []));
 const virtio: { place: Place; registers: VirtioMmio }[] = [
   ...(balloon ? [{ place: BALLOON_PLACE, registers: balloon.registers }] : []),
   ...(rng ? [{ place: RNG_PLACE, registers: rng.registers }] : []),
+  ...(terminal ? [{ place: CONSOLE_PLACE, registers: terminal.registers }] : []),
   ...(card ? [{ place: NET_PLACE, registers: card.registers }] : []),
   ...(vsock ? [{ place: VSOCK_PLACE, registers: vsock.registers }] : []),
   ...handles.disks.map((_, disk) => {
@@ -82,11 +85,16 @@ const virtio: { place: Place; registers: VirtioMmio }[] = [
 /** It runs here, and in no VM. */
 const twin = isTwin(handles.description) ? walker : null;
 
-function putSerial(byte: number): void {
+/** What a pipe with room for anything has room for. */
+const PIECE_BYTES = 4096;
+
+function put(fd: number, bytes: Uint8Array): void {
+  if (fd < 0) return;
   try {
-    // Never waits: a full pipe or a stopped terminal loses the byte, as a serial line without flow control does. A vCPU that
+    // Never waits: a full pipe or a stopped terminal loses the bytes, as a serial line without flow control does. A vCPU that
     // blocked here could not be stopped.
-    if (net.poll([{ fd: init.serialFd, events: POLL.out }], 0)) writeSync(init.serialFd, Uint8Array.of(byte));
+    for (let at = 0; at < bytes.length && net.poll([{ fd, events: POLL.out }], 0); at += PIECE_BYTES)
+      writeSync(fd, bytes.subarray(at, at + PIECE_BYTES));
   } catch {
     // A reader that went away must not stop the guest; the port has no way to say that its line is down.
   }

@@ -6,7 +6,7 @@ import { type Board, type MachineHandles, VSOCK_HELPER } from "./board.ts";
 import { attachRam, deviceMemory, deviceWords, withDevices } from "./machine.ts";
 import { VSOCK_PLACE } from "./places.ts";
 import type { DeviceMemory } from "./virtio/memory.ts";
-import { STATUS_REGISTER, VirtioMmio } from "./virtio/mmio.ts";
+import { VirtioMmio } from "./virtio/mmio.ts";
 import type { Chain, Segment } from "./virtio/queue.ts";
 import {
   type Connections,
@@ -65,7 +65,7 @@ export class VsockDevice {
 
   /** While nothing runs: as it was before its driver came. */
   reset(): void {
-    withDevices(this.#words, () => this.registers.write(STATUS_REGISTER, 4, 0));
+    withDevices(this.#words, () => this.registers.reset());
   }
 
   // --- its own thread's side

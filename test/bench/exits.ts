@@ -41,6 +41,7 @@ export async function measureExits(allocators: number, count: number): Promise<E
     balloon: false,
     pc: false,
     vsock: false,
+    console: false,
     mac: null,
     disks: [],
     cpuid: vm.cpuid,

@@ -61,6 +61,27 @@ describe.skipIf(reason !== null)(title("a stock Linux kernel"), () => {
     expect((await host.exec("ls /run/user/tram/*.vsock")).stdout).toBe("");
   }, 300_000); // biome-ignore format: as it is typed
 
+  test("has a console, which is typed into, many bytes at once; and goes on with it where it has come to", async () => {
+    const boot = shellGuest("6.12", "--console stdio")
+      .replace("console=ttyS0", "console=hvc0")
+      .replace(" --console stdio", "");
+    const one = await new Shell(host).begin(boot, "console");
+    await one.guest.line.has(/guest\$/); // its drivers come behind its first words
+
+    const long = "0123456789".repeat(40);
+    await one.type(`echo ${long} | wc -c; echo on $(tty)`);
+    await one.guest.line.has(/^401\r?\non \/dev\/hvc0/m);
+    await one.type("i=0; while :; do i=$((i + 1)); echo tick $i ok; sleep 0.2; done &");
+    await one.guest.line.ticks(3);
+    await host.run(`tram save ${one.guest.name} /tmp/c.tram`);
+    const two = await new Shell(host).begin("tram restore /tmp/c.tram", "console");
+    two.guest.line.before = await one.guest.line.text();
+    await two.guest.line.ticks(3);
+    await two.type("echo typed $((6 * 7))");
+    await two.guest.line.has(/^typed 42/m);
+    await host.run(`tram quit ${two.guest.name}`);
+  }, 300_000);
+
   test("has a network, and keeps a connection when it comes to another port of a switch", async () => {
     await host.run("ip link add br0 type bridge && ip addr add 10.9.0.1/24 dev br0 && ip link set br0 up");
     for (const tap of ["tap0", "tap1"])

@@ -39,6 +39,7 @@ describe.skipIf(reason !== null)(
           balloon: false,
           pc: false,
           vsock: false,
+          console: false,
           mac: null,
           disks: [],
           cpuid: vm.cpuid,

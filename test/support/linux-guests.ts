@@ -79,10 +79,10 @@ export class Shell {
   }
 
   /** `start`: what begins it, but for its name and its serial line. */
-  async begin(start: string): Promise<this> {
+  async begin(start: string, device: "serial" | "console" = "serial"): Promise<this> {
     const { name, line } = this.guest;
     await this.#host.run(`mkfifo ${this.#input} && { sleep 1000 >${this.#input} & }`);
-    await this.#host.run(`{ ${start} --name ${name} --serial stdio <${this.#input} >${line.path} 2>/tmp/${name}.log; echo "exit $?" >>/tmp/${name}.log; } >/dev/null 2>&1 &`); // biome-ignore format: one line
+    await this.#host.run(`{ ${start} --name ${name} --${device} stdio <${this.#input} >${line.path} 2>/tmp/${name}.log; echo "exit $?" >>/tmp/${name}.log; } >/dev/null 2>&1 &`); // biome-ignore format: one line
     return this;
   }
 

@@ -86,6 +86,7 @@ describe("whether a guest fits", () => {
     balloon: false,
     pc: false,
     vsock: false,
+    console: false,
     mac: null,
     disks: [],
     cpuid: [leaf(1, 0, { edx: 3 })],

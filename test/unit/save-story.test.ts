@@ -21,6 +21,7 @@ const description: MachineDescription = {
   balloon: false,
   pc: false,
   vsock: false,
+  console: false,
   mac: null,
   disks: [],
   cpuid: [],

@@ -26,6 +26,7 @@ const description: MachineDescription = {
   balloon: false,
   pc: false,
   vsock: false,
+  console: false,
   mac: null,
   disks: [],
   cpuid: [],

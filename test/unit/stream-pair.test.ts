@@ -171,6 +171,7 @@ class Move {
       balloon: false,
       pc: false,
       vsock: false,
+      console: false,
       mac: null,
       disks: [],
       cpuid: [],

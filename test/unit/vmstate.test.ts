@@ -250,6 +250,7 @@ describe("the machine's description", () => {
     balloon: false,
     pc: false,
     vsock: false,
+    console: false,
     mac: null,
     disks: [],
     cpuid: [entry, { ...entry, index: 1 }],

@@ -5,7 +5,7 @@ import type { MachineHandles } from "../board.ts";
 import { SERIAL_LINE, SERIAL_PORT, SERIAL_PORTS } from "../devices/serial.ts";
 import { enterLongMode, enterProtectedMode, identityTables } from "../entry.ts";
 import { attachRam } from "../machine.ts";
-import { BALLOON_PLACE, diskPlace, NET_PLACE, RNG_PLACE, VSOCK_PLACE } from "../places.ts";
+import { BALLOON_PLACE, CONSOLE_PLACE, diskPlace, NET_PLACE, RNG_PLACE, VSOCK_PLACE } from "../places.ts";
 import { acpiTables, RESET_PORT, RESET_VALUE } from "./acpi.ts";
 import { bootParams, HIGH_START } from "./boot-params.ts";
 import { parseBzImage } from "./bzimage.ts";
@@ -102,7 +102,7 @@ export function planLinux({ kernel: file, initrd, commandLine }: LinuxFiles, mem
 
 export function bootLinux(handles: MachineHandles, { kernel, initrd, commandLine }: LinuxPlan): void {
   const ram = attachRam(handles);
-  const { cpus, memoryBytes, balloon, vsock, mac } = handles.description;
+  const { cpus, memoryBytes, balloon, vsock, mac, console: hasConsole } = handles.description;
   for (const { at, bytes, zeros } of kernel.parts) {
     if (bytes.length) ram.write(at, bytes);
     if (zeros) ram.write(at + bytes.length, new Uint8Array(zeros)); // the machine may have run before
@@ -115,6 +115,7 @@ export function bootLinux(handles: MachineHandles, { kernel, initrd, commandLine
     RNG_PLACE,
     ...(vsock ? [VSOCK_PLACE] : []),
     ...(mac === null ? [] : [NET_PLACE]),
+    ...(hasConsole ? [CONSOLE_PLACE] : []),
   ];
   const generation = { address: GENERATION_AT, line: GENERATION_LINE };
   const serial = { port: SERIAL_PORT, ports: SERIAL_PORTS, line: SERIAL_LINE };

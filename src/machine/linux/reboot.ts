@@ -4,6 +4,7 @@ import { TramError } from "../../errors.ts";
 import { Marks } from "../../native/marks.ts";
 import { PAGE_BYTES } from "../../native/ram.ts";
 import type { Board, MachineHandles } from "../board.ts";
+import { ConsoleDevice } from "../console.ts";
 import { DiskDevice } from "../disk.ts";
 import { MachineGuest } from "../guest.ts";
 import { NetDevice } from "../net.ts";
@@ -19,6 +20,7 @@ export class Reboot {
   readonly #disks: readonly DiskDevice[];
   readonly #vsock: VsockDevice | null;
   readonly #net: NetDevice | null;
+  readonly #console: ConsoleDevice | null;
 
   /** Before anything runs. */
   constructor(handles: MachineHandles, board: Board, plan: LinuxPlan) {
@@ -31,6 +33,7 @@ export class Reboot {
     this.#first = this.#guest.saveDevices();
     this.#vsock = VsockDevice.attach(board, handles);
     this.#net = NetDevice.attach(board, handles);
+    this.#console = ConsoleDevice.attach(board, handles);
     this.#disks = handles.disks.map((_, disk) => new DiskDevice(board, handles, disk));
   }
 
@@ -41,6 +44,7 @@ export class Reboot {
       for (const disk of this.#disks) disk.reset();
       this.#vsock?.reset();
       this.#net?.reset();
+      this.#console?.reset();
       bootLinux(this.#handles, this.#plan);
       // No kernel sees what was written here: who moves the guest sends all of it again.
       if (marks) Marks.attach(marks.written).add(0, ram.bytes / PAGE_BYTES);

@@ -188,7 +188,7 @@ export class VirtioMmio {
         break;
       case REGISTER.queueNotify:
         if (value >= this.#device.queueSizes.length) break;
-        this.#words[WORD.pending] |= 1 << value;
+        this.lookAt(value);
         this.serve();
         break;
       case REGISTER.interruptAck:
@@ -222,6 +222,16 @@ export class VirtioMmio {
       if (this.withQueue(index, (queue) => this.#device.serve(queue, index))) return;
       words[WORD.pending] &= ~(1 << index);
     }
+  }
+
+  /** There may be something to do in this queue: who serves the device is to look. */
+  lookAt(queue: number): void {
+    this.#words[WORD.pending] |= 1 << queue;
+  }
+
+  /** As it was before its driver came. */
+  reset(): void {
+    this.#setStatus(0);
   }
 
   /** Does something with a queue that the driver has made ready, and interrupts it where that is due; null: it has none. */

@@ -3,7 +3,7 @@ import type { Table } from "../vmstate.ts";
 import { globalstate, machine, untouched, verify } from "./machine.ts";
 import { serial, serialMore, walker } from "./ports.ts";
 import { vcpu } from "./vcpu.ts";
-import { balloon, disk, net, rng, vsock } from "./virtio.ts";
+import { balloon, console, disk, net, rng, vsock } from "./virtio.ts";
 import { apic, i8254, i8259, ioapic, kvmclock, power, wallClock } from "./x86.ts";
 
 export const DEVICE_TABLES: ReadonlyMap<string, Table> = new Map(
@@ -28,5 +28,6 @@ export const DEVICE_TABLES: ReadonlyMap<string, Table> = new Map(
     rng,
     vsock,
     net,
+    console,
   ].map((table) => [table.name, table]),
 );

@@ -13,8 +13,8 @@ const cpuidEntry: Table = {
   fields: "function index flags eax ebx ecx edx".split(" ").map((name) => ({ name, type: "uint32" })),
 };
 
-/** Beside those that every machine has: the walker guest's ports, a memory balloon, what stock kernels expect of a PC, sockets to its host. */
-const DEVICE = { walker: 1, balloon: 2, pc: 4, vsock: 8 } as const;
+/** Beside those that every machine has: the walker guest's ports, a memory balloon, what stock kernels expect of a PC, sockets to its host, a console. */
+const DEVICE = { walker: 1, balloon: 2, pc: 4, vsock: 8, console: 16 } as const;
 const NO_MAC = new Uint8Array(MAC_BYTES);
 
 const DEVICES = Object.keys(DEVICE) as (keyof typeof DEVICE)[];
@@ -140,6 +140,8 @@ export interface MachineDescription {
   pc: boolean;
   /** Sockets to its host: only with `pc`. */
   vsock: boolean;
+  /** A line whose bytes come many at a time: only with `pc`. */
+  console: boolean;
   /** Its network card's address, as people write it; null: it has none. Only with `pc`. */
   mac: string | null;
   cpuid: CpuidEntry[];
@@ -227,7 +229,7 @@ export function machineFromState(state: State, offset: number): MachineDescripti
     );
   const disks = (state.disks as State[]).map((one) => diskFromState(one, offset));
   const mac = macFromState(state);
-  if (!isPc && (disks.length || devices & DEVICE.vsock || mac))
+  if (!isPc && (disks.length || devices & (DEVICE.vsock | DEVICE.console) || mac))
     throw badStream(
       "a machine that is no PC has a PC's devices",
       offset,
@@ -245,6 +247,7 @@ export function machineFromState(state: State, offset: number): MachineDescripti
     balloon: (devices & DEVICE.balloon) !== 0,
     pc: isPc,
     vsock: (devices & DEVICE.vsock) !== 0,
+    console: (devices & DEVICE.console) !== 0,
     mac,
     cpuid: state.cpuid as unknown as CpuidEntry[],
     disks,

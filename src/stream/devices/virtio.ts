@@ -38,6 +38,17 @@ const registers: Table = {
 const virtio: Field = { name: "virtio", type: "struct", table: registers };
 
 export const rng: Table = { name: "tram/rng", version: 1, fields: [virtio] };
+export const console: Table = {
+  name: "tram/console",
+  version: 1,
+  fields: [
+    virtio,
+    /** What was typed, and has not come into the guest's memory yet. */
+    { name: "typed_bytes", type: "uint32" },
+    { name: "typed", type: "blob", countFrom: "typed_bytes", max: 255 },
+  ],
+};
+
 export const net: Table = { name: "tram/net", version: 1, fields: [virtio] };
 /** Its connections do not travel. */
 export const vsock: Table = { name: "tram/vsock", version: 1, fields: [virtio] };
