@@ -151,7 +151,11 @@ export class GuestProcess {
   #startAnew(): void {
     if (this.reboot) {
       this.#options.say(`guest '${this.#name}' starts anew`);
-      this.reboot();
+      try {
+        this.reboot();
+      } catch (error) {
+        this.#fail(error);
+      }
       return;
     }
     this.#options.say(
@@ -372,13 +376,11 @@ export class GuestProcess {
 
   #received(): void {
     this.#listener = null;
-    if (this.#hasEnded) this.end(EXIT.done);
     const journal = this.board.readJournal<Journal>();
-    if (!journal?.error) {
+    if (this.#hasEnded) this.end(EXIT.done);
+    else if (!journal?.error) {
       this.#options.say(`guest '${this.#name}' has arrived and is ${this.board.runState}`);
-      return;
-    }
-    this.#ended.reject(fromErrorData(journal.error));
+    } else this.#ended.reject(fromErrorData(journal.error));
   }
 
   #fail(error: unknown): void {

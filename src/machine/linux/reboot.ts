@@ -3,13 +3,16 @@ import type { DeviceState } from "../../control/guest.ts";
 import { TramError } from "../../errors.ts";
 import { Marks } from "../../native/marks.ts";
 import { PAGE_BYTES } from "../../native/ram.ts";
-import type { Board, MachineHandles } from "../board.ts";
+import type { Board, MachineHandles, RunState } from "../board.ts";
 import { ConsoleDevice } from "../console.ts";
 import { DiskDevice } from "../disk.ts";
 import { MachineGuest } from "../guest.ts";
+import { deviceWords, RESET } from "../machine.ts";
 import { NetDevice } from "../net.ts";
 import { VsockDevice } from "../vsock.ts";
 import { bootLinux, type LinuxPlan } from "./boot-linux.ts";
+
+const LEAVING: readonly RunState[] = ["finish-migrate", "postmigrate"];
 
 export class Reboot {
   readonly #handles: MachineHandles;
@@ -40,6 +43,11 @@ export class Reboot {
   now(): void {
     const { marks, ram } = this.#handles;
     this.#board.whileStopped(() => {
+      // It is on its way already, and its wish with it; if it stays after all, it is asked again.
+      if (LEAVING.includes(this.#board.runState)) {
+        Atomics.store(deviceWords(this.#board).reset, 0, RESET.wanted);
+        return;
+      }
       this.#guest.setDevices(this.#first);
       for (const disk of this.#disks) disk.reset();
       this.#vsock?.reset();
