@@ -66,7 +66,9 @@ int tram_tap_open(const char *name, uint32_t header_bytes) {
   strcpy(request.ifr_name, name);
   fd = open("/dev/net/tun", O_RDWR | O_CLOEXEC | O_NONBLOCK);
   if (fd < 0) return -errno;
-  if (ioctl(fd, TUNSETIFF, &request) == 0 && ioctl(fd, TUNSETVNETHDRSZ, &size) == 0) return fd;
+  /* Who had it before may have taken segments that a guest without these features has no room for. */
+  if (ioctl(fd, TUNSETIFF, &request) == 0 && ioctl(fd, TUNSETVNETHDRSZ, &size) == 0 && ioctl(fd, TUNSETOFFLOAD, 0ul) == 0)
+    return fd;
   int error = -errno;
   close(fd);
   return error;

@@ -3,7 +3,7 @@ import { connect as open, type Socket } from "node:net";
 import { EXIT, TramError } from "../errors.ts";
 import { command } from "./command.ts";
 import { VM_ARG } from "./guest.ts";
-import { findSocket, statOrNull, vsockPathOf } from "./runtime.ts";
+import { findSocket, isGone, statOrNull, vsockPathOf } from "./runtime.ts";
 import { parseCount } from "./units.ts";
 
 const PORT_MAX = 2 ** 32 - 2;
@@ -21,7 +21,12 @@ export const connect = command({
   ],
   async run(args) {
     const port = parseCount(args.port, "port", 0, PORT_MAX);
-    const path = vsockPathOf(findSocket(args.vm));
+    const qmpPath = findSocket(args.vm);
+    const path = vsockPathOf(qmpPath);
+    if (isGone(qmpPath))
+      throw new TramError("E_NO_SUCH_GUEST", `there is no guest '${args.vm}'`, {
+        next: "tram ps lists the guests of this user",
+      });
     if (!statOrNull(path))
       throw new TramError("E_STATE", `'${args.vm}' has no sockets to its host`, {
         expected: path,
@@ -31,12 +36,19 @@ export const connect = command({
     socket.write(`CONNECT ${port}\n`);
     const rest = await answered(socket, args.vm, port);
     process.stdout.write(rest);
-    process.stdin.pipe(socket);
-    socket.pipe(process.stdout, { end: false });
     return new Promise<number>((resolve, reject) => {
+      process.stdin.on("error", (error) =>
+        reject(new TramError("E_FILE", `cannot read standard input: ${error.message}`)),
+      );
+      process.stdout.on("error", () => resolve(EXIT.failed)); // whoever reads it has heard enough
+      process.stdin.pipe(socket);
+      socket.pipe(process.stdout, { end: false });
       socket.on("error", (error) => reject(new TramError("E_CHANNEL", `the guest has gone: ${error.message}`)));
       // Its end is the end of what the guest says: what is still typed then nobody hears.
-      socket.on("end", () => process.stdout.write("", () => resolve(EXIT.done)));
+      socket.on("end", () => {
+        if (socket.writableLength === 0) process.stdout.write("", () => resolve(EXIT.done));
+        else reject(new TramError("E_CHANNEL_CLOSED", "the guest ended the connection before it had taken everything"));
+      });
     }).finally(() => {
       process.stdin.unpipe(socket);
       process.stdin.destroy();

@@ -1,5 +1,6 @@
 // --disk: a guest's disks as a person names them.
 
+import { resolve } from "node:path";
 import { TramError } from "../errors.ts";
 import { DISK_MODES, type DiskWish } from "../machine/disk-file.ts";
 import { DISKS_MAX } from "../stream/devices/machine.ts";
@@ -22,5 +23,5 @@ function parseDisk(text: string): DiskWish {
   if (path === "") throw new TramError("E_USAGE", `--disk: '${text}' names no file`);
   if (wanted !== undefined && !mode)
     throw new TramError("E_USAGE", `--disk: mode '${wanted}' is not known`, { expected: DISK_MODES.join(", ") });
-  return { path, mode: mode ?? null };
+  return { path: resolve(path), mode: mode ?? null }; // a detached process is in another folder
 }

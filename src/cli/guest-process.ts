@@ -120,6 +120,7 @@ export class GuestProcess {
   /** The guest's sockets to its host, beside its QMP socket. They, too, wait for the machine. */
   #startVsock(): void {
     const path = vsockPathOf(this.#socketPath);
+    rmSync(path, { force: true }); // of a process that died: this one's QMP socket stands beside it
     const listenFd = net.listenUnix(path);
     this.#vsockPath = path;
     startVsock({ board: this.board.shared, listenFd, path }).onCrash((error) => this.#fail(error));
@@ -133,7 +134,9 @@ export class GuestProcess {
   }
 
   #startDisks(disks: readonly DiskHandle[]): void {
-    disks.forEach(({ path }, disk) => {
+    disks.forEach(({ path, mode, hasLock }, disk) => {
+      if (mode === "rw" && !hasLock && !this.board.disksReleased)
+        this.#options.say(`${path}: its file system has no locks: nothing keeps another guest from writing to it`);
       let isTold = false;
       startDisk({ board: this.board.shared, disk })
         .onMessage(({ reason }) => {
@@ -336,7 +339,11 @@ export class GuestProcess {
     if (message.event === "machine") {
       this.startCpus(this.board.cpus);
       const { disks, description } = this.board.awaitMachine();
-      this.startDevices(disks, description);
+      try {
+        this.startDevices(disks, description);
+      } catch (error) {
+        this.#fail(error);
+      }
     } else if (message.event === "watch-faults") startFaultWatcher(message.init).onCrash((error) => this.#fail(error));
     else if (message.event === "crew") for (const init of message.inits) this.#startCarrier(init);
     else if (message.event === "crashed") this.#fail(fromErrorData(message.error));
@@ -394,7 +401,7 @@ export class GuestProcess {
 
   /** Removes what others could see of this process. The rest the kernel frees with it. */
   cleanUp(): void {
-    for (const path of [this.#socketPath, this.#vsockPath]) if (path) rmSync(path, { force: true });
+    for (const path of [this.#vsockPath, this.#socketPath]) if (path) rmSync(path, { force: true });
     if (this.#listener) unlisten(this.#listener);
   }
 }

@@ -26,7 +26,7 @@ export function parseNet(text: string | undefined): NetWish | null {
       expected: "at most 15 characters",
     });
   const mac = address === undefined ? null : parseMac(address);
-  if (address !== undefined && (!mac || mac[0] & 1))
+  if (address !== undefined && (!mac || mac[0] & 1 || mac.every((byte) => byte === 0)))
     throw new TramError("E_USAGE", `--net: '${address}' is no card's address`, { expected: "as 52:54:00:12:34:56" });
   return { tap, mac: mac && formatMac(mac) };
 }

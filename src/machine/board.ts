@@ -8,7 +8,7 @@ import { TramError } from "../errors.ts";
 import { kick } from "../native/kvm.ts";
 import { net } from "../native/net.ts";
 import type { RamHandle } from "../native/ram.ts";
-import { DISKS_MAX, type MachineDescription } from "../stream/devices/machine.ts";
+import { DISKS_MAX, type DiskIdentity, type MachineDescription } from "../stream/devices/machine.ts";
 import type { DiskHandle } from "./disk-file.ts";
 import type { Tracking } from "./tracking.ts";
 
@@ -90,7 +90,9 @@ const WORD = {
   listener: 21, // QMP: a socket that a byte is written to for each; 0: nobody listens yet
   helpers: 22, // whoever made the machine, once: which there are, a bit for each
   disksReleased: 23, // under the lock, or while nothing runs: 1 while the guest's disks are not locked for it
-  cpu: 24, // from here CPU_WORDS for each vCPU, and behind BOARD_CPUS_MAX of them for each helper
+  leftVersion: 24, // who releases them: odd while it writes
+  leftBytes: 25,
+  cpu: 26, // from here CPU_WORDS for each vCPU, and behind BOARD_CPUS_MAX of them for each helper
 } as const;
 const CPU_WORDS = 4;
 /** The first two are written by the thread itself. */
@@ -110,7 +112,9 @@ const MACHINE_AT = JOURNAL_AT + JOURNAL_BYTES_MAX;
 const MACHINE_BYTES_MAX = 64 << 10;
 const RESTORE_AT = MACHINE_AT + MACHINE_BYTES_MAX;
 const RESTORE_BYTES_MAX = 16 << 10;
-const DEVICES_AT = RESTORE_AT + RESTORE_BYTES_MAX;
+const LEFT_AT = RESTORE_AT + RESTORE_BYTES_MAX;
+const LEFT_BYTES_MAX = 4 << 10;
+const DEVICES_AT = LEFT_AT + LEFT_BYTES_MAX;
 const DEVICES_BYTES = 8192;
 const LIMITS_AT = DEVICES_AT + DEVICES_BYTES;
 const STARTED_AT = LIMITS_AT + LIMITS_BYTES;
@@ -143,6 +147,7 @@ export class Board {
   readonly #runs: Float64Array;
   readonly #journal: Slot;
   readonly #restore: Slot;
+  readonly #left: Slot;
   /** Since when the current move's time counts, by the clock that all threads have in common; 0: it does not. */
   readonly #startedMs: Float64Array;
   /** The mover's stop word, for the calls that take one. */
@@ -160,6 +165,8 @@ export class Board {
     this.#journal = new Slot(this.#words, WORD.journalVersion, WORD.journalBytes, journal);
     const restore = new Uint8Array(shared, RESTORE_AT, RESTORE_BYTES_MAX);
     this.#restore = new Slot(this.#words, WORD.restoreVersion, WORD.restoreBytes, restore);
+    const left = new Uint8Array(shared, LEFT_AT, LEFT_BYTES_MAX);
+    this.#left = new Slot(this.#words, WORD.leftVersion, WORD.leftBytes, left);
     this.moverStop = this.#words.subarray(WORD.moverStop, WORD.moverStop + 1);
     this.limits = new LiveLimits({ shared, at: LIMITS_AT });
     this.#startedMs = new Float64Array(shared, STARTED_AT, 1);
@@ -289,6 +296,15 @@ export class Board {
   }
   set disksReleased(released: boolean) {
     Atomics.store(this.#words, WORD.disksReleased, released ? 1 : 0);
+  }
+
+  /** How the guest left its disks; null: it was never here, or has not left. */
+  readLeftDisks(): DiskIdentity[] | null {
+    return this.#left.read();
+  }
+
+  writeLeftDisks(left: readonly DiskIdentity[]): void {
+    this.#left.write(left);
   }
 
   #helpers(): number[] {

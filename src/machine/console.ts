@@ -42,6 +42,7 @@ export class ConsoleDevice {
   /** What was typed: how much of it there is room for. A vCPU carries it into the guest's memory. */
   receive(bytes: Uint8Array): number {
     const taken = withDevices(deviceWords(this.#board), () => {
+      if (!this.registers.isDriven) return 0; // its driver resets it when it comes
       this.registers.lookAt(CONSOLE_QUEUE.toGuest);
       return this.#console.receive(bytes);
     });

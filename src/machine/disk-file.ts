@@ -1,12 +1,12 @@
 // A guest's disk on this host: opened, locked for as long as its guest may write to it, and known again where that counts.
 //
 //   boots here       opened and locked
-//   arrives          opened; that its source has it locked proves that both mean one disk; locked before the guest runs here
+//   arrives          opened; found as its source has left it, which no other file is; locked before the guest runs here
 //   leaves           synced; unlocked just before the word that hands the guest over, and locked again if it stays after all
 //   out of a file    opened and locked; nobody has written to it since the guest was saved
 //
 // Locks are flock's: of a file's description, so that all threads have them, and over a network where its file system has them.
-import { closeSync, constants, fstatSync, ftruncateSync, openSync } from "node:fs";
+import { closeSync, constants, fstatSync, ftruncateSync, openSync, type Stats, statSync } from "node:fs";
 import { dirname, resolve } from "node:path";
 import { reasonOf, TramError } from "../errors.ts";
 import { diskBytes, forgetCached, tryClone } from "../native/disk.ts";
@@ -34,13 +34,20 @@ export interface DiskHandle {
   path: string;
   /** cow, where blocks cannot be shared: a file for what is written, in which each byte has the place that it has in the disk; else -1. */
   overlayFd: number;
-  /** It arrives, and nothing has proved yet that its source means this file: it must be found as the source has left it. */
-  isUnproven: boolean;
+  /** It arrives, and must be found as its source has left it. */
+  mustMatch: boolean;
+  /** Its file system has locks: nobody else writes to it. */
+  hasLock: boolean;
 }
 
 /** Linux's O_TMPFILE, with the O_DIRECTORY that belongs to it. */
 const O_TMPFILE = 0o20200000;
 const PRIVATE = 0o600;
+/** How long a lock, or what another host has written, may take to be seen. */
+const SETTLE_MS = 500;
+const AGAIN_MS = 20;
+/** Sectors of it are numbered with 31 bits. */
+const OVERLAY_BYTES_MAX = 2 ** 40;
 /** Where there is no room beside the disk for what its guest writes. */
 const copyFolders = (): string[] => [process.env.TMPDIR, "/var/tmp", "/tmp"].flatMap((folder) => folder || []);
 
@@ -53,7 +60,10 @@ export function openDisk({ path, mode }: DiskWish): DiskHandle {
   });
 }
 
-/** Of a guest that arrives, whose source still has them. `isShared`: a person says that they are the source's own. */
+/**
+ * Of a guest that arrives, whose source still has them. `isShared`: a person says that they are the source's own; else each must be the
+ * same file, found as its source has left it: see checkArrived. One that is only read may be a copy, if the target named it.
+ */
 export function openArriving(
   described: readonly DiskDescription[],
   wished: readonly DiskWish[] | null,
@@ -67,11 +77,12 @@ export function openArriving(
     const disk = open(path, mode);
     return closing(disk, () => {
       checkSize(disk, wanted);
+      disk.mustMatch = !isShared && !(mode === "ro" && wished);
+      if (disk.mustMatch && (identityOf(disk.fd).inode !== wanted.inode || wanted.inode === UNKNOWN.inode))
+        throw notShared(disk);
       if (mode === "ro") own(disk);
-      else if (!isShared && !isLockedByOthers(disk.fd)) {
-        if (identityOf(disk.fd).inode !== wanted.inode || wanted.inode === UNKNOWN.inode) throw notShared(disk, wanted);
-        disk.isUnproven = true;
-      }
+      // Where its source does not hold it, nobody else may take it from here on.
+      else if (disk.mustMatch) lockFile(disk.fd, "exclusive");
       return disk;
     });
   });
@@ -98,7 +109,8 @@ export function openRestored(
       own(disk);
       checkSize(disk, wanted);
       const found = identityOf(disk.fd);
-      if ((!wished || found.inode === saved.inode) && !isSame(found, saved)) throw changed(disk, saved, found);
+      const isItself = saved.inode !== UNKNOWN.inode && found.inode === saved.inode;
+      if ((!wished || isItself) && !isSame(found, saved)) throw changed(disk, saved, found);
       return disk.mode === "cow" ? copied(disk) : disk;
     });
   });
@@ -107,29 +119,52 @@ export function openRestored(
 /** Of those that have arrived: as their source has left them. */
 export function checkArrived(disks: readonly DiskHandle[], identities: readonly DiskIdentity[]): void {
   disks.forEach((disk, i) => {
-    if (disk.isUnproven && !isSame(identityOf(disk.fd), identities[i])) throw notShared(disk, identities[i]);
+    if (disk.mustMatch && !becomes(disk, identities[i])) throw notShared(disk);
   });
 }
 
-/** They are somebody else's now. */
-export function disownDisks(disks: readonly DiskHandle[]): void {
-  for (const { fd, mode } of disks) {
-    if (mode !== "rw") continue;
-    forgetCached(fd); // before it is another's: what lies in this host's cache then grows old
-    unlockFile(fd);
+/** Another host's file system may learn a little later what was written: behind a new open, as network file systems have it. */
+function becomes({ path }: DiskHandle, wanted: DiskIdentity): boolean {
+  for (const endMs = performance.now() + SETTLE_MS; ; Bun.sleepSync(AGAIN_MS)) {
+    const fd = openSync(path, constants.O_RDONLY | constants.O_NONBLOCK);
+    try {
+      if (isSame(identityOf(fd), wanted)) return true;
+    } finally {
+      closeSync(fd);
+    }
+    if (performance.now() > endMs) return false;
   }
 }
 
-/** They are this guest's again, or for the first time. Throws, with none of them locked, if one cannot be. */
-export function ownDisks(disks: readonly DiskHandle[]): void {
+/** They are somebody else's now: how each is left, for who may take it back. */
+export function disownDisks(disks: readonly DiskHandle[]): DiskIdentity[] {
+  return disks.map(({ fd, mode }) => {
+    const left = identityOf(fd);
+    if (mode === "rw") unlockFile(fd);
+    return left;
+  });
+}
+
+/** What lies of them in this host's cache grows old from here on. */
+export function forgetDisks(disks: readonly DiskHandle[]): void {
+  for (const { fd, mode } of disks) if (mode === "rw") forgetCached(fd);
+}
+
+/**
+ * They are this guest's again (`left`: as it left them), or for the first time. Throws, with none of them locked, if one cannot be, or was
+ * written to meanwhile.
+ */
+export function ownDisks(disks: readonly DiskHandle[], left: readonly DiskIdentity[] | null): void {
   const done: DiskHandle[] = [];
   try {
-    for (const disk of disks) {
-      if (disk.mode !== "rw") continue;
+    disks.forEach((disk, i) => {
+      if (disk.mode !== "rw") return;
       own(disk);
       done.push(disk);
       forgetCached(disk.fd);
-    }
+      const known = left && left[i].inode !== UNKNOWN.inode;
+      if (known && !isSame(identityOf(disk.fd), left[i])) throw writtenSince(disk);
+    });
   } catch (error) {
     for (const { fd } of done) unlockFile(fd);
     throw error;
@@ -160,16 +195,19 @@ function open(given: string, mode: DiskMode): DiskHandle {
   const path = resolve(given);
   let fd: number;
   let isDisk: boolean;
+  const isDiskAt = (stats: Stats) => stats.isFile() || stats.isBlockDevice();
   try {
-    fd = openSync(path, mode === "rw" ? constants.O_RDWR : constants.O_RDONLY);
-    const stats = fstatSync(fd);
-    isDisk = stats.isFile() || stats.isBlockDevice();
+    // Looked at first: to open a FIFO would wait, and to open some devices does something. Not with O_NONBLOCK alone.
+    isDisk = isDiskAt(statSync(path));
+    const access = mode === "rw" ? constants.O_RDWR : constants.O_RDONLY;
+    fd = isDisk ? openSync(path, access | constants.O_NONBLOCK | constants.O_NOCTTY) : -1;
+    isDisk &&= isDiskAt(fstatSync(fd));
   } catch (error) {
     throw new TramError("E_FILE", `cannot open the disk ${given}: ${reasonOf(error)}`, {
       ...(mode === "rw" && isForbidden(error) && { next: "mode=ro needs no right to write" }),
     });
   }
-  const disk = { fd, bytes: 0, mode, path, overlayFd: -1, isUnproven: false };
+  const disk = { fd, bytes: 0, mode, path, overlayFd: -1, mustMatch: false, hasLock: true };
   return closing(disk, () => {
     if (!isDisk)
       throw new TramError("E_USAGE", `${given} is no disk`, {
@@ -193,26 +231,26 @@ function closing<T>({ fd }: DiskHandle, use: () => T): T {
   try {
     return use();
   } catch (error) {
-    closeSync(fd);
+    if (fd >= 0) closeSync(fd);
     throw error;
   }
 }
 
-function own({ fd, mode, path }: DiskHandle): void {
-  if (lockFile(fd, mode === "rw" ? "exclusive" : "shared") !== "busy") return;
+/** Who only looks at a disk holds it for a moment: the next guest's, or udev. */
+function own(disk: DiskHandle): void {
+  const { fd, mode, path } = disk;
+  for (const endMs = performance.now() + SETTLE_MS; ; Bun.sleepSync(AGAIN_MS)) {
+    const found = lockFile(fd, mode === "rw" ? "exclusive" : "shared");
+    disk.hasLock = found === "locked";
+    if (found !== "busy") return;
+    if (performance.now() > endMs) break;
+  }
   throw new TramError("E_REFUSED", `the disk ${path} is in use: another guest has it, or it was named twice`, {
     next:
       mode === "rw"
         ? "end that guest, or give this one a copy; several may have it with mode=ro, or mode=cow"
         : "end the guest that writes to it, or give this one a copy",
   });
-}
-
-/** Whoever holds it: this process does not. */
-function isLockedByOthers(fd: number): boolean {
-  const found = lockFile(fd, "exclusive");
-  if (found === "locked") unlockFile(fd);
-  return found === "busy";
 }
 
 /** A private copy of it: one that shares its blocks where its file system can do that, else one that grows with what is written. */
@@ -222,6 +260,11 @@ function copied(disk: DiskHandle): DiskHandle {
     closeSync(disk.fd); // nothing is read from it any more
     return { ...disk, fd: beside };
   }
+  if (disk.bytes > OVERLAY_BYTES_MAX)
+    throw new TramError("E_USAGE", `${disk.path} is too large for mode=cow, where blocks cannot be shared`, {
+      expected: `at most ${OVERLAY_BYTES_MAX} bytes, or a file on XFS or btrfs`,
+      found: `${disk.bytes} bytes`,
+    });
   const folders = copyFolders();
   const overlayFd = folders.reduce((fd, folder) => (fd >= 0 ? fd : openNameless(folder)), beside);
   if (overlayFd < 0)
@@ -262,11 +305,16 @@ function checkSize({ path, bytes }: DiskHandle, wanted: DiskDescription): void {
 const otherMode = (path: string, wanted: DiskDescription, mode: DiskMode, why: string): TramError =>
   new TramError("E_REFUSED", `${path} cannot have mode=${mode}: ${why}`, { expected: `mode=${wanted.mode}` });
 
-const notShared = ({ path }: DiskHandle, wanted: Pick<DiskDescription, "inode">): TramError =>
-  new TramError("E_REFUSED", `${path} is not the disk that the guest writes to at its source`, {
-    expected: "one file that both hosts see, and that is locked there",
-    found: wanted.inode === UNKNOWN.inode ? "nobody has it locked" : "another file, or one that was written to since",
-    next: "--disk FILE names it where it lies elsewhere; --disk-shared says that it is the same where locks do not reach across hosts",
+const notShared = ({ path }: DiskHandle): TramError =>
+  new TramError("E_REFUSED", `${path} is not the disk that the guest has at its source`, {
+    expected: "one file that both hosts see, as the guest left it there",
+    found: "another file, one that was written to since, or a block device, of which nobody can tell",
+    next: "--disk FILE names it where it lies elsewhere; --disk-shared says that it is the same",
+  });
+
+const writtenSince = ({ path }: DiskHandle): TramError =>
+  new TramError("E_REFUSED", `${path} was written to since the guest left it: it has run elsewhere`, {
+    next: "look where with tram ps on the other host; here the guest's memory is older than its disk: tram quit it",
   });
 
 const changed = ({ path }: DiskHandle, saved: DiskIdentity, found: DiskIdentity): TramError =>

@@ -1,5 +1,6 @@
 // A disk in its machine: its file, its registers' place and its interrupt. vCPUs reach its registers; a thread of its own deals with
 // its requests.
+import { fsyncSync } from "node:fs";
 import { reasonOf, TramError } from "../errors.ts";
 import { DiskFile } from "../native/disk.ts";
 import { setIrqLine } from "../native/kvm.ts";
@@ -60,7 +61,7 @@ export class DiskDevice {
 
   /** The mirror of save, before the guest runs here. */
   load(state: State): void {
-    this.#block.flushFailed = Number(state.flush_failed) !== 0;
+    if (Number(state.flush_failed)) this.#block.flushFailed = true; // a reboot does not bring back what was lost
     this.registers.load(state.virtio as State);
   }
 
@@ -70,7 +71,9 @@ export class DiskDevice {
     if (mode !== "rw") return;
     try {
       this.#block.flush();
+      fsyncSync(this.#handle.fd); // by the time of its last change it is known again
     } catch (error) {
+      this.#block.flushFailed = true;
       throw new TramError("E_FILE", `what the guest has written cannot be brought to ${path}: ${reasonOf(error)}`, {
         next: "look at that disk: the guest stays here",
       });
@@ -144,9 +147,7 @@ export class DiskDevice {
         this.#unsyncedBytes = 0;
       },
       discard: (at, count) => void file.discard(at, count), // a file system that cannot keeps the bytes
-      zero(at, count, mayDiscard) {
-        if (!file.zero(at, count, mayDiscard)) throw new Error("this file system cannot zero a part of a file");
-      },
+      zero: (at, count, mayDiscard) => file.zero(at, count, mayDiscard),
     };
   }
 }

@@ -34,7 +34,7 @@ import { ConsoleDevice } from "./console.ts";
 import { Serial } from "./devices/serial.ts";
 import { WalkerPorts } from "./devices/walker.ts";
 import { DiskDevice } from "./disk.ts";
-import { checkArrived, disownDisks } from "./disk-file.ts";
+import { checkArrived } from "./disk-file.ts";
 import { GuestPages } from "./guest-pages.ts";
 import {
   loadClock,
@@ -52,7 +52,7 @@ import {
 } from "./kvm-state.ts";
 import { attachRam, deviceWords, RESET } from "./machine.ts";
 import { NetDevice } from "./net.ts";
-import { resumeCpus, takeDisks } from "./resume.ts";
+import { leaveDisks, resumeCpus, takeDisks } from "./resume.ts";
 import { RngDevice } from "./rng.ts";
 import { lostWrites, type StartFaultWatcher, startTracker, type WriteTracker } from "./tracking.ts";
 import { VsockDevice } from "./vsock.ts";
@@ -109,6 +109,7 @@ export class MachineGuest implements Guest {
     const { vm, tracking } = this.#handles;
     const { run, generation } = this.#board.command();
     this.#stillSince = run ? null : generation;
+    for (const disk of this.#disks) disk.sync(); // while the guest runs: its standstill then does not wait for it
     this.#board.wantLoaded(); // in large pieces, before this thread touches it page by page
     this.#tracker = startTracker(vm, this.ram, tracking, this.#startWatcher);
     this.#board.tracked = true;
@@ -199,9 +200,7 @@ export class MachineGuest implements Guest {
   }
 
   releaseDisks(): void {
-    if (this.#handles.disks.length === 0) return;
-    this.#board.disksReleased = true; // first: whoever lets it run again locks them again
-    disownDisks(this.#handles.disks);
+    leaveDisks(this.#board, this.#handles);
   }
 
   /** `recordsDisks`: a guest that comes out of this again must find its disks as they are now. */
@@ -261,7 +260,7 @@ export class MachineGuest implements Guest {
     loadPic(vm, 1, find("i8259", 1));
     loadIoapic(vm, find("ioapic"));
     vcpus.forEach((fd, cpu) => {
-      loadVcpu(fd, find("tram/vcpu", cpu), find("apic", cpu));
+      loadVcpu(fd, find("tram/vcpu", cpu), find("apic", cpu), this.description.cpuid);
     });
     if (this.description.pc) loadPit(vm, find("i8254")); // it ticks from here on, and there is somebody to hear it
     loadClock(vm, find("kvmclock"), this.description.pc ? find("tram/wall-clock") : null);

@@ -4,6 +4,7 @@
 import { TramError } from "../errors.ts";
 import { ioctl, KVM, openKvm, tryIoctl, tryIoctlValue } from "../native/kvm.ts";
 import { symbols } from "../native/symbols.ts";
+import type { CpuidEntry } from "../stream/devices/machine.ts";
 import { debugregs, regs, sregs, XSAVE_BYTES_MAX, xcrs } from "../stream/devices/vcpu.ts";
 import type { Field, State, StateValue, Table } from "../stream/vmstate.ts";
 
@@ -185,7 +186,19 @@ export function saveVcpu(vcpu: number): State {
   };
 }
 
-export function loadVcpu(vcpu: number, state: State, lapic: State): void {
+/** Registers that KVM reads out whatever the guest's CPUID says, and takes only where that has them: without, a guest cannot reach them. */
+const HIDDEN: readonly { msr: number; leaf: number; register: "ecx" | "edx"; bit: number }[] = [
+  { msr: 0x10a, leaf: 7, register: "edx", bit: 29 }, // IA32_ARCH_CAPABILITIES
+  { msr: 0x345, leaf: 1, register: "ecx", bit: 15 }, // IA32_PERF_CAPABILITIES
+];
+
+export function isHidden(msr: number, cpuid: readonly CpuidEntry[]): boolean {
+  const by = HIDDEN.find((one) => one.msr === msr);
+  const leaf = by && cpuid.find((entry) => entry.function === by.leaf && entry.index === 0);
+  return by !== undefined && ((leaf?.[by.register] ?? 0) & (1 << by.bit)) === 0;
+}
+
+export function loadVcpu(vcpu: number, state: State, lapic: State, cpuid: readonly CpuidEntry[]): void {
   setStruct(vcpu, "SET_REGS", regs, state.regs);
   setStruct(vcpu, "SET_XCRS", xcrs, state.xcrs);
   const xsave = state.xsave as Uint8Array;
@@ -196,7 +209,7 @@ export function loadVcpu(vcpu: number, state: State, lapic: State): void {
     });
   ioctl(vcpu, "SET_XSAVE", xsave);
   setStruct(vcpu, "SET_SREGS2", sregs, state.sregs);
-  const msrs = state.msrs as State[];
+  const msrs = (state.msrs as State[]).filter(({ index }) => !isHidden(Number(index), cpuid));
   loadMsrs(
     vcpu,
     msrs.filter((msr) => !isDeadline(msr)),

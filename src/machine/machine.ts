@@ -15,6 +15,7 @@ import { setCpuid, supportedCpuid } from "./cpuid.ts";
 import { SERIAL_WORDS, Serial } from "./devices/serial.ts";
 import { WALKER_WORDS, WalkerPorts } from "./devices/walker.ts";
 import { createRings } from "./dirty-ring.ts";
+import { describeDisk } from "./disk-file.ts";
 import { AUTO, enableTracking, type TrackingWish, trackingWithoutKvm, type VmTracking } from "./tracking.ts";
 import { BALLOON_QUEUES, BALLOON_WORDS } from "./virtio/balloon.ts";
 import { BLOCK_WORDS } from "./virtio/block.ts";
@@ -155,7 +156,7 @@ function createKvmMachine(
     runs,
     runBytes,
     ram: memory.share(),
-    description: { ...description, tscKhz },
+    description: { ...description, tscKhz, disks: disks.map(describeDisk) },
     tracking: tracking.by === "log" ? tracking : createRings(vm, tracking.entries, slots, vcpus),
     marks: description.balloon || description.pc ? createMarks(memory.pages) : null,
     disks,

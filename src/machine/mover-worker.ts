@@ -26,7 +26,7 @@ import { Snapshot, SnapshotPages } from "../writer/snapshot.ts";
 import { StreamWriter } from "../writer/stream.ts";
 import { Board, type MachineHandles } from "./board.ts";
 import { ReceiverCrew, ThreadCrew } from "./crew.ts";
-import { type DiskWish, openArriving } from "./disk-file.ts";
+import { type DiskWish, forgetDisks, openArriving } from "./disk-file.ts";
 import type { FaultInit } from "./fault-worker.ts";
 import { MachineGuest } from "./guest.ts";
 import { createMachine, createRam, createVm } from "./machine.ts";
@@ -178,7 +178,10 @@ function runSend(job: Extract<Job, { kind: "send" }>): void {
         return crew;
       },
       passHandover: () => board.passHandover(),
-      handedOver: () => board.locked(() => board.pauseCpus("postmigrate")),
+      handedOver() {
+        board.locked(() => board.pauseCpus("postmigrate"));
+        forgetDisks(handles.disks);
+      },
     };
     send(guest, writer, job.options, context, log);
   } catch (error) {

@@ -12,6 +12,8 @@ export interface NetInit {
 const board = new Board(initOf<NetInit>().board);
 const member = memberOf(NET_HELPER);
 const device = NetDevice.attach(board, board.awaitMachine());
+/** The interface was taken away: there is nothing to wait for. */
+let isTapGone = false;
 const [wakeFd, wakerFd] = net.socketPair();
 board.wakeBy(NET_HELPER, wakerFd);
 board.cpuStarted(member, threadId());
@@ -23,8 +25,9 @@ for (;;) {
   const state = run && device ? device.work() : "full";
   const entries = [
     { fd: wakeFd, events: POLL.in },
-    { fd: state === "full" ? -1 : (device?.tapFd ?? -1), events: POLL.in },
+    { fd: state === "full" || isTapGone ? -1 : (device?.tapFd ?? -1), events: POLL.in },
   ];
   const ready = net.poll(entries, state === "busy" ? 0 : againMs);
+  if (ready && ready[1] & POLL.error) isTapGone = true;
   if (ready?.[0]) net.receiveMessage(wakeFd, new Uint8Array(256));
 }

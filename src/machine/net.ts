@@ -61,6 +61,7 @@ export class NetDevice {
   /** Before the guest runs here: its packets come another way now. */
   load(state: State): void {
     this.registers.load(state.virtio as State);
+    this.registers.configChanged(); // its cable may be in, or not, where it was not
     Atomics.store(this.#words.net, ANNOUNCE_DUE, ANNOUNCEMENTS);
   }
 

@@ -17,7 +17,8 @@ export interface VsockInit {
 
 const AGAIN = -11; // EAGAIN
 const READ_BYTES = 64 << 10;
-const CONNECT_MS = 1000;
+/** Who does not take connections just now keeps nobody else waiting. */
+const CONNECT_MS = 0;
 const LINE_BYTES_MAX = 32;
 const CALLERS_MAX = 256;
 /** Out of descriptors, say: whoever knocks is heard again after this. */
@@ -97,7 +98,7 @@ function hear(fd: number): void {
     }
     callers.delete(fd);
     const [, port] = /^CONNECT (\d{1,10})\r?$/.exec(said) ?? [];
-    const isPort = isLine && port !== undefined && Number(port) <= 0xffffffff;
+    const isPort = isLine && device?.registers.isDriven && port !== undefined && Number(port) <= 0xffffffff;
     if (!isPort || !connections.open(Number(port), new SocketStream(fd))) net.close(fd);
     return;
   }
@@ -116,14 +117,17 @@ for (;;) {
   const entries = [
     { fd: wakeFd, events: POLL.in },
     { fd: isDeaf ? -1 : listenFd, events: POLL.in },
-    ...streams.map(({ stream, wantsRead, wantsWrite }) => {
+    ...streams.map(({ stream, wantsRead, wantsWrite, isAsked }) => {
       const events = (wantsRead && state !== "full" ? POLL.in : 0) | (wantsWrite ? POLL.out : 0);
-      return { fd: events === 0 ? -1 : (stream as SocketStream).fd, events };
+      return { fd: events === 0 && !isAsked ? -1 : (stream as SocketStream).fd, events };
     }),
     ...[...callers.keys()].map((fd) => ({ fd, events: POLL.in })),
   ];
   const ready = net.poll(entries, state === "busy" ? 0 : isDeaf ? KNOCK_AGAIN_MS : -1);
   if (!ready) continue;
+  streams.forEach(({ stream, isAsked }, i) => {
+    if (isAsked && ready[2 + i] & (POLL.error | POLL.hangup)) connections.lose(stream);
+  });
   if (ready[0]) receive(wakeFd, new Uint8Array(256));
   if (ready[1]) welcome();
   entries.slice(2 + streams.length).forEach(({ fd }, i) => {

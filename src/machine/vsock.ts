@@ -79,28 +79,26 @@ export class VsockDevice {
    * has.
    */
   work(connections: Connections): "busy" | "full" | "idle" {
-    if (this.#epoch !== this.#resets) {
+    const heard = withDevices(this.#words, () => {
+      // Under the lock: what comes behind it is the next driver's.
+      if (this.#epoch !== this.#resets) connections.clear();
       this.#epoch = this.#resets;
-      connections.clear();
-    }
-    const packets = withDevices(this.#words, () => {
       this.#tellReset();
       // It is answered before it may say more.
       const room = Math.max(0, PACKETS_AT_A_TIME - connections.answers);
       return this.registers.withQueue(VSOCK_QUEUE.fromGuest, (queue) => {
         const taken: Packet[] = [];
-        for (let chain = next(); chain; chain = next()) {
+        for (let seen = 0; seen < room; seen++) {
+          const chain = queue.take();
+          if (!chain) return { taken, isMore: false };
           const packet = this.#read(chain);
           if (packet) taken.push(packet);
           queue.giveBack(chain, 0);
         }
-        return taken;
-        function next(): Chain | null {
-          return taken.length < room ? queue.take() : null;
-        }
+        return { taken, isMore: room > 0 };
       });
     });
-    for (const packet of packets ?? []) connections.take(packet);
+    for (const packet of heard?.taken ?? []) connections.take(packet);
     connections.pass();
     const sent = withDevices(this.#words, () =>
       this.registers.withQueue(VSOCK_QUEUE.toGuest, (queue) => {
@@ -118,7 +116,7 @@ export class VsockDevice {
         return "busy";
       }),
     );
-    return packets?.length ? "busy" : (sent ?? "full");
+    return heard?.isMore || heard?.taken.length ? "busy" : (sent ?? "full");
   }
 
   /** Its connections were at another host, or before it was saved. */

@@ -46,8 +46,9 @@ export class DiskFile {
     return this.#clear(at, bytes, false);
   }
 
+  /** False: nor that. */
   zero(at: number, bytes: number, mayDiscard: boolean): boolean {
-    return this.#clear(at, bytes, !mayDiscard) || (!mayDiscard && this.#clear(at, bytes, false));
+    return this.#clear(at, bytes, !mayDiscard) || this.#clear(at, bytes, mayDiscard);
   }
 
   #clear(at: number, bytes: number, keepsBlocks: boolean): boolean {

@@ -16,7 +16,7 @@ import { Board, type BoardEvent, RUN_STATES } from "../machine/board.ts";
 import { WalkerPorts } from "../machine/devices/walker.ts";
 import { deviceWords } from "../machine/machine.ts";
 import type { Job } from "../machine/mover-worker.ts";
-import { resumeCpus } from "../machine/resume.ts";
+import { resumeCpus, takeDisks } from "../machine/resume.ts";
 import { lostWrites } from "../machine/tracking.ts";
 import { Bitmap } from "../memory/bitmap.ts";
 import { layOut, PAGE_BYTES } from "../memory/block.ts";
@@ -231,6 +231,10 @@ function requireHere(what: string): void {
   refuseGone();
   const { runState } = board;
   if (runState !== "running" && runState !== "paused") throw stateError(what, runState);
+  if (board.disksReleased)
+    throw new TramError("E_STATE", `the guest cannot be ${what}: its disks may be another host's`, {
+      next: "tram resume takes them back, if nobody has written to them",
+    });
   const machine = board.machine();
   const copies = machine?.disks.filter(({ mode }) => mode === "cow") ?? [];
   if (copies.length && what !== "measured")
@@ -313,7 +317,9 @@ class Control implements GuestControl {
     refuseGone();
     awaitFinishedMove();
     board.locked(() => {
+      refuseGone(); // it may have been confirmed meanwhile
       const keepsIt = board.runState === "postmigrate" && !board.moving; // a person decides that it is still here
+      if (keepsIt) takeDisks(board, board.awaitMachine());
       if (board.runState === "running" || keepsIt) board.pauseCpus("paused");
       else if (board.runState !== "paused") throw stateError("paused", board.runState);
     });
@@ -323,6 +329,7 @@ class Control implements GuestControl {
     refuseGone();
     awaitFinishedMove();
     board.locked(() => {
+      refuseGone();
       const { runState } = board;
       if (runState === "running") return;
       // A guest that was sent away may be running elsewhere; that a person asks is what makes it right.

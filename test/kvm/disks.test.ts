@@ -77,12 +77,12 @@ test.skipIf(reason !== null)(title("a guest does not move to where its disk is a
     copyFileSync(bed.path("disk.img"), bed.path("copy.img"));
     writeFileSync(bed.path("short.img"), new Uint8Array(BYTES / 2));
     const rows: [string[], RegExp][] = [
-      [["--disk", "copy.img"], /copy\.img is not the disk that the guest writes to/],
+      [["--disk", "copy.img"], /copy\.img is not the disk that the guest has at its source/],
       [["--disk", "short.img", "--disk-shared"], /short\.img is not the guest's disk/],
       [["--disk", "disk.img,mode=ro"], /cannot have mode=ro/],
       [["--disk", "copy.img,mode=cow"], /cannot have mode=cow/],
       [["--disk", "disk.img", "--disk", "copy.img"], /another number of disks/],
-      [["--disk", "nowhere.img"], /cannot open the disk nowhere\.img: ENOENT/],
+      [["--disk", "nowhere.img"], /cannot open the disk .*nowhere\.img: ENOENT/],
     ];
     for (const [options, message] of rows) {
       const target = await bed.target("b", "unix:b.sock", ...options);
@@ -169,6 +169,66 @@ test.skipIf(reason !== null)(
       expect(await isTaken(bed)).toBe(true);
       link.close();
     }),
+);
+
+test.skipIf(reason !== null)(
+  title("a guest whose disk was written to elsewhere does not go on here, nor is it saved"),
+  () =>
+    inBed(async (bed) => {
+      await boot(bed);
+      await bed.target("b", "unix:b.sock");
+      const link = await deafLink(bed, "b.sock");
+      expect((await bed.tram("migrate", "a", `unix:${link.path}`)).code).toBe(4);
+      await refused(bed, ["pause", "a"], IN_USE);
+      await bed.expectDone("quit", "b");
+      const before = readFileSync(bed.path("disk.img"));
+      writeFileSync(bed.path("disk.img"), before); // as b might have, before it ended
+      await refused(bed, ["resume", "a"], /disk\.img was written to since the guest left it/);
+      await refused(bed, ["pause", "a"], /disk\.img was written to since the guest left it/);
+      await refused(bed, ["save", "a", "a.tram"], /state 'postmigrate'/, 1);
+      expect(await isTaken(bed)).toBe(false);
+      link.close();
+    }),
+);
+
+test.skipIf(reason !== null)(title("two disks are not taken for each other, however alike"), () =>
+  inBed(async (bed) => {
+    for (const name of ["one.img", "two.img"]) writeFileSync(bed.path(name), new Uint8Array(BYTES));
+    await boot(bed, "--disk", "one.img", "--disk", "two.img");
+    const target = await bed.target("b", "unix:b.sock", "--disk", "two.img", "--disk", "one.img");
+    await refused(bed, ["migrate", "a", "unix:b.sock"], /two\.img is not the disk that the guest has/);
+    expect(await target.code).toBe(7);
+    await runs(bed, "a");
+  }),
+);
+
+test.skipIf(reason !== null)(
+  title("a guest that was brought back with a copy of its disk goes on, and is saved, with that"),
+  () =>
+    inBed(async (bed) => {
+      await boot(bed);
+      await bed.expectDone("save", "a", "a.tram", "--after", "pause");
+      copyFileSync(bed.path("disk.img"), bed.path("copy.img"));
+      await bed.expectDone("resume", "a");
+      await bed.restored("b", "a.tram", "--disk", "copy.img");
+      await bed.target("c", "unix:c.sock");
+      await bed.expectDone("migrate", "b", "unix:c.sock");
+      await runs(bed, "c");
+      expect(await isTaken(bed)).toBe(true); // by 'a'
+      await bed.expectDone("save", "c", "c.tram");
+      await bed.expectDone("quit", "a");
+      await bed.restored("d", "c.tram");
+      expect(await isTaken(bed)).toBe(false); // 'd' has the copy
+    }),
+);
+
+test.skipIf(reason !== null)(title("what is no disk is refused, and not waited for"), () =>
+  inBed(async (bed) => {
+    await boot(bed);
+    await bed.exec(["mkfifo", bed.path("fifo")]);
+    await refused(bed, ["run", "--kernel", "vmlinuz", "--disk", "fifo,mode=ro"], /fifo is no disk/, 2);
+    await refused(bed, ["run", "--kernel", "vmlinuz", "--disk", "/dev/null"], /\/dev\/null is no disk/, 2);
+  }),
 );
 
 test.skipIf(reason !== null)(

@@ -116,7 +116,7 @@ describe.skipIf(reason !== null)(title("a stock Linux kernel"), () => {
     expect(unsaid).toMatchObject({ code: 7, stderr: expect.stringContaining("the guest has a network card") });
     const three = await new Shell(host).begin("tram restore /tmp/n.tram --net none");
     await three.type("echo carrier $(cat /sys/class/net/eth0/carrier)");
-    await three.guest.line.has(/^carrier [01]/m);
+    await three.guest.line.has(/^carrier 0/m);
     expect((await host.exec("ping -c 2 -w 3 10.9.0.2")).code).not.toBe(0);
     await host.run(`tram quit ${three.guest.name}`);
     const four = await new Shell(host).begin("tram restore /tmp/n.tram --net tap:tap1 --eager");

@@ -83,7 +83,7 @@ describe.skipIf(reason !== null)(title("a guest at work on its disks"), () => {
     await b.run(`tram run --incoming tcp:${b.address}:4003 --name no --disk /tmp/other/a --disk /tmp/other/b >/tmp/no.log 2>&1 &`);
     await b.guestIs("no", "inmigrate");
     const { code, stderr } = await a.exec(`tram migrate ${three.name} tcp:${b.address}:4003`);
-    expect({ code, stderr }).toEqual({ code: 7, stderr: expect.stringContaining("/tmp/other/a is not the disk that the guest writes to at its source") });
+    expect({ code, stderr }).toEqual({ code: 7, stderr: expect.stringContaining("/tmp/other/a is not the disk that the guest has at its source") });
     await three.line.ticks(3);
     await a.run(`tram quit ${three.name}`);
     expect(await isSound("m-a")).toBe(true);

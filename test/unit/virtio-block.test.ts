@@ -28,6 +28,7 @@ class Fake implements Disk {
   readonly bytes = DISK_BYTES;
   readonly id = "tram-disk-0";
   failure: Error | null = null;
+  canZero = true;
   readonly isReadOnly: boolean;
   readonly #memory: () => Driver;
 
@@ -60,8 +61,9 @@ class Fake implements Disk {
   discard(at: number, bytes: number): void {
     this.#do(`discard ${at} ${bytes}`);
   }
-  zero(at: number, bytes: number, mayDiscard: boolean): void {
+  zero(at: number, bytes: number, mayDiscard: boolean): boolean {
     this.#do(`zero ${at} ${bytes} ${mayDiscard}`);
+    return this.canZero;
   }
 }
 
@@ -155,6 +157,14 @@ describe("a disk", () => {
     expect(ask(header(REQUEST.writeZeroes), [DATA, 48], status).status).toBe(STATUS.ok);
     expect(disk.done).toEqual(["discard 4096 8192", "discard 32768 4096", "zero 4096 8192 false", "zero 32768 4096 true"]);
   }); // biome-ignore format: one line
+
+  test("says that it cannot zero ranges where its file system cannot: its driver writes zeros then", () => {
+    const { driver, disk, failures, ask, header, status } = block();
+    disk.canZero = false;
+    range(driver, 0, 8, 16);
+    expect(ask(header(REQUEST.writeZeroes), [DATA, 16], status).status).toBe(STATUS.unsupported);
+    expect(failures).toEqual([]);
+  });
 
   test("does nothing of ranges with a flag that there is not", () => {
     const { driver, disk, ask, header, status } = block();

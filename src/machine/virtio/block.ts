@@ -71,7 +71,8 @@ export interface Disk {
   flush(): void;
   /** Nobody needs these bytes any more: what they are then is not said. */
   discard(at: number, bytes: number): void;
-  zero(at: number, bytes: number, mayDiscard: boolean): void;
+  /** False: it cannot. */
+  zero(at: number, bytes: number, mayDiscard: boolean): boolean;
 }
 
 /** Taken out of the queue, to be given back with so many bytes written. */
@@ -256,13 +257,13 @@ export class Block implements VirtioDevice {
     }
   }
 
-  /** False: one of them has a flag that there is not. */
+  /** False: one of them has a flag that there is not, or this disk cannot. */
   #clear(isDiscard: boolean, ranges: readonly Range[]): boolean {
     const known = isDiscard ? 0 : RANGE_MAY_DISCARD;
     if (ranges.some(({ flags }) => (flags & ~known) !== 0)) return false;
     for (const { at, bytes, flags } of ranges.filter((range) => range.bytes > 0))
       if (isDiscard) this.#disk.discard(at, bytes);
-      else this.#disk.zero(at, bytes, (flags & RANGE_MAY_DISCARD) !== 0);
+      else if (!this.#disk.zero(at, bytes, (flags & RANGE_MAY_DISCARD) !== 0)) return false;
     return true;
   }
 

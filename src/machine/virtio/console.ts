@@ -80,12 +80,12 @@ export class Console implements VirtioDevice {
   }
 
   #type(queue: SplitQueue): boolean {
-    while (this.#words[0] > 0) {
+    for (let seen = 0; seen < REQUESTS_AT_A_TIME && this.#words[0] > 0; seen++) {
       const chain = queue.take();
       if (!chain) return false;
       queue.giveBack(chain, this.#fill(chain.writable));
     }
-    return false;
+    return this.#words[0] > 0;
   }
 
   #fill(segments: readonly Segment[]): number {

@@ -18,7 +18,9 @@ export const PACKET_HEADER_BYTES = 44;
 export const PACKET_BYTES_MAX = 64 << 10;
 /** What of a guest's bytes lies here until its host's end takes it. */
 export const BUFFER_BYTES = 256 << 10;
-const CONNECTIONS_MAX = 1024;
+const CONNECTIONS_MAX = 256;
+/** Pieces are put together up to this: many small ones take more room than their bytes. */
+const PIECE_BYTES = 4096;
 /** Above those that people choose. */
 const FIRST_HOST_PORT = 1 << 30;
 
@@ -119,7 +121,10 @@ interface Connection {
 export class Connections {
   readonly #connect: (port: number) => HostStream | null;
   readonly #all = new Map<string, Connection>();
-  /** For the guest, before any data. */
+  /** The guest has closed these; what it had said before is still to be taken. */
+  readonly #draining = new Set<Connection>();
+  /** Of the host, for the guest; and answers to what the guest has said. Both come before any data. */
+  readonly #requests: Packet[] = [];
   readonly #answers: Packet[] = [];
   #nextPort = FIRST_HOST_PORT;
 
@@ -129,25 +134,35 @@ export class Connections {
   }
 
   get size(): number {
-    return this.#all.size;
+    return this.#all.size + this.#draining.size;
   }
 
-  /** Of a connection: whether the guest can take something from it, and whether it has to take something from the guest. */
-  *streams(): Iterable<{ stream: HostStream; wantsRead: boolean; wantsWrite: boolean }> {
+  /**
+   * Of a connection: whether the guest can take something from it, whether it has to take something from the guest, and whether the
+   * guest has not answered yet.
+   */
+  *streams(): Iterable<{ stream: HostStream; wantsRead: boolean; wantsWrite: boolean; isAsked: boolean }> {
     for (const one of this.#all.values())
       yield {
         stream: one.stream,
         wantsRead: !one.isAsked && !one.hostHasEnded && creditOf(one) > 0,
         wantsWrite: one.waitingBytes > 0,
+        isAsked: one.isAsked,
       };
+    for (const { stream } of this.#draining) yield { stream, wantsRead: false, wantsWrite: true, isAsked: false };
+  }
+
+  /** Who wanted a connection is gone before the guest has answered. */
+  lose(stream: HostStream): void {
+    for (const one of this.#all.values()) if (one.stream === stream) this.#break(one);
   }
 
   /** The host wants a port of its guest's. False: there are too many already. */
   open(guestPort: number, stream: HostStream): boolean {
-    if (this.#all.size >= CONNECTIONS_MAX) return false;
+    if (this.size >= CONNECTIONS_MAX) return false;
     const one = connection(this.#freePort(guestPort), guestPort, stream, true);
     this.#all.set(keyOf(one), one);
-    this.#answer(one, OPERATION.request);
+    this.#requests.push(this.#packet(one, OPERATION.request));
     return true;
   }
 
@@ -159,9 +174,11 @@ export class Connections {
 
   /** The guest forgets what was before: every connection is gone. */
   clear(): void {
-    for (const { stream } of this.#all.values()) stream.close();
+    for (const { stream } of [...this.#all.values(), ...this.#draining]) stream.close();
     this.#all.clear();
+    this.#draining.clear();
     this.#answers.length = 0;
+    this.#requests.length = 0;
   }
 
   /** So many answers wait for the guest: it gets them before it is listened to any further. */
@@ -174,7 +191,7 @@ export class Connections {
     const { fromPort: guestPort, toPort: hostPort, operation } = packet;
     const one = this.#all.get(keyOf({ hostPort, guestPort }));
     if (packet.type !== TYPE_STREAM) {
-      this.#refuse(packet);
+      if (operation !== OPERATION.reset) this.#refuse(packet);
       return;
     }
     if (!one) {
@@ -201,7 +218,8 @@ export class Connections {
         this.#settle(one);
         return;
       case OPERATION.reset:
-        this.#forget(one);
+        if (one.guestSendsNoMore && one.waitingBytes > 0) this.#drain(one);
+        else this.#forget(one);
         return;
       case OPERATION.creditWanted:
         this.#answer(one, OPERATION.credit);
@@ -214,7 +232,7 @@ export class Connections {
   }
 
   #accept(packet: Packet): void {
-    const stream = this.#all.size < CONNECTIONS_MAX ? this.#connect(packet.toPort) : null;
+    const stream = this.size < CONNECTIONS_MAX ? this.#connect(packet.toPort) : null;
     if (!stream) {
       this.#refuse(packet);
       return;
@@ -232,27 +250,30 @@ export class Connections {
       this.#break(one);
       return;
     }
-    one.waiting.push(data);
+    if (data.length === 0) return;
+    const last = one.waiting.at(-1);
+    if (last && last.length + data.length <= PIECE_BYTES) one.waiting[one.waiting.length - 1] = joined(last, data);
+    else one.waiting.push(data);
     one.waitingBytes += data.length;
     this.#pass(one);
   }
 
+  /** It has said all, and waits for no answer any more: its port may be used again. */
+  #drain(one: Connection): void {
+    this.#all.delete(keyOf(one));
+    this.#draining.add(one);
+  }
+
+  #dry(one: Connection): void {
+    this.#draining.delete(one);
+    one.stream.close();
+  }
+
   /** What the guest has said goes to the stream, as far as that takes it. */
   #pass(one: Connection): void {
-    while (one.waiting.length > 0) {
-      const [first] = one.waiting;
-      const taken = one.stream.write(first);
-      if (taken === null) {
-        this.#break(one);
-        return;
-      }
-      one.waitingBytes -= taken;
-      one.takenBytes = (one.takenBytes + taken) >>> 0;
-      if (taken < first.length) {
-        one.waiting[0] = first.subarray(taken);
-        break;
-      }
-      one.waiting.shift();
+    if (!give(one)) {
+      this.#break(one);
+      return;
     }
     // Before it believes that there is no room.
     if ((one.takenBytes - one.toldBytes) >>> 0 >= BUFFER_BYTES / 2) this.#answer(one, OPERATION.credit);
@@ -271,7 +292,7 @@ export class Connections {
 
   /** The next packet for the guest, with at most so many bytes of what its streams have by now; null: there is nothing. */
   next(roomBytes: number): Packet | null {
-    const answer = this.#answers.shift();
+    const answer = this.#answers.shift() ?? this.#requests.shift();
     if (answer) return answer;
     for (const one of this.#all.values()) {
       if (one.isAsked || one.hostHasEnded) continue;
@@ -295,6 +316,7 @@ export class Connections {
   /** What waits for streams is given to those that take something by now. */
   pass(): void {
     for (const one of [...this.#all.values()]) if (one.waitingBytes > 0) this.#pass(one);
+    for (const one of [...this.#draining]) if (!give(one) || one.waitingBytes === 0) this.#dry(one);
   }
 
   #break(one: Connection): void {
@@ -329,6 +351,30 @@ export class Connections {
     const nothing = { flags: 0, bufferBytes: 0, readBytes: 0, data: NO_BYTES };
     this.#answers.push({ fromPort: toPort, toPort: fromPort, type, operation: OPERATION.reset, ...nothing });
   }
+}
+
+/** What waits goes to the stream, as far as that takes it; false: it is gone. */
+function give(one: Connection): boolean {
+  while (one.waiting.length > 0) {
+    const [first] = one.waiting;
+    const taken = one.stream.write(first);
+    if (taken === null) return false;
+    one.waitingBytes -= taken;
+    one.takenBytes = (one.takenBytes + taken) >>> 0;
+    if (taken < first.length) {
+      one.waiting[0] = first.subarray(taken);
+      break;
+    }
+    one.waiting.shift();
+  }
+  return true;
+}
+
+function joined(one: Uint8Array, two: Uint8Array): Uint8Array {
+  const both = new Uint8Array(one.length + two.length);
+  both.set(one);
+  both.set(two, one.length);
+  return both;
 }
 
 const keyOf = ({ hostPort, guestPort }: Pick<Connection, "hostPort" | "guestPort">): string =>
