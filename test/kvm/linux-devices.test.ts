@@ -71,7 +71,7 @@ describe.skipIf(reason !== null)(title("a stock Linux kernel"), () => {
     const long = "0123456789".repeat(40);
     await one.type(`echo ${long} | wc -c; echo on $(tty)`);
     await one.guest.line.has(/^401\r?\non \/dev\/hvc0/m);
-    await one.type("i=0; while :; do i=$((i + 1)); echo tick $i ok; sleep 0.2; done &");
+    await one.type("(sleep 1; i=0; while :; do i=$((i + 1)); echo tick $i ok; sleep 0.2; done) &");
     await one.guest.line.ticks(3);
     await host.run(`tram save ${one.guest.name} /tmp/c.tram`);
     const two = await new Shell(host).begin("tram restore /tmp/c.tram", "console");
