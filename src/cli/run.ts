@@ -142,7 +142,7 @@ export const run = command({
     },
     diskShared: {
       type: "boolean",
-      description: "incoming: its disks here are the source's own, though no lock proves it",
+      description: "incoming: its disks here are the source's own, though nothing proves it",
     },
     incoming: {
       type: "string",
@@ -219,6 +219,7 @@ export const run = command({
   },
   examples: [
     "tram run --kernel /boot/vmlinuz --initrd initrd.img --serial stdio     # Ctrl-A x ends it",
+    "tram run --kernel vmlinuz --initrd initrd.img --disk disk.img --net tap:tap0 --vsock --name lx",
     "tram run --guest walker --name a --memory 1G --dirty-rate max",
     "tram run --incoming tcp:0.0.0.0:4444 --name a",
     "tram run -d --guest walker --name a     # in the background; tram logs a",
