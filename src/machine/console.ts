@@ -59,9 +59,4 @@ export class ConsoleDevice {
     this.registers.load(state.virtio as State);
     this.#console.load(state);
   }
-
-  /** While nothing runs: as it was before its driver came. */
-  reset(): void {
-    withDevices(deviceWords(this.#board), () => this.registers.reset());
-  }
 }

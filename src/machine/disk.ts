@@ -47,11 +47,6 @@ export class DiskDevice {
     );
   }
 
-  /** While nothing runs: as it was before its driver came. */
-  reset(): void {
-    withDevices(this.#words, () => this.registers.reset());
-  }
-
   /** While nothing runs, and all that was written is on the disk. */
   save(isRecorded: boolean): State {
     const { inode, bytes, changedNs } = isRecorded ? identityOf(this.#handle.fd) : UNKNOWN;

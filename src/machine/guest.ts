@@ -10,14 +10,7 @@ import { badStream } from "../stream/bytes.ts";
 import { type DiskIdentity, isTwin, type MachineDescription } from "../stream/devices/machine.ts";
 import { serialMore, serial as serialTable, walker as walkerTable } from "../stream/devices/ports.ts";
 import { vcpu as vcpuTable } from "../stream/devices/vcpu.ts";
-import {
-  balloon as balloonTable,
-  console as consoleTable,
-  disk as diskTable,
-  net as netTable,
-  rng as rngTable,
-  vsock as vsockTable,
-} from "../stream/devices/virtio.ts";
+import { disk as diskTable } from "../stream/devices/virtio.ts";
 import {
   apic as apicTable,
   i8254,
@@ -30,9 +23,9 @@ import {
 import type { State } from "../stream/vmstate.ts";
 import { BalloonDevice } from "./balloon.ts";
 import type { Board, MachineHandles, RunState } from "./board.ts";
-import { ConsoleDevice } from "./console.ts";
 import { Serial } from "./devices/serial.ts";
 import { WalkerPorts } from "./devices/walker.ts";
+import { devicesOf, type PlacedDevice } from "./devices.ts";
 import { DiskDevice } from "./disk.ts";
 import { checkArrived } from "./disk-file.ts";
 import { GuestPages } from "./guest-pages.ts";
@@ -50,12 +43,9 @@ import {
   savePit,
   saveVcpu,
 } from "./kvm-state.ts";
-import { attachRam, deviceWords, RESET } from "./machine.ts";
-import { NetDevice } from "./net.ts";
+import { attachRam, deviceWords, RESET, withDevices } from "./machine.ts";
 import { leaveDisks, resumeCpus, takeDisks } from "./resume.ts";
-import { RngDevice } from "./rng.ts";
 import { lostWrites, type StartFaultWatcher, startTracker, type WriteTracker } from "./tracking.ts";
-import { VsockDevice } from "./vsock.ts";
 
 function stateOf(devices: readonly DeviceState[], name: string, instance: number): State {
   const found = devices.find((one) => one.table.name === name && one.instance === instance);
@@ -80,11 +70,7 @@ export class MachineGuest implements Guest {
   /** The board's generation, if it stood still when its writes began to be tracked. */
   #stillSince: number | null = null;
   #pagemapFd = -1;
-  readonly #rng: RngDevice | null;
-  readonly #disks: readonly DiskDevice[];
-  readonly #vsock: VsockDevice | null;
-  readonly #net: NetDevice | null;
-  readonly #console: ConsoleDevice | null;
+  readonly #devices: readonly PlacedDevice[];
   /** Pages that devices have written to. */
   readonly #written: Marks | null;
   /** Null: it has none. */
@@ -96,20 +82,23 @@ export class MachineGuest implements Guest {
     this.description = handles.description;
     this.ram = attachRam(handles);
     this.#startWatcher = startWatcher;
-    this.balloon = BalloonDevice.attach(board, handles);
-    this.#rng = RngDevice.attach(board, handles);
-    this.#vsock = VsockDevice.attach(board, handles);
-    this.#net = NetDevice.attach(board, handles);
-    this.#console = ConsoleDevice.attach(board, handles);
-    this.#disks = handles.disks.map((_, disk) => new DiskDevice(board, handles, disk));
+    this.#devices = devicesOf(board, handles);
+    const [balloon = null] = this.#devices
+      .map(({ device }) => device)
+      .filter((device) => device instanceof BalloonDevice);
+    this.balloon = balloon;
     this.#written = handles.marks && Marks.attach(handles.marks.written);
+  }
+
+  #syncDisks(): void {
+    for (const { device } of this.#devices) if (device instanceof DiskDevice) device.sync();
   }
 
   startTracking(): void {
     const { vm, tracking } = this.#handles;
     const { run, generation } = this.#board.command();
     this.#stillSince = run ? null : generation;
-    for (const disk of this.#disks) disk.sync(); // while the guest runs: its standstill then does not wait for it
+    this.#syncDisks(); // while the guest runs: its standstill then does not wait for it
     this.#board.wantLoaded(); // in large pieces, before this thread touches it page by page
     this.#tracker = startTracker(vm, this.ram, tracking, this.#startWatcher);
     this.#board.tracked = true;
@@ -205,19 +194,14 @@ export class MachineGuest implements Guest {
 
   /** `recordsDisks`: a guest that comes out of this again must find its disks as they are now. */
   saveDevices(recordsDisks = true): DeviceState[] {
-    for (const disk of this.#disks) disk.sync();
+    this.#syncDisks();
     const { vm, vcpus } = this.#handles;
     const words = deviceWords(this.#board);
     const ports: DeviceState[] = [
       { table: serialTable, instance: 0, state: Serial.save(words.serial) },
       ...(this.description.pc ? [{ table: serialMore, instance: 0, state: Serial.saveMore(words.serial) }] : []),
       ...(this.description.walker ? [{ table: walkerTable, instance: 0, state: WalkerPorts.save(words.walker) }] : []),
-      ...(this.balloon ? [{ table: balloonTable, instance: 0, state: this.balloon.save() }] : []),
-      ...(this.#rng ? [{ table: rngTable, instance: 0, state: this.#rng.save() }] : []),
-      ...(this.#vsock ? [{ table: vsockTable, instance: 0, state: this.#vsock.save() }] : []),
-      ...(this.#net ? [{ table: netTable, instance: 0, state: this.#net.save() }] : []),
-      ...(this.#console ? [{ table: consoleTable, instance: 0, state: this.#console.save() }] : []),
-      ...this.#disks.map((disk, instance) => ({ table: diskTable, instance, state: disk.save(recordsDisks) })),
+      ...this.#devices.map(({ device, table, instance }) => ({ table, instance, state: device.save(recordsDisks) })),
       ...(this.description.pc
         ? [{ table: power, instance: 0, state: { reset: words.reset[0] === RESET.none ? 0 : 1 } }]
         : []),
@@ -247,6 +231,13 @@ export class MachineGuest implements Guest {
     this.setDevices(loaded);
   }
 
+  /** While nothing runs: its virtio devices are as they were before their drivers came. */
+  resetDevices(): void {
+    withDevices(deviceWords(this.#board), () => {
+      for (const { device } of this.#devices) device.registers.reset();
+    });
+  }
+
   /** While no vCPU runs. */
   setDevices(loaded: readonly DeviceState[]): void {
     const { vm, vcpus } = this.#handles;
@@ -265,14 +256,7 @@ export class MachineGuest implements Guest {
     if (this.description.pc) loadPit(vm, find("i8254")); // it ticks from here on, and there is somebody to hear it
     loadClock(vm, find("kvmclock"), this.description.pc ? find("tram/wall-clock") : null);
     noteStandstill(this.#handles);
-    this.balloon?.load(find("tram/balloon"));
-    this.#rng?.load(find("tram/rng"));
-    this.#vsock?.load(find("tram/vsock"));
-    this.#net?.load(find("tram/net"));
-    this.#console?.load(find("tram/console"));
-    this.#disks.forEach((disk, i) => {
-      disk.load(find("tram/disk", i));
-    });
+    for (const { device, table, instance } of this.#devices) device.load(find(table.name, instance));
     if (this.description.pc) words.reset[0] = Number(find("tram/power").reset) ? RESET.wanted : RESET.none;
   }
 }

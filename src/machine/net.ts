@@ -65,11 +65,6 @@ export class NetDevice {
     Atomics.store(this.#words.net, ANNOUNCE_DUE, ANNOUNCEMENTS);
   }
 
-  /** While nothing runs: as it was before its driver came. */
-  reset(): void {
-    withDevices(this.#words, () => this.registers.reset());
-  }
-
   // --- its own thread's side
 
   /** Says where the guest is, if that is due; in how many milliseconds again; -1: no more. */

@@ -9,10 +9,9 @@ import { net, POLL } from "../native/net.ts";
 import { Rings } from "../native/rings.ts";
 import { runTwin } from "../native/twin.ts";
 import { isTwin } from "../stream/devices/machine.ts";
+import { balloon as balloonTable } from "../stream/devices/virtio.ts";
 import { initOf, tell } from "../thread.ts";
-import { BalloonDevice } from "./balloon.ts";
 import { Board } from "./board.ts";
-import { ConsoleDevice } from "./console.ts";
 import { SERIAL_LINE, SERIAL_PORT, SERIAL_PORTS, Serial } from "./devices/serial.ts";
 import {
   WALKER_ATTENTION,
@@ -21,14 +20,10 @@ import {
   WALKER_PORT_PROBE,
   WalkerPorts,
 } from "./devices/walker.ts";
-import { DiskDevice } from "./disk.ts";
+import { devicesOf } from "./devices.ts";
 import { RESET_PORT, RESET_VALUE, SLEEP_CONTROL_PORT, SLEEP_OFF_VALUE } from "./linux/acpi.ts";
 import { deviceWords, RESET, withDevices } from "./machine.ts";
-import { NetDevice } from "./net.ts";
-import { BALLOON_PLACE, CONSOLE_PLACE, diskPlace, NET_PLACE, type Place, RNG_PLACE, VSOCK_PLACE } from "./places.ts";
-import { RngDevice } from "./rng.ts";
 import type { VirtioMmio } from "./virtio/mmio.ts";
-import { VsockDevice } from "./vsock.ts";
 
 export interface VcpuInit {
   board: SharedArrayBuffer;
@@ -62,25 +57,10 @@ const serial = new Serial(
 const rings = handles.tracking.by === "ring" ? Rings.attach(handles.tracking.rings) : null;
 const walker = handles.description.walker ? new WalkerPorts(words.walker, cpu, handles.vcpus.length) : null;
 
-const balloon = BalloonDevice.attach(board, handles);
-const rng = RngDevice.attach(board, handles);
-const card = NetDevice.attach(board, handles);
-const terminal = ConsoleDevice.attach(board, handles, (bytes) => put(init.consoleFd, bytes));
-const vsock = VsockDevice.attach(board, handles);
-
+const virtio = devicesOf(board, handles, (bytes) => put(init.consoleFd, bytes));
+const balloon = virtio.find(({ table }) => table === balloonTable)?.device ?? null;
 /** What is left in these queues is dealt with here, before the guest goes on. */
-const served: VirtioMmio[] = [balloon, rng, terminal].flatMap((device) => (device ? [device.registers] : []));
-const virtio: { place: Place; registers: VirtioMmio }[] = [
-  ...(balloon ? [{ place: BALLOON_PLACE, registers: balloon.registers }] : []),
-  ...(rng ? [{ place: RNG_PLACE, registers: rng.registers }] : []),
-  ...(terminal ? [{ place: CONSOLE_PLACE, registers: terminal.registers }] : []),
-  ...(card ? [{ place: NET_PLACE, registers: card.registers }] : []),
-  ...(vsock ? [{ place: VSOCK_PLACE, registers: vsock.registers }] : []),
-  ...handles.disks.map((_, disk) => {
-    const { registers } = new DiskDevice(board, handles, disk);
-    return { place: diskPlace(disk), registers };
-  }),
-];
+const served = virtio.filter(({ isServed }) => isServed).map(({ device }) => device.registers);
 
 /** It runs here, and in no VM. */
 const twin = isTwin(handles.description) ? walker : null;
@@ -184,7 +164,7 @@ function handleMmio(): void {
   if (slots.some(({ gpa, bytes }) => address >= gpa && address < gpa + bytes)) throw unreadable(address);
   const there = virtio.find(({ place }) => address >= place.address && address < place.address + place.bytes);
   if (there) {
-    withDevices(words, () => reachRegister(there.registers, address - there.place.address));
+    withDevices(words, () => reachRegister(there.device.registers, address - there.place.address));
     return;
   }
   if (run.getUint8(RUN.mmio.isWrite)) return; // nothing else takes writes

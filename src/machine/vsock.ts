@@ -63,11 +63,6 @@ export class VsockDevice {
     Atomics.store(this.#words.vsock, VSOCK_WORD.resetDue, 1);
   }
 
-  /** While nothing runs: as it was before its driver came. */
-  reset(): void {
-    withDevices(this.#words, () => this.registers.reset());
-  }
-
   // --- its own thread's side
 
   get #resets(): number {

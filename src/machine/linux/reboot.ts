@@ -4,12 +4,8 @@ import { TramError } from "../../errors.ts";
 import { Marks } from "../../native/marks.ts";
 import { PAGE_BYTES } from "../../native/ram.ts";
 import type { Board, MachineHandles, RunState } from "../board.ts";
-import { ConsoleDevice } from "../console.ts";
-import { DiskDevice } from "../disk.ts";
 import { MachineGuest } from "../guest.ts";
 import { deviceWords, RESET } from "../machine.ts";
-import { NetDevice } from "../net.ts";
-import { VsockDevice } from "../vsock.ts";
 import { bootLinux, type LinuxPlan } from "./boot-linux.ts";
 
 const LEAVING: readonly RunState[] = ["finish-migrate", "postmigrate"];
@@ -20,10 +16,6 @@ export class Reboot {
   readonly #plan: LinuxPlan;
   readonly #guest: MachineGuest;
   readonly #first: readonly DeviceState[];
-  readonly #disks: readonly DiskDevice[];
-  readonly #vsock: VsockDevice | null;
-  readonly #net: NetDevice | null;
-  readonly #console: ConsoleDevice | null;
 
   /** Before anything runs. */
   constructor(handles: MachineHandles, board: Board, plan: LinuxPlan) {
@@ -34,10 +26,6 @@ export class Reboot {
       throw new TramError("E_INTERNAL", "nobody tracks a guest's writes to start it anew");
     });
     this.#first = this.#guest.saveDevices();
-    this.#vsock = VsockDevice.attach(board, handles);
-    this.#net = NetDevice.attach(board, handles);
-    this.#console = ConsoleDevice.attach(board, handles);
-    this.#disks = handles.disks.map((_, disk) => new DiskDevice(board, handles, disk));
   }
 
   now(): void {
@@ -49,10 +37,7 @@ export class Reboot {
         return;
       }
       this.#guest.setDevices(this.#first);
-      for (const disk of this.#disks) disk.reset();
-      this.#vsock?.reset();
-      this.#net?.reset();
-      this.#console?.reset();
+      this.#guest.resetDevices();
       bootLinux(this.#handles, this.#plan);
       // No kernel sees what was written here: who moves the guest sends all of it again.
       if (marks) Marks.attach(marks.written).add(0, ram.bytes / PAGE_BYTES);
