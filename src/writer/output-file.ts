@@ -70,6 +70,7 @@ export class OutputFile {
         this.#lockInPlace();
         return;
       }
+      if (there) refuseWritten(this.#path);
       removeLeftovers(this.#path);
       const nameless = openNameless(dirname(this.#path));
       this.#way = nameless < 0 ? "beside" : "nameless";
@@ -157,6 +158,25 @@ function openNameless(folder: string): number {
       return -1;
     throw error;
   }
+}
+
+/** Somebody writes to it, and would go on doing so without a name: a guest whose disk it is. Who only reads keeps the old one. */
+function refuseWritten(path: string): void {
+  let fd: number;
+  try {
+    fd = openSync(path, constants.O_RDONLY | constants.O_NONBLOCK);
+  } catch {
+    return; // one that may not be read may be replaced
+  }
+  try {
+    if (tryLock(fd, "shared")) return;
+  } finally {
+    closeSync(fd);
+  }
+  throw new TramError("E_FILE", `${path} is in use: it is a guest's disk, or another tram writes it`, {
+    expected: "a name that is free, or a file to which nobody writes",
+    next: "write to another name",
+  });
 }
 
 /** What is left of a tram that was killed before its file had its name: nobody holds the lock any more. */

@@ -15,6 +15,7 @@ import {
 } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { tryLock } from "../../src/native/file.ts";
 import { type FileTarget, OutputFile } from "../../src/writer/output-file.ts";
 import { errorOf } from "../support/errors.ts";
 import { golden, goldenRam, keepCapture } from "../support/golden.ts";
@@ -50,6 +51,20 @@ describe("a file that is written", () => {
     expect(text("vm")).toBe("new");
     expect(statSync(path("vm")).mode & 0o777).toBe(0o600); // a guest's memory is nobody else's business
     expect(readdirSync(folder)).toEqual(["vm"]);
+  });
+
+  test("does not take the name of one that somebody writes to, but of one that somebody reads", () => {
+    writeFileSync(path("vm"), "old");
+    const held = opened("vm", "r+");
+    expect(tryLock(held, "exclusive")).toBe(true);
+    expect(errorOf(() => new OutputFile({ path: path("vm") }))).toMatchObject({
+      code: "E_FILE",
+      message: expect.stringContaining("is in use"),
+    });
+    expect(text("vm")).toBe("old");
+    expect(tryLock(held, "shared")).toBe(true);
+    written({ path: path("vm") }, "new").commit();
+    expect(text("vm")).toBe("new");
   });
 
   test("leaves what was there before until it is whole", () => {
