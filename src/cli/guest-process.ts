@@ -135,7 +135,7 @@ export class GuestProcess {
 
   #startDisks(disks: readonly DiskHandle[]): void {
     disks.forEach(({ path, mode, hasLock }, disk) => {
-      if (mode === "rw" && !hasLock && !this.board.disksReleased)
+      if (mode === "rw" && !hasLock && !this.board.isAway)
         this.#options.say(`${path}: its file system has no locks: nothing keeps another guest from writing to it`);
       let isTold = false;
       startDisk({ board: this.board.shared, disk })

@@ -14,11 +14,11 @@ import {
 } from "../machine/boot.ts";
 import { CPU_MODELS, type CpuModel, cpuOf } from "../machine/cpu-model.ts";
 import { describeDisk, openDisk, openRestored } from "../machine/disk-file.ts";
+import { checkGiven, type Given } from "../machine/given.ts";
 import { diskIdentities } from "../machine/guest.ts";
 import { bootLinux, type LinuxFiles, planLinux } from "../machine/linux/boot-linux.ts";
 import { Reboot } from "../machine/linux/reboot.ts";
 import { createMachine, createRam, createVm } from "../machine/machine.ts";
-import { needsNet } from "../machine/net.ts";
 import { ACCELS, type Accel, TRACKING, type TrackingWish } from "../machine/tracking.ts";
 import { openKvm } from "../native/kvm.ts";
 import { net } from "../native/net.ts";
@@ -242,7 +242,7 @@ export const run = command({
     const kernelOnly = KERNEL_ARGS.find((key) => args[key] !== undefined);
     if (!args.kernel && kernelOnly)
       throw new TramError("E_USAGE", `${option(kernelOnly)} is for --kernel`, { next: "give --kernel FILE, too" });
-    const deviceOption = (["disk", "net"] as const).find((key) => args[key] !== undefined);
+    const deviceOption = (["disk", "net", "console"] as const).find((key) => args[key] !== undefined);
     if (deviceOption && args.guest)
       throw new TramError("E_USAGE", `--${deviceOption} is for --kernel and --incoming: the walker has none`);
     if (args.cpu !== undefined && args.incoming)
@@ -372,6 +372,11 @@ async function runGuest(args: RunArgs, spec: FileSpec | null, detached: Detached
   const wishes = parseDisks(args.disk);
   const cpuModel = parseCpu(args.cpu);
   const network = parseNet(args.net);
+  if (network?.mac && args.incoming)
+    throw new TramError(
+      "E_USAGE",
+      "--net mac= is for --kernel: a guest that comes here has the address that it was booted with",
+    );
   const vm = accel === "kvm" && !(args.incoming && !spec) ? createVm(tracking) : null;
   const within = vm ?? tracking;
   if (spec || walker || linux) guest.startCpus(1);
@@ -379,7 +384,9 @@ async function runGuest(args: RunArgs, spec: FileSpec | null, detached: Detached
   const snapshot =
     opened &&
     readSnapshot(opened.file, opened.offset, restoring, { memoryBytes: memory, cpus, cpuid: vm?.cpuid ?? [] });
-  if (snapshot && snapshot.description.mac !== null && !network) throw needsNet();
+  const hasConsole = args.console !== undefined && args.console !== "none";
+  const lines: Given = { net: network && (network.tap === null ? "none" : "tap"), console: hasConsole };
+  if (snapshot) checkGiven(snapshot.description, lines);
   const tapFd = openNet(network);
   const disks = snapshot
     ? openRestored(snapshot.description.disks, diskIdentities(snapshot.description, snapshot.devices), wishes)
@@ -430,7 +437,7 @@ async function runGuest(args: RunArgs, spec: FileSpec | null, detached: Detached
         ...kind,
         balloon,
         vsock,
-        console: linux !== null && args.console !== undefined && args.console !== "none",
+        console: hasConsole,
         mac,
         cpuid,
         disks: disks.map(describeDisk),
@@ -467,7 +474,7 @@ async function runGuest(args: RunArgs, spec: FileSpec | null, detached: Detached
         channels: incomingChannels(args),
         disks: wishes,
         disksAreShared: args.diskShared === true,
-        hasNet: network !== null,
+        given: lines,
         tapFd,
       });
       say(`guest '${name}' waits on ${listener ? endpointName(listener.endpoint) : "QMP migrate-incoming"}`);

@@ -1,4 +1,5 @@
 // The two ends of a move as control/ sees them: sections and pages, no bytes, no descriptors.
+import type { TramError } from "../errors.ts";
 import type { PageRange } from "../memory/bitmap.ts";
 import type { MachineDescription } from "../stream/devices/machine.ts";
 import type { BlockEntry } from "../stream/ram.ts";
@@ -51,8 +52,8 @@ export interface MoveWriter extends PageWriter {
   handOver(): void;
   /** What follows it, and only describes. */
   describe(): void;
-  /** Two-way only: null unless the target has confirmed that it owns the guest. */
-  awaitConfirmation(timeoutMs: number): Confirmation | null;
+  /** Two-way only: the target owns the guest, or (an error: why) never will. null: it does not say. */
+  awaitConfirmation(timeoutMs: number): Confirmation | TramError | null;
   /** If the target has said why it closed the channel: that, instead of `error`. */
   explain(error: unknown): unknown;
   close(): void;

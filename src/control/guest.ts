@@ -52,8 +52,8 @@ export interface Guest {
   pause(): string;
   /** Undoes pause: back to the state that it returned, whatever that was. */
   unpause(was: string): void;
-  /** Another host's guest may have its disks from here on; unpause takes them back, or throws. Paused guests only. */
-  releaseDisks(): void;
+  /** It may be another host's from here on, and its disks with it; unpause takes them back, or throws. Paused guests only. */
+  letGo(): void;
   /**
    * Everything but RAM. Paused guests only; what they have written is on their disks when it returns. `recordsDisks`: a guest
    * that comes out of this again must find them as they are now.

@@ -55,7 +55,8 @@ const BATCH_PAGES = 1024;
 
 /**
  * Moves the guest. Returns when the target owns it, or, one-way, when every byte was accepted. On any error before the
- * hand-over word the guest is back as it was; the log says who owns it.
+ * hand-over word, and where the target answers that word by saying that it does not take the guest, that is back as it was; the log
+ * says who owns it.
  */
 export function send(guest: Guest, writer: MoveWriter, options: SendOptions, context: SendContext, log: MoveLog): void {
   let undo: (() => void)[] = [];
@@ -133,13 +134,19 @@ export function send(guest: Guest, writer: MoveWriter, options: SendOptions, con
 
     if (!context.passHandover()) throw new TramError("E_CANCELLED", "cancelled");
     log.setPhase("handover");
-    guest.releaseDisks();
+    guest.letGo();
     writer.handOver();
-    undo = [() => guest.stopTracking(), () => crew?.end()]; // from here on this side never runs the guest by itself
+    const undoAsItWas = undo;
+    undo = [() => guest.stopTracking(), () => crew?.end()]; // from here on this side does not run the guest, unless the target says that it never will
     log.journal.owner = "unconfirmed";
     context.handedOver();
     const described = attempt(() => writer.describe());
     const confirmed = writer.twoWay ? writer.awaitConfirmation(options.replyMs) : null;
+    if (confirmed instanceof TramError) {
+      log.journal.owner = "source";
+      undo = undoAsItWas;
+      throw confirmed;
+    }
     downtime.mark("handOver");
     if (confirmed?.startedAfterMs) downtime.take("handOver", "firstInstruction", confirmed.startedAfterMs);
     log.journal.downtimeMs = downtime.totalMs;

@@ -1,4 +1,5 @@
 // The story of a kept guest that goes on elsewhere: a file with fixed offsets becomes the stream that its source once sent.
+import type { Confirmation } from "../control/channel.ts";
 import type { MoveLog } from "../control/journal.ts";
 import { TokenBucket } from "../control/rate.ts";
 import { TramError } from "../errors.ts";
@@ -29,7 +30,7 @@ import {
   TRAM_PING_READY,
 } from "../stream/wire.ts";
 import type { Transport } from "../transport/transport.ts";
-import { notTaken, type Replies } from "../writer/replies.ts";
+import type { Replies } from "../writer/replies.ts";
 
 export interface PlayOptions {
   /** 0: no limit. */
@@ -244,17 +245,17 @@ class Player {
     this.#send(tailBytes.subarray(eof), tailBytes.length - eof);
     if (!this.#answers) return;
     if (!tail.description) this.#transport.endWriting?.(); // the target looks for one until the stream ends
-    const status = this.#awaitShut();
-    if (status !== 0) {
+    const answer = this.#awaitLastWord();
+    if (answer instanceof TramError) {
       this.#log.journal.owner = "file";
-      throw notTaken(status);
+      throw answer;
     }
     this.#log.journal.owner = "target";
   }
 
-  #awaitShut(): number {
+  #awaitLastWord(): Confirmation | TramError {
     try {
-      return this.#replies.awaitShut(this.#options.replyMs);
+      return this.#replies.awaitLastWord(this.#options.replyMs);
     } catch (error) {
       throw new TramError(
         "E_HANDOVER_UNKNOWN",

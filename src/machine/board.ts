@@ -89,7 +89,7 @@ const WORD = {
   noted: 20, // anybody: how many events were noted
   listener: 21, // QMP: a socket that a byte is written to for each; 0: nobody listens yet
   helpers: 22, // whoever made the machine, once: which there are, a bit for each
-  disksReleased: 23, // under the lock, or while nothing runs: 1 while the guest's disks are not locked for it
+  isAway: 23, // under the lock, or while nothing runs: see isAway
   leftVersion: 24, // who releases them: odd while it writes
   leftBytes: 25,
   cpu: 26, // from here CPU_WORDS for each vCPU, and behind BOARD_CPUS_MAX of them for each helper
@@ -290,12 +290,12 @@ export class Board {
     }
   }
 
-  /** They may be somebody else's: the guest has been handed over, or has not been yet. */
-  get disksReleased(): boolean {
-    return Atomics.load(this.#words, WORD.disksReleased) !== 0;
+  /** The guest may be somebody else's, and its disks are not locked for it here: it has been handed over, or has not been yet. */
+  get isAway(): boolean {
+    return Atomics.load(this.#words, WORD.isAway) !== 0;
   }
-  set disksReleased(released: boolean) {
-    Atomics.store(this.#words, WORD.disksReleased, released ? 1 : 0);
+  set isAway(away: boolean) {
+    Atomics.store(this.#words, WORD.isAway, away ? 1 : 0);
   }
 
   /** How the guest left its disks; null: it was never here, or has not left. */

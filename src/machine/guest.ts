@@ -44,7 +44,7 @@ import {
   saveVcpu,
 } from "./kvm-state.ts";
 import { attachRam, deviceWords, RESET, withDevices } from "./machine.ts";
-import { leaveDisks, resumeCpus, takeDisks } from "./resume.ts";
+import { letGo, resumeCpus, takeOver } from "./resume.ts";
 import { lostWrites, type StartFaultWatcher, startTracker, type WriteTracker } from "./tracking.ts";
 
 function stateOf(devices: readonly DeviceState[], name: string, instance: number): State {
@@ -183,13 +183,13 @@ export class MachineGuest implements Guest {
   unpause(was: string): void {
     this.#board.locked(() => {
       this.#board.runState = was === "running" ? "paused" : (was as RunState); // what it stays if it cannot go on
-      takeDisks(this.#board, this.#handles);
+      takeOver(this.#board, this.#handles);
       if (was === "running") resumeCpus(this.#board, this.#handles);
     });
   }
 
-  releaseDisks(): void {
-    leaveDisks(this.#board, this.#handles);
+  letGo(): void {
+    letGo(this.#board, this.#handles);
   }
 
   /** `recordsDisks`: a guest that comes out of this again must find its disks as they are now. */

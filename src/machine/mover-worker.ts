@@ -28,11 +28,11 @@ import { Board, type MachineHandles } from "./board.ts";
 import { ReceiverCrew, ThreadCrew } from "./crew.ts";
 import { type DiskWish, forgetDisks, openArriving } from "./disk-file.ts";
 import type { FaultInit } from "./fault-worker.ts";
+import { checkGiven, type Given } from "./given.ts";
 import { MachineGuest } from "./guest.ts";
 import { createMachine, createRam, createVm } from "./machine.ts";
-import { needsNet } from "./net.ts";
 import type { ReceiverInit } from "./receiver-worker.ts";
-import { resumeCpus, takeDisks } from "./resume.ts";
+import { resumeCpus, takeOver } from "./resume.ts";
 import type { SaverInit } from "./saver-worker.ts";
 import type { SenderInit } from "./sender-worker.ts";
 import type { Accel, TrackingWish } from "./tracking.ts";
@@ -56,8 +56,8 @@ export interface Wanted {
   /** Where its disks lie here; and that they are the source's own. */
   disks: DiskWish[] | null;
   disksAreShared: boolean;
-  /** Something was said of its network: this tap, or none (-1). */
-  hasNet: boolean;
+  given: Given;
+  /** For its network; -1: none. */
   tapFd: number;
 }
 
@@ -302,13 +302,13 @@ function runReceive(job: Extract<Job, { kind: "receive" }>): void {
           channels: door.isOpen,
         },
         createGuest(description) {
-          const { ram: made, prealloc, disks: wished, disksAreShared, hasNet, tapFd } = job.wanted;
-          if (description.mac !== null && !hasNet) throw needsNet();
+          const { ram: made, prealloc, disks: wished, disksAreShared, given, tapFd } = job.wanted;
+          checkGiven(description, given);
           const disks = openArriving(description.disks, wished, disksAreShared); // refused early, if it is
           const memory = made ? Ram.attach(made) : createRam(description.memoryBytes, prealloc);
           const handles = createMachine(description, memory, board, vm ?? tracking, { disks, tapFd });
           ram = handles.ram;
-          board.disksReleased = true;
+          board.isAway = true;
           announce(handles);
           return guestOf(handles);
         },
@@ -326,7 +326,7 @@ function runReceive(job: Extract<Job, { kind: "receive" }>): void {
           if (!board.passHandover()) throw new TramError("E_CANCELLED", "cancelled");
           board.locked(() => {
             const handles = board.awaitMachine();
-            takeDisks(board, handles);
+            takeOver(board, handles);
             if (runState === "running") resumeCpus(board, handles);
             else board.runState = "paused";
           });

@@ -120,10 +120,7 @@ export class NetDevice {
   }
 }
 
-/** It must be said where a guest's network is, wherever it comes to. */
-export const needsNet = (): TramError =>
-  new TramError("E_REFUSED", "the guest has a network card", {
-    expected: "--net tap:NAME, the tap that it is to have here",
-    found: "no --net",
-    next: "name one; or --net none, and its cable is unplugged",
-  });
+/** The guest is here, for the first time or again: when it runs it is said where its packets are to go. */
+export function announceNet(board: Board, { description }: MachineHandles): void {
+  if (description.mac !== null) Atomics.store(deviceWords(board).net, ANNOUNCE_DUE, ANNOUNCEMENTS);
+}

@@ -2,23 +2,25 @@
 import type { Board, MachineHandles } from "./board.ts";
 import { disownDisks, ownDisks } from "./disk-file.ts";
 import { noteStandstill } from "./kvm-state.ts";
+import { announceNet } from "./net.ts";
 
 /** Under the board's lock. Throws, and it stands still as before, if one of its disks is somebody else's now. */
 export function resumeCpus(board: Board, handles: MachineHandles): void {
-  takeDisks(board, handles);
+  takeOver(board, handles);
   noteStandstill(handles);
   board.runCpus();
 }
 
-/** They are this guest's, whether or not it runs. */
-export function takeDisks(board: Board, { disks }: MachineHandles): void {
-  if (board.disksReleased) ownDisks(disks, board.readLeftDisks());
-  board.disksReleased = false;
+/** The guest is this process's, for the first time or again, whether or not it runs. Throws, likewise. */
+export function takeOver(board: Board, handles: MachineHandles): void {
+  if (!board.isAway) return;
+  ownDisks(handles.disks, board.readLeftDisks());
+  announceNet(board, handles);
+  board.isAway = false;
 }
 
-/** They may be another host's from here on. While nothing runs. */
-export function leaveDisks(board: Board, { disks }: MachineHandles): void {
-  if (disks.length === 0) return;
-  board.disksReleased = true; // first: whoever lets it run again locks them again
+/** It may be another host's from here on. While nothing runs. */
+export function letGo(board: Board, { disks }: MachineHandles): void {
+  board.isAway = true; // first: whoever lets it run again locks its disks again
   board.writeLeftDisks(disownDisks(disks));
 }

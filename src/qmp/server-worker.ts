@@ -16,7 +16,7 @@ import { Board, type BoardEvent, RUN_STATES } from "../machine/board.ts";
 import { WalkerPorts } from "../machine/devices/walker.ts";
 import { deviceWords } from "../machine/machine.ts";
 import type { Job } from "../machine/mover-worker.ts";
-import { resumeCpus, takeDisks } from "../machine/resume.ts";
+import { resumeCpus, takeOver } from "../machine/resume.ts";
 import { lostWrites } from "../machine/tracking.ts";
 import { Bitmap } from "../memory/bitmap.ts";
 import { layOut, PAGE_BYTES } from "../memory/block.ts";
@@ -231,7 +231,7 @@ function requireHere(what: string): void {
   refuseGone();
   const { runState } = board;
   if (runState !== "running" && runState !== "paused") throw stateError(what, runState);
-  if (board.disksReleased)
+  if (board.isAway)
     throw new TramError("E_STATE", `the guest cannot be ${what}: its disks may be another host's`, {
       next: "tram resume takes them back, if nobody has written to them",
     });
@@ -319,7 +319,7 @@ class Control implements GuestControl {
     board.locked(() => {
       refuseGone(); // it may have been confirmed meanwhile
       const keepsIt = board.runState === "postmigrate" && !board.moving; // a person decides that it is still here
-      if (keepsIt) takeDisks(board, board.awaitMachine());
+      if (keepsIt) takeOver(board, board.awaitMachine());
       if (board.runState === "running" || keepsIt) board.pauseCpus("paused");
       else if (board.runState !== "paused") throw stateError("paused", board.runState);
     });

@@ -1,4 +1,5 @@
 // What the target answers on the return path.
+import type { Confirmation } from "../control/channel.ts";
 import { TramError } from "../errors.ts";
 import { ByteReader, badStream, hex } from "../stream/bytes.ts";
 import { decodeReturnMessage, describeMessage, type Hello, type ReturnMessage } from "../stream/return-path.ts";
@@ -17,10 +18,15 @@ export class Replies {
 
   /** The next one. A refusal is thrown. */
   next(timeoutMs: number): ReturnMessage {
+    const message = this.#next(timeoutMs);
+    if (message.type === "refuse") throw refused(message.reason);
+    return message;
+  }
+
+  #next(timeoutMs: number): ReturnMessage {
     const piece = new Uint8Array(4096);
     for (;;) {
       const message = this.#decode();
-      if (message?.type === "refuse") throw refused(message.reason);
       if (message) return message;
       const count = this.#transport.read(piece, timeoutMs);
       if (count === 0)
@@ -79,11 +85,15 @@ export class Replies {
     return table;
   }
 
-  /** The last word: 0 is success. */
-  awaitShut(timeoutMs: number): number {
-    let message = this.next(timeoutMs);
-    while (message.type !== "shut") message = this.next(timeoutMs);
-    return message.status;
+  /** The answer to the hand-over word: the target has the guest, or (an error: why) it never will. Throws where it says neither. */
+  awaitLastWord(timeoutMs: number): Confirmation | TramError {
+    let startedAfterMs: number | null = null;
+    for (;;) {
+      const message = this.#next(timeoutMs);
+      if (message.type === "started") startedAfterMs = message.afterUs / 1000;
+      if (message.type === "refuse") return refused(message.reason);
+      if (message.type === "shut") return message.status === 0 ? { startedAfterMs } : notTaken(message.status);
+    }
   }
 
   #decode(): ReturnMessage | null {
@@ -114,7 +124,7 @@ function unexpected(message: ReturnMessage, expected: string): TramError {
 }
 
 /** The target says that it does not take the guest; before its end, or behind it. */
-export function notTaken(status: number): TramError {
+function notTaken(status: number): TramError {
   return new TramError("E_REFUSED", "the target did not take the guest", {
     expected: "SHUT 0",
     found: `SHUT ${status}`,

@@ -263,12 +263,9 @@ export class StreamWriter implements MoveWriter {
     this.#flush();
   }
 
-  awaitConfirmation(timeoutMs: number): Confirmation | null {
+  awaitConfirmation(timeoutMs: number): Confirmation | TramError | null {
     try {
-      let message = this.#replies.next(timeoutMs);
-      const startedAfterMs = message.type === "started" ? message.afterUs / 1000 : null;
-      if (message.type === "started") message = this.#replies.next(timeoutMs);
-      return message.type === "shut" && message.status === 0 ? { startedAfterMs } : null;
+      return this.#replies.awaitLastWord(timeoutMs);
     } catch {
       return null; // the caller says what an unconfirmed hand-over means
     }

@@ -153,6 +153,8 @@ describe(`a kernel${noKvm ? ` (skipped: ${noKvm})` : ""}`, () => {
     ["has two lines on one terminal", ["--kernel", "vmlinuz", "--serial", "stdio", "--console", "stdio"], 2, /both want the terminal/],
     ["is a walker with sockets", ["--guest", "walker", "--vsock"], 2, /--vsock is for --kernel/],
     ["is a walker with a network", ["--guest", "walker", "--net", "none"], 2, /--net is for --kernel and --incoming/],
+    ["is a walker with a console", ["--guest", "walker", "--console", "stdio"], 2, /--console is for --kernel and --incoming/],
+    ["comes from elsewhere, with an address", ["--incoming", "unix:x.sock", "--net", "tap:t,mac=52:54:00:12:34:56"], 2, /the address that it was booted with/],
     ["boots from disks of another's", ["--kernel", "vmlinuz", "--disk-shared"], 2, /--disk-shared is for --incoming/],
     ["has a disk, and is a walker", ["--guest", "walker", "--disk", "text"], 2, /--disk is for --kernel/],
     ["is to run without KVM", ["--kernel", "vmlinuz", "--accel", "none"], 2, /runs nothing but the walker/],

@@ -119,6 +119,31 @@ test.skipIf(reason !== null)(title("a stream that was kept finds the disk as it 
   }),
 );
 
+test.skipIf(reason !== null)(
+  title("a guest whose disk cannot be had where it was told to go on goes on where it was"),
+  () =>
+    inBed(async (bed) => {
+      await boot(bed);
+      copyFileSync(bed.path("disk.img"), bed.path("copy.img"));
+      const other = ["run", "--kernel", "vmlinuz", "--memory", "64M", "--name", "other", "--disk", "copy.img"];
+      await bed.appeared("other", bed.start(other));
+      const target = await bed.target("b", "unix:b.sock", "--disk", "copy.img", "--disk-shared");
+      const { code, stdout, stderr } = await bed.tram("migrate", "a", "unix:b.sock", "--json");
+      expect({ code, stderr }).toEqual({ code: 7, stderr: expect.stringMatching(/copy\.img is in use/) });
+      const report: FinalReport = JSON.parse(stdout.trim().split("\n").at(-1) as string);
+      expect(report).toMatchObject({ outcome: "failed", owner: "source", error: { code: "E_REFUSED" } });
+      // That was behind the word: the target had all of it.
+      expect(stdout).toContain('"phase":"handover"');
+      expect(await target.code).toBe(7);
+      await runs(bed, "a");
+      expect(await isTaken(bed)).toBe(true);
+      await bed.expectDone("quit", "other");
+      await bed.target("c", "unix:c.sock");
+      await bed.expectDone("migrate", "a", "unix:c.sock");
+      await runs(bed, "c");
+    }),
+);
+
 /** Hands everything on, but the target's last word: that the guest runs there. */
 async function deafLink(bed: Bed, to: string): Promise<{ path: string; close(): void }> {
   const sockets: Socket[] = [];
@@ -236,6 +261,7 @@ test.skipIf(reason !== null)(
   () =>
   inBed(async (bed) => {
     const a = await boot(bed);
+    await refused(bed, ["save", "a", "disk.img"], /disk\.img is in use: it is a guest's disk/, 1);
     await refused(bed, ["save", "a", "a.tram", "--after", "resume"], /go on writing to disks[\s\S]*disk\.img/);
     await runs(bed, "a");
     await bed.expectDone("save", "a", "a.tram");

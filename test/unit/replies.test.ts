@@ -1,6 +1,6 @@
 import { describe, expect, test } from "bun:test";
 import { ByteWriter } from "../../src/stream/bytes.ts";
-import { encodeHello, encodePong, encodeRefuse, encodeShut } from "../../src/stream/return-path.ts";
+import { encodeHello, encodePong, encodeRefuse, encodeShut, encodeStarted } from "../../src/stream/return-path.ts";
 import { TRAM_PING_HELLO } from "../../src/stream/wire.ts";
 import { Replies } from "../../src/writer/replies.ts";
 import { errorOf } from "../support/errors.ts";
@@ -24,7 +24,7 @@ describe("the target's answers", () => {
     }, pieceBytes);
     expect(all.awaitHello(100)).toMatchObject(HELLO);
     all.awaitPong(7, 100);
-    expect(all.awaitShut(100)).toBe(0);
+    expect(all.awaitLastWord(100)).toEqual({ startedAfterMs: null });
   });
 
   test("that nobody asked for are passed over", () => {
@@ -35,11 +35,21 @@ describe("the target's answers", () => {
       encodeShut(out, 0);
     });
     all.awaitPong(2, 100);
-    expect(all.awaitShut(100)).toBe(0);
+    expect(all.awaitLastWord(100)).toEqual({ startedAfterMs: null });
   });
 
-  test("may be that it failed: the status is the caller's to judge", () => {
-    expect(replies((out) => encodeShut(out, 1)).awaitShut(100)).toBe(1);
+  test("to the hand-over word may be when the guest went on, or why it never will; half of one is neither", () => {
+    const started = replies((out) => {
+      encodeStarted(out, 1250);
+      encodeShut(out, 0);
+    });
+    expect(started.awaitLastWord(100)).toEqual({ startedAfterMs: 1.25 });
+    expect(replies((out) => encodeShut(out, 1)).awaitLastWord(100)).toMatchObject({ code: "E_REFUSED" });
+    expect(replies((out) => encodeRefuse(out, "its disk is in use", "E_REFUSED")).awaitLastWord(100)).toMatchObject({
+      code: "E_REFUSED",
+      message: "the target refuses the guest: its disk is in use",
+    });
+    expect(errorOf(() => replies((out) => encodeStarted(out, 1)).awaitLastWord(100)).code).toBe("E_CHANNEL_CLOSED");
   });
 
   test("of a tram that refuses are its reason", () => {

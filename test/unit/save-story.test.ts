@@ -76,7 +76,7 @@ class Scene implements Guest {
   unpause(was: string): void {
     this.calls.push(`unpause ${was}`);
   }
-  releaseDisks(): void {}
+  letGo(): void {}
 
   saveDevices(): DeviceState[] {
     return [];

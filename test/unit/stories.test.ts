@@ -65,7 +65,7 @@ class ScriptedGuest implements Guest {
   unpause(was: string): void {
     this.calls.push(`unpause ${was}`);
   }
-  releaseDisks(): void {}
+  letGo(): void {}
 
   saveDevices(): DeviceState[] {
     return [clock(0)];
@@ -370,6 +370,18 @@ describe("the source's story", () => {
     const journal = run(guest, scriptedWriter("awaitConfirmation"));
     expect(journal).toMatchObject({ phase: "failed", owner: "unconfirmed", error: { code: "E_HANDOVER_UNKNOWN" } });
     expect(guest.calls).toEqual(["startTracking", "pause", "stopTracking"]);
+  });
+
+  test("a target that says that it does not take the guest gives it back", () => {
+    const guest = new ScriptedGuest();
+    const refusal = new TramError("E_REFUSED", "its disk is in use there");
+    const journal = run(guest, { ...scriptedWriter(null), awaitConfirmation: () => refusal });
+    expect(journal).toMatchObject({
+      phase: "failed",
+      owner: "source",
+      error: { code: "E_REFUSED", message: refusal.message },
+    });
+    expect(guest.calls).toEqual(["startTracking", "pause", "unpause running", "stopTracking"]);
   });
 
   test("a channel that breaks just behind the hand-over word decides nothing: a confirmation does", () => {
