@@ -26,6 +26,18 @@ const guestParts = (version: string): string => join(CACHE, `guest-${version}`);
 export const EMULATOR = "10.0";
 const BOOT_MS = 90_000;
 const COMMAND_MS = 120_000;
+/** A host that says nothing of a command for so long behind its end is gone. */
+const DEAF_MS = 30_000;
+/** By SIGKILL. */
+const KILLED = 137;
+/** Processes of ours, where each of their threads is and how long it has run; and their last words. */
+const WHAT_GOES_ON = [
+  "for p in $(pidof tram); do echo $p $(tr '\\0' ' ' </proc/$p/cmdline)",
+  "for t in /proc/$p/task/*; do echo $t $(tr ' ' _ <$t/comm) $(sed 's/.*) //' $t/stat | cut -d' ' -f1,12,13) $(cat $t/wchan) $(cat $t/syscall); done; done",
+  "for f in /tmp/*.log /tmp/*.line; do echo $f: $(tail -c 500 $f); done",
+  "for s in /run/user/tram/*.qmp; do timeout 5 tram status $(basename $s .qmp) --json; done",
+  "dmesg | tail -5",
+].join("; ");
 const GUEST_TRIES = 100;
 const GUEST_AGAIN_MS = 200;
 
@@ -172,9 +184,23 @@ export class EmulatedHost {
 
   /** Runs a command line in the host's shell; waits for its end. What is to go on behind it redirects its output. */
   async exec(command: string, timeoutMs = COMMAND_MS): Promise<Output> {
+    const startedMs = Date.now();
+    const output = await this.#exec(command, timeoutMs);
+    if (output.code !== KILLED || Date.now() - startedMs < timeoutMs) return output;
+    const state = await this.whatGoesOn();
+    throw new Error(`host ${this.address}, ${command}: not done after ${timeoutMs} ms: ${output.stderr}\n${state}`);
+  }
+
+  /** For who finds that something does not. */
+  async whatGoesOn(): Promise<string> {
+    return (await this.#exec(WHAT_GOES_ON, COMMAND_MS)).stdout;
+  }
+
+  async #exec(command: string, timeoutMs: number): Promise<Output> {
     if (command.includes("\n")) throw new Error("one line at a time");
     const number = ++this.#commands;
-    this.#socket.write(`${number} ${command}\n`);
+    this.#socket.write(`${number} ${Math.ceil(timeoutMs / 1000)} ${command}\n`);
+    timeoutMs += DEAF_MS;
     const [, code, out, err] = (await this.#line(new RegExp(`^#${number} (\\d+) (\\d+) (\\d+)$`), timeoutMs)).map(
       Number,
     );

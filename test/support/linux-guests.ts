@@ -21,14 +21,17 @@ export class Line {
     return this.before + (await this.#host.exec(`cat ${this.path}`)).stdout;
   }
 
+  async #trouble(what: string, text: string): Promise<Error> {
+    return new Error(`${this.path}: ${what}: ${text.slice(-2000)}\n${await this.#host.whatGoesOn()}`);
+  }
+
   /** Waits until it has this. */
   async has(pattern: RegExp): Promise<RegExpExecArray> {
     for (const endMs = Date.now() + GOES_ON_MS; ; await Bun.sleep(POLL_MS)) {
       const text = await this.text();
       const found = pattern.exec(text);
       if (found) return found;
-      if (Date.now() > endMs || TROUBLE.test(text))
-        throw new Error(`no ${pattern} in ${this.path}: ${text.slice(-2000)}`);
+      if (Date.now() > endMs || TROUBLE.test(text)) throw await this.#trouble(`no ${pattern}`, text);
     }
   }
 
@@ -39,8 +42,7 @@ export class Line {
     for (const endMs = Date.now() + GOES_ON_MS; ; await Bun.sleep(POLL_MS)) {
       const text = await this.text();
       const trouble = TROUBLE.exec(text);
-      if (trouble || Date.now() > endMs)
-        throw new Error(`${this.path}: ${trouble ?? "it does not go on"}: ${text.slice(-2000)}`);
+      if (trouble || Date.now() > endMs) throw await this.#trouble(`${trouble ?? "it does not go on"}`, text);
       const found = numbers(text);
       if (found.length < before + more) continue;
       const gap = found.findIndex((tick, i) => i > 0 && tick !== found[i - 1] + 1);
