@@ -1,5 +1,5 @@
 // tram run: boots a guest, or waits for one.
-import { openSync, readFileSync } from "node:fs";
+import { constants, openSync, readFileSync } from "node:fs";
 import { dirname, resolve } from "node:path";
 import { DEFAULT_REPLY_MS, MOVE_CHANNELS_MAX } from "../control/send.ts";
 import { EXIT, reasonOf, TramError } from "../errors.ts";
@@ -568,7 +568,7 @@ function parseLine(line: "serial" | "console", text: string, incoming: string | 
       throw new TramError("E_USAGE", `--${line} stdio and --incoming - both want the terminal`, {
         next: `use --${line} file:PATH`,
       });
-    return 1;
+    return process.stdout.isTTY ? ownTerminal() : 1;
   }
   if (text.startsWith("file:") && text.length > 5) {
     try {
@@ -580,6 +580,15 @@ function parseLine(line: "serial" | "console", text: string, incoming: string | 
   throw new TramError("E_USAGE", `--${line}: '${text}' is no place for it`, {
     expected: "none, stdio or file:PATH",
   });
+}
+
+/** Another description of it: a stopped terminal, whose room may end in the middle of what is written, then keeps no vCPU waiting. */
+function ownTerminal(): number {
+  try {
+    return openSync("/proc/self/fd/1", constants.O_WRONLY | constants.O_NONBLOCK | constants.O_NOCTTY);
+  } catch {
+    return 1; // another user's: behind su
+  }
 }
 
 function qmpPath(text: string): string {

@@ -7,12 +7,15 @@ import { HELLO_VERSION, type Hello } from "../stream/return-path.ts";
 const FEATURE_LEAVES = [
   { function: 1, index: 0, registers: ["ecx", "edx"] },
   { function: 7, index: 0, registers: ["ebx", "ecx", "edx"] },
-  { function: 7, index: 1, registers: ["eax"] },
+  { function: 7, index: 1, registers: ["eax", "ebx", "ecx", "edx"] },
+  { function: 7, index: 2, registers: ["edx"] },
+  { function: 0xd, index: 0, registers: ["eax", "edx"] },
   { function: 0xd, index: 1, registers: ["eax"] },
   { function: 0x40000001, index: 0, registers: ["eax"] },
   { function: 0x80000001, index: 0, registers: ["ecx", "edx"] },
   { function: 0x80000007, index: 0, registers: ["edx"] },
   { function: 0x80000008, index: 0, registers: ["ebx"] },
+  { function: 0x80000021, index: 0, registers: ["eax"] },
 ] as const;
 
 /** CPUID.1:ECX.OSXSAVE mirrors CR4 and says nothing of the host. */

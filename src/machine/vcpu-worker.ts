@@ -39,6 +39,10 @@ export type VcpuMessage =
   | { event: "reset"; cpu: number }
   | { event: "failed"; cpu: number; error: ErrorData };
 
+/** What a pipe with room for anything has room for. */
+const PIECE_BYTES = 4096;
+const CONSOLE_WAIT_MS = 100;
+
 const init = initOf<VcpuInit>();
 const board = new Board(init.board);
 const { cpu } = init;
@@ -49,7 +53,7 @@ const run = viewRun(handles.runs[cpu], handles.runBytes);
 const words = deviceWords(board);
 const serial = new Serial(
   words.serial,
-  (byte) => put(init.serialFd, Uint8Array.of(byte)),
+  (byte) => put(init.serialFd, Uint8Array.of(byte), 0),
   (on) => {
     if (handles.description.pc) setIrqLine(handles.vm, SERIAL_LINE, on);
   },
@@ -57,7 +61,7 @@ const serial = new Serial(
 const rings = handles.tracking.by === "ring" ? Rings.attach(handles.tracking.rings) : null;
 const walker = handles.description.walker ? new WalkerPorts(words.walker, cpu, handles.vcpus.length) : null;
 
-const virtio = devicesOf(board, handles, (bytes) => put(init.consoleFd, bytes));
+const virtio = devicesOf(board, handles, (bytes) => put(init.consoleFd, bytes, CONSOLE_WAIT_MS));
 const balloon = virtio.find(({ table }) => table === balloonTable)?.device ?? null;
 /** What is left in these queues is dealt with here, before the guest goes on. */
 const served = virtio.filter(({ isServed }) => isServed).map(({ device }) => device.registers);
@@ -65,16 +69,15 @@ const served = virtio.filter(({ isServed }) => isServed).map(({ device }) => dev
 /** It runs here, and in no VM. */
 const twin = isTwin(handles.description) ? walker : null;
 
-/** What a pipe with room for anything has room for. */
-const PIECE_BYTES = 4096;
-
-function put(fd: number, bytes: Uint8Array): void {
+/**
+ * A full pipe or a stopped terminal loses bytes, as a serial line without flow control does: a vCPU that blocked here could not be
+ * stopped. Who reads more slowly than the guest writes is waited for, a little.
+ */
+function put(fd: number, bytes: Uint8Array, waitMs: number): void {
   if (fd < 0) return;
   try {
-    // Never waits: a full pipe or a stopped terminal loses the bytes, as a serial line without flow control does. A vCPU that
-    // blocked here could not be stopped.
-    for (let at = 0; at < bytes.length && net.poll([{ fd, events: POLL.out }], 0); at += PIECE_BYTES)
-      writeSync(fd, bytes.subarray(at, at + PIECE_BYTES));
+    for (let at = 0; at < bytes.length && net.poll([{ fd, events: POLL.out }], waitMs); )
+      at += writeSync(fd, bytes.subarray(at, at + PIECE_BYTES));
   } catch {
     // A reader that went away must not stop the guest; the port has no way to say that its line is down.
   }

@@ -27,6 +27,8 @@ const KNOCK_AGAIN_MS = 100;
 /** A socket as a connection's end. */
 class SocketStream implements HostStream {
   readonly fd: number;
+  /** Nobody asks the kernel again of one that had nothing: poll says when it has. */
+  mayHaveBytes = true;
   #isClosed = false;
 
   constructor(fd: number) {
@@ -39,8 +41,10 @@ class SocketStream implements HostStream {
   }
 
   read(bytesMax: number): Uint8Array | null {
+    if (!this.mayHaveBytes) return null;
     const bytes = new Uint8Array(Math.min(bytesMax, READ_BYTES));
     const got = receive(this.fd, bytes);
+    this.mayHaveBytes = got !== AGAIN;
     return got === AGAIN ? null : bytes.subarray(0, Math.max(0, got));
   }
 
@@ -126,6 +130,7 @@ for (;;) {
   const ready = net.poll(entries, state === "busy" ? 0 : isDeaf ? KNOCK_AGAIN_MS : -1);
   if (!ready) continue;
   streams.forEach(({ stream, isAsked }, i) => {
+    if (ready[2 + i]) (stream as SocketStream).mayHaveBytes = true;
     if (isAsked && ready[2 + i] & (POLL.error | POLL.hangup)) connections.lose(stream);
   });
   if (ready[0]) receive(wakeFd, new Uint8Array(256));

@@ -31,8 +31,8 @@ const RANGE_MAY_DISCARD = 1;
 const RANGES_MAX = 64;
 /** A request that reads or writes more holds the disk's thread too long: drivers' are of some MiB. */
 const REQUEST_BYTES_MAX = 64 << 20;
-/** Of a range to be discarded or zeroed: 2 GiB. */
-const RANGE_SECTORS_MAX = 1 << 22;
+/** Of a range to be discarded or zeroed: 128 MiB. Some devices write the zeros, and who stops the guest waits for that. */
+const RANGE_SECTORS_MAX = 1 << 18;
 
 const CONFIG = {
   capacity: 0,
