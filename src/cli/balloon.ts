@@ -76,7 +76,7 @@ async function resize(client: QmpClient, vm: string, size: number, memoryBytes: 
   const facts = (await isQemu(client)) ? {} : await client.execute<{ isDriven?: boolean }>("tram-query-balloon");
   if (facts.isDriven === false)
     throw new TramError("E_STATE", `'${vm}' has a balloon, and no driver for it`, {
-      next: "a walker drives it if it has memory free: tram run --guest walker --free SIZE",
+      next: "Linux has one, virtio_balloon, and needs virtio_mmio for it; a walker drives it if it was started with --free SIZE",
     });
   await client.execute("balloon", { value: size });
 }

@@ -10,7 +10,7 @@ import { closeSync, constants, fstatSync, ftruncateSync, openSync, type Stats, s
 import { dirname, resolve } from "node:path";
 import { reasonOf, TramError } from "../errors.ts";
 import { diskBytes, forgetCached, tryClone } from "../native/disk.ts";
-import { lockFile, unlockFile } from "../native/file.ts";
+import { lockFile, openNameless, unlockFile } from "../native/file.ts";
 import type { DiskDescription, DiskIdentity } from "../stream/devices/machine.ts";
 import { SECTOR_BYTES } from "./virtio/block.ts";
 
@@ -40,9 +40,6 @@ export interface DiskHandle {
   hasLock: boolean;
 }
 
-/** Linux's O_TMPFILE, with the O_DIRECTORY that belongs to it. */
-const O_TMPFILE = 0o20200000;
-const PRIVATE = 0o600;
 /** How long a lock, or what another host has written, may take to be seen. */
 const SETTLE_MS = 500;
 const AGAIN_MS = 20;
@@ -255,7 +252,7 @@ function own(disk: DiskHandle): void {
 
 /** A private copy of it: one that shares its blocks where its file system can do that, else one that grows with what is written. */
 function copied(disk: DiskHandle): DiskHandle {
-  const beside = openNameless(dirname(disk.path));
+  const beside = placeIn(dirname(disk.path));
   if (beside >= 0 && tryClone(beside, disk.fd)) {
     closeSync(disk.fd); // nothing is read from it any more
     return { ...disk, fd: beside };
@@ -266,7 +263,7 @@ function copied(disk: DiskHandle): DiskHandle {
       found: `${disk.bytes} bytes`,
     });
   const folders = copyFolders();
-  const overlayFd = folders.reduce((fd, folder) => (fd >= 0 ? fd : openNameless(folder)), beside);
+  const overlayFd = folders.reduce((fd, folder) => (fd >= 0 ? fd : placeIn(folder)), beside);
   if (overlayFd < 0)
     throw new TramError("E_FILE", `there is no place for what the guest will write to ${disk.path}`, {
       expected: `a folder in which files without a name can be made: ${[dirname(disk.path), ...folders].join(", ")}`,
@@ -276,10 +273,10 @@ function copied(disk: DiskHandle): DiskHandle {
   return { ...disk, overlayFd };
 }
 
-/** -1: not there. */
-function openNameless(folder: string): number {
+/** -1: not there, whatever the reason. */
+function placeIn(folder: string): number {
   try {
-    return openSync(folder, O_TMPFILE | constants.O_RDWR, PRIVATE);
+    return openNameless(folder);
   } catch {
     return -1;
   }

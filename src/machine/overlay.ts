@@ -2,7 +2,7 @@
 import { Bitmap } from "../memory/bitmap.ts";
 import type { DiskFile, RamPart } from "../native/disk.ts";
 import type { Ram } from "../native/ram.ts";
-import { SECTOR_BYTES } from "./virtio/block.ts";
+import { cutBy, SECTOR_BYTES } from "./virtio/block.ts";
 
 /** Bytes [at, at + bytes) of the disk, which have all been written to since it began, or none of them. */
 export interface Stretch {
@@ -69,15 +69,5 @@ export function stretches(written: Bitmap, at: number, bytes: number): Stretch[]
 
 const bytesOf = (parts: readonly RamPart[]): number => parts.reduce((sum, { bytes }) => sum + bytes, 0);
 
-/** The part [from, from + bytes) of what they are together. */
-function cutParts(parts: readonly RamPart[], from: number, bytes: number): RamPart[] {
-  const cut: RamPart[] = [];
-  let at = 0;
-  for (const part of parts) {
-    const first = Math.max(from, at);
-    const end = Math.min(from + bytes, at + part.bytes);
-    if (end > first) cut.push({ offset: part.offset + (first - at), bytes: end - first });
-    at += part.bytes;
-  }
-  return cut;
-}
+const cutParts = (parts: readonly RamPart[], from: number, bytes: number): RamPart[] =>
+  cutBy(parts, from, bytes, ({ offset }, skip, left) => ({ offset: offset + skip, bytes: left }));

@@ -1,6 +1,6 @@
 // Files where each page has its place: written and read in runs, made holes in runs.
 import { ptr } from "bun:ffi";
-import { constants, ftruncateSync, openSync, readSync, writeSync } from "node:fs";
+import { constants, existsSync, ftruncateSync, openSync, readSync, writeSync } from "node:fs";
 import { reasonOf, TramError } from "../errors.ts";
 import { check, errnoName, u32, u53 } from "./errno.ts";
 import { host } from "./host.ts";
@@ -185,6 +185,22 @@ export function nextData(fd: number, offset: number): { from: number; to: number
   if (errnoName(from) === "ENXIO") return null;
   check(from, "E_FILE", "cannot ask where the file has data");
   return { from, to: check(host.seekHole(fd, from), "E_FILE", "cannot ask where the file has holes") };
+}
+
+/** A guest's memory, and its disks, are nobody else's business. */
+export const PRIVATE = 0o600;
+/** Linux's O_TMPFILE, with the O_DIRECTORY that belongs to it. */
+const O_TMPFILE = 0o20200000;
+
+/** A file without a name, gone with its last descriptor; -1: this file system has none. Throws if the folder may not be written to. */
+export function openNameless(folder: string): number {
+  try {
+    return openSync(folder, O_TMPFILE | constants.O_RDWR, PRIVATE);
+  } catch (error) {
+    const isUnknown = ["EOPNOTSUPP", "ENOTSUP", "EISDIR", "ENOENT", "EINVAL"].includes((error as NodeJS.ErrnoException).code ?? ""); // biome-ignore format: one line
+    if (isUnknown && existsSync(folder)) return -1;
+    throw error;
+  }
 }
 
 /**

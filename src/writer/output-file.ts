@@ -21,7 +21,7 @@ import {
 } from "node:fs";
 import { basename, dirname, join, resolve } from "node:path";
 import { reasonOf, TramError } from "../errors.ts";
-import { tryLock } from "../native/file.ts";
+import { openNameless, PRIVATE, tryLock } from "../native/file.ts";
 import { net } from "../native/net.ts";
 
 /** Where a file is to be written. `offset`: what stands before it in the file stays. */
@@ -139,26 +139,8 @@ export class OutputFile {
   }
 }
 
-/** A guest's RAM is nobody else's business. */
-const PRIVATE = 0o600;
-/** Linux's O_TMPFILE, with the O_DIRECTORY that belongs to it. */
-const O_TMPFILE = 0o20200000;
 /** O_ACCMODE. */
 const ACCESS_MODES = 3;
-
-/** -1: this file system has no files without a name. */
-function openNameless(folder: string): number {
-  try {
-    return openSync(folder, O_TMPFILE | constants.O_RDWR, PRIVATE);
-  } catch (error) {
-    if (
-      ["EOPNOTSUPP", "ENOTSUP", "EISDIR", "ENOENT", "EINVAL"].includes((error as NodeJS.ErrnoException).code ?? "") &&
-      existsSync(folder)
-    )
-      return -1;
-    throw error;
-  }
-}
 
 /** Somebody writes to it, and would go on doing so without a name: a guest whose disk it is. Who only reads keeps the old one. */
 function refuseWritten(path: string): void {

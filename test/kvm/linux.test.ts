@@ -68,8 +68,9 @@ describe.skipIf(reason !== null)(title("a stock Linux kernel"), () => {
   );
 
   test("takes what is typed, starts anew, and ends when it is switched off", async () => {
-    const one = await new Shell(host).begin(shellGuest("6.12", "--cpus 2"));
+    const one = await new Shell(host).begin(shellGuest("6.12", "--cpus 2 --balloon"));
     await one.guest.line.has(/^guest is up: 6\.12\./m);
+    await host.run(`tram balloon ${one.guest.name} 176M --timeout 30s`);
     await one.type("echo answer $((6 * 7)) of $(nproc)");
     await one.guest.line.has(/^answer 42 of 2/m);
     await one.type("cat /sys/class/misc/hw_random/rng_current; head -c 9000 /dev/hwrng | wc -c");
@@ -79,6 +80,8 @@ describe.skipIf(reason !== null)(title("a stock Linux kernel"), () => {
     expect(await one.log()).toContain("starts anew");
     await one.type("echo again $((5 * 5)) of $(nproc)");
     await one.guest.line.has(/^again 25 of 2/m);
+    // As was said before, and not again.
+    await host.run(`for i in $(seq 30); do tram balloon ${one.guest.name} | grep "176 MiB of 192" && exit; sleep 0.5; done; exit 1`); // biome-ignore format: one line
     await one.type("poweroff -f");
     const ended = new Line(host, `/tmp/${one.guest.name}.log`);
     await ended.has(/has shut down\nexit 0$/m);

@@ -36,8 +36,11 @@ export class Reboot {
         Atomics.store(deviceWords(this.#board).reset, 0, RESET.wanted);
         return;
       }
+      const { balloon } = this.#guest;
+      const wantedBytes = balloon?.facts().wantedBytes ?? 0;
       this.#guest.setDevices(this.#first);
       this.#guest.resetDevices();
+      balloon?.resize(wantedBytes); // a person's wish, and not the guest's
       bootLinux(this.#handles, this.#plan);
       // No kernel sees what was written here: who moves the guest sends all of it again.
       if (marks) Marks.attach(marks.written).add(0, ram.bytes / PAGE_BYTES);

@@ -332,14 +332,23 @@ const view = (bytes: Uint8Array): DataView => new DataView(bytes.buffer, bytes.b
 const sumOf = (segments: readonly Segment[]): number => segments.reduce((sum, { bytes }) => sum + bytes, 0);
 
 /** The part [from, from + bytes) of what the segments are together: a driver may cut its requests as it likes. */
-export function cut(segments: readonly Segment[], from: number, bytes: number): Segment[] {
-  const parts: Segment[] = [];
+export const cut = (segments: readonly Segment[], from: number, bytes: number): Segment[] =>
+  cutBy(segments, from, bytes, ({ gpa }, skip, left) => ({ gpa: gpa + skip, bytes: left }));
+
+/** The same of anything that has bytes. `take`: of one of them, behind so many bytes, so many. */
+export function cutBy<T extends { bytes: number }>(
+  all: readonly T[],
+  from: number,
+  bytes: number,
+  take: (one: T, skip: number, bytes: number) => T,
+): T[] {
+  const parts: T[] = [];
   let at = 0;
-  for (const segment of segments) {
+  for (const one of all) {
     const first = Math.max(from, at);
-    const end = Math.min(from + bytes, at + segment.bytes);
-    if (end > first) parts.push({ gpa: segment.gpa + (first - at), bytes: end - first });
-    at += segment.bytes;
+    const end = Math.min(from + bytes, at + one.bytes);
+    if (end > first) parts.push(take(one, first - at, end - first));
+    at += one.bytes;
   }
   return parts;
 }
