@@ -85,7 +85,7 @@ const actualOf = async (client: QmpClient, vm: string): Promise<number> => {
   try {
     return (await client.execute<{ actual: number }>("query-balloon")).actual;
   } catch (error) {
-    throw new TramError("E_STATE", `'${vm}' has no balloon: ${(error as Error).message}`, {
+    throw new TramError("E_STATE", `'${vm}' has no balloon`, {
       next: "start it with tram run --balloon, or QEMU with -device virtio-balloon-pci",
     });
   }

@@ -5,7 +5,7 @@ import { TramError } from "../errors.ts";
 import { DISK_MODES, type DiskWish } from "../machine/disk-file.ts";
 import { DISKS_MAX } from "../stream/devices/machine.ts";
 
-/** FILE or FILE,mode=MODE, a line for each; null: none was named. */
+/** FILE, FILE,mode=MODE or FILE,format=raw, a line for each; null: none was named. */
 export function parseDisks(lines: string | undefined): DiskWish[] | null {
   if (lines === undefined) return null;
   const given = lines.split("\n");
@@ -18,10 +18,14 @@ export function parseDisks(lines: string | undefined): DiskWish[] | null {
 }
 
 function parseDisk(text: string): DiskWish {
-  const [, path, wanted] = /^(.*?)(?:,mode=([^,]*))?$/.exec(text) as RegExpExecArray;
+  const [, path, options] = /^(.*?)((?:,(?:mode|format)=[^,]*)*)$/.exec(text) as RegExpExecArray;
+  const said = (name: string) => new RegExp(`,${name}=([^,]*)`).exec(options)?.[1];
+  const [wanted, format] = [said("mode"), said("format")];
   const mode = DISK_MODES.find((one) => one === wanted);
+  if (format !== undefined && format !== "raw")
+    throw new TramError("E_USAGE", `--disk: format '${format}' is not known`, { expected: "raw, which it is anyway" });
   if (path === "") throw new TramError("E_USAGE", `--disk: '${text}' names no file`);
   if (wanted !== undefined && !mode)
     throw new TramError("E_USAGE", `--disk: mode '${wanted}' is not known`, { expected: DISK_MODES.join(", ") });
-  return { path: resolve(path), mode: mode ?? null }; // a detached process is in another folder
+  return { path: resolve(path), mode: mode ?? null, isRaw: format === "raw" }; // a detached process is in another folder
 }

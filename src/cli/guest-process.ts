@@ -134,7 +134,11 @@ export class GuestProcess {
   }
 
   #startDisks(disks: readonly DiskHandle[]): void {
-    disks.forEach(({ path, mode, hasLock }, disk) => {
+    disks.forEach(({ path, mode, hasLock, isOnTrust }, disk) => {
+      if (isOnTrust)
+        this.#options.say(
+          `${path} is taken for the guest's disk because you say so: nothing but its size was compared`,
+        );
       if (mode === "rw" && !hasLock && !this.board.isAway)
         this.#options.say(`${path}: its file system has no locks: nothing keeps another guest from writing to it`);
       let isTold = false;

@@ -104,8 +104,8 @@ export function openSnapshot(spec: FileSpec): { file: FileTransport; offset: num
       next: "tram run --incoming takes a stream from a pipe or socket",
     });
   if (!tryLock(fd, "shared"))
-    throw new TramError("E_FILE", `${name} is being written by another tram`, {
-      expected: "a file that is complete",
+    throw new TramError("E_REFUSED", `${name} is in use: another tram writes it, or it is a guest's disk`, {
+      expected: "a file to which nobody writes",
       next: "wait until that has ended",
     });
   return { file: new FileTransport(fd, name), offset: spec.offset ?? 0 };

@@ -24,7 +24,7 @@ export const restore = command({
     disk: {
       type: "string",
       description:
-        "what it is to have instead of its disks, one for each in their order: FILE[,mode=cow] (default: its own, which must be as they were)",
+        "copies of its disks, taken when it was saved, one for each in their order: FILE[,mode=cow] (default: its own, which must be as they were)",
       valueHint: "FILE",
       names: "file",
       many: true,

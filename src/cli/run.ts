@@ -118,7 +118,7 @@ export const run = command({
     },
     disk: {
       type: "string",
-      description: `kernel: a raw file or block device as its disk, up to ${DISKS_MAX} of them: FILE[,mode=rw|ro|cow] (default rw); incoming: where each of its disks lies here`,
+      description: `kernel: a raw file or block device as its disk, up to ${DISKS_MAX} of them: FILE[,mode=rw|ro|cow][,format=raw] (default rw); incoming: where each of its disks lies here`,
       valueHint: "FILE",
       names: "file",
       many: true,
@@ -142,7 +142,8 @@ export const run = command({
     },
     diskShared: {
       type: "boolean",
-      description: "incoming: its disks here are the source's own, though nothing proves it",
+      description:
+        "incoming: its disks here are the source's own, though nothing proves it: only their size is compared",
     },
     incoming: {
       type: "string",
@@ -241,7 +242,11 @@ export const run = command({
       );
     const kernelOnly = KERNEL_ARGS.find((key) => args[key] !== undefined);
     if (!args.kernel && kernelOnly)
-      throw new TramError("E_USAGE", `${option(kernelOnly)} is for --kernel`, { next: "give --kernel FILE, too" });
+      throw new TramError(
+        "E_USAGE",
+        `${option(kernelOnly)} is for --kernel${args.incoming ? ": an incoming guest brings its own" : ""}`,
+        args.incoming ? {} : { next: "give --kernel FILE, too" },
+      );
     const deviceOption = (["disk", "net", "console"] as const).find((key) => args[key] !== undefined);
     if (deviceOption && args.guest)
       throw new TramError("E_USAGE", `--${deviceOption} is for --kernel and --incoming: the walker has none`);
@@ -255,7 +260,7 @@ export const run = command({
     if (!args.guest && walkerOnly && !(args.kernel && walkerOnly === "balloon"))
       throw new TramError(
         "E_USAGE",
-        `${option(walkerOnly)} is for --guest walker${args.incoming ? ": an incoming guest brings its own" : ""}`,
+        `${option(walkerOnly)} is for ${walkerOnly === "balloon" ? "--kernel and " : ""}--guest walker${args.incoming ? ": an incoming guest brings its own" : ""}`,
       );
     const snapshot = args.incoming ? snapshotOf(args.incoming) : null;
     const restoreOnly = (Object.keys(RESTORE_ARGS) as (keyof typeof RESTORE_ARGS)[]).find(

@@ -73,7 +73,6 @@ export async function saveGuest(
       throw new TramError("E_USAGE", `${file}: pages have fixed places in this file, so it must be a regular one`);
     const { fallback, ...direct } = chooseDirect(output.fd, wanted.direct, true);
     if (fallback) say(`pages go through the page cache: ${fallback}`);
-    view.note(`at most ${formatBytes(needed)} will be written to ${file}, however long it takes`);
     await pass(client, "tram", output.fd);
     if (direct.fd >= 0) await pass(client, "tram-direct", direct.fd);
     if (direct.fd >= 0) net.close(direct.fd);
@@ -90,6 +89,7 @@ export async function saveGuest(
       ...wanted.free,
       ...wanted.limits,
     });
+    view.note(`at most ${formatBytes(needed)} will be written to ${file}, however long it takes`);
     const journal = await follow(client, view, signal, () => {
       output.commit();
       committed = true;

@@ -1,5 +1,5 @@
 // The two ends of a move as control/ sees them: sections and pages, no bytes, no descriptors.
-import type { TramError } from "../errors.ts";
+import type { ErrorData, TramError } from "../errors.ts";
 import type { PageRange } from "../memory/bitmap.ts";
 import type { MachineDescription } from "../stream/devices/machine.ts";
 import type { BlockEntry } from "../stream/ram.ts";
@@ -30,6 +30,8 @@ export interface MoveWriter extends PageWriter {
   /** Two-way only: the target's greeting; null from a peer that is no tram. */
   awaitHello(timeoutMs: number): Hello | null;
   machine(description: MachineDescription): void;
+  /** Two-way only: until the target has made it. Throws what it refuses it for. */
+  awaitMachine(timeoutMs: number): void;
   /** Two-way only: pages will come over so many other channels, which the target has when this returns. Before startRam. */
   openChannels(count: number, timeoutMs: number): void;
   startRam(blocks: readonly BlockEntry[]): void;
@@ -123,6 +125,6 @@ export interface MoveReader {
   /** The guest is here now, and runs since so long after the hand-over word came; null: it does not run. */
   confirm(startedAfterMs: number | null): void;
   /** Tells the source why not, where it can be told. */
-  refuse(reason: string, code: string): void;
+  refuse(error: ErrorData): void;
   close(): void;
 }

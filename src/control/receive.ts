@@ -143,7 +143,7 @@ export function receive(reader: MoveReader, context: ReceiveContext, log: MoveLo
       return true;
     }
     log.journal.error = toErrorData(error);
-    reader.refuse(log.journal.error.message, log.journal.error.code);
+    reader.refuse(log.journal.error);
     const cancelled = error instanceof TramError && error.code === "E_CANCELLED";
     log.setPhase(cancelled ? "cancelled" : "failed");
     return false;

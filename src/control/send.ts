@@ -68,6 +68,7 @@ export function send(guest: Guest, writer: MoveWriter, options: SendOptions, con
     if (options.verify) checkVerifies(writer, hello);
     if (options.channels > 0) checkTakesChannels(writer, hello);
     writer.machine(guest.description);
+    if (writer.twoWay) writer.awaitMachine(options.replyMs);
     if (options.verify) writer.verifyPages();
 
     undo.push(() => guest.stopTracking());

@@ -276,10 +276,9 @@ class Keeper {
     if (this.#log.journal.owner === "file") return; // it is there: who says that it is not lets the guest go on
     this.#output.discard();
     if (!this.#returnPathOpen || !this.#transport) return;
-    const { code, message } = toErrorData(error);
     try {
       this.#answer((out) => {
-        if (this.#main?.configuration?.machine === MACHINE_NAME) encodeRefuse(out, message, code);
+        if (this.#main?.configuration?.machine === MACHINE_NAME) encodeRefuse(out, toErrorData(error));
         else encodeShut(out, 1);
       });
       this.#transport.drain(DRAIN_MS);

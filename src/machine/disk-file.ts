@@ -6,7 +6,7 @@
 //   out of a file    opened and locked; nobody has written to it since the guest was saved
 //
 // Locks are flock's: of a file's description, so that all threads have them, and over a network where its file system has them.
-import { closeSync, constants, fstatSync, ftruncateSync, openSync, type Stats, statSync } from "node:fs";
+import { closeSync, constants, fstatSync, ftruncateSync, openSync, readSync, type Stats, statSync } from "node:fs";
 import { dirname, resolve } from "node:path";
 import { reasonOf, TramError } from "../errors.ts";
 import { diskBytes, forgetCached, tryClone } from "../native/disk.ts";
@@ -23,6 +23,8 @@ export interface DiskWish {
   path: string;
   /** Null: nothing was said of it. */
   mode: DiskMode | null;
+  /** Its bytes are those of the disk, whatever they look like. */
+  isRaw: boolean;
 }
 
 /** An open disk, as plain data. */
@@ -38,6 +40,8 @@ export interface DiskHandle {
   mustMatch: boolean;
   /** Its file system has locks: nobody else writes to it. */
   hasLock: boolean;
+  /** A person says that it is the guest's, or a copy of it: it is another file than the guest had, or nobody can tell. */
+  isOnTrust: boolean;
 }
 
 /** How long a lock, or what another host has written, may take to be seen. */
@@ -49,9 +53,10 @@ const OVERLAY_BYTES_MAX = 2 ** 40;
 const copyFolders = (): string[] => [process.env.TMPDIR, "/var/tmp", "/tmp"].flatMap((folder) => folder || []);
 
 /** For a guest that boots here. */
-export function openDisk({ path, mode }: DiskWish): DiskHandle {
+export function openDisk({ path, mode, isRaw }: DiskWish): DiskHandle {
   const disk = open(path, mode ?? "rw");
   return closing(disk, () => {
+    if (!isRaw) refuseImage(disk);
     own(disk);
     return disk.mode === "cow" ? copied(disk) : disk;
   });
@@ -75,8 +80,8 @@ export function openArriving(
     return closing(disk, () => {
       checkSize(disk, wanted);
       disk.mustMatch = !isShared && !(mode === "ro" && wished);
-      if (disk.mustMatch && (identityOf(disk.fd).inode !== wanted.inode || wanted.inode === UNKNOWN.inode))
-        throw notShared(disk);
+      disk.isOnTrust = !isOneFile(identityOf(disk.fd), wanted);
+      if (disk.mustMatch && disk.isOnTrust) throw notShared(disk);
       if (mode === "ro") own(disk);
       // Where its source does not hold it, nobody else may take it from here on.
       else if (disk.mustMatch) lockFile(disk.fd, "exclusive");
@@ -106,8 +111,8 @@ export function openRestored(
       own(disk);
       checkSize(disk, wanted);
       const found = identityOf(disk.fd);
-      const isItself = saved.inode !== UNKNOWN.inode && found.inode === saved.inode;
-      if ((!wished || isItself) && !isSame(found, saved)) throw changed(disk, saved, found);
+      disk.isOnTrust = !isOneFile(found, saved);
+      if ((!wished || !disk.isOnTrust) && !isSame(found, saved)) throw changed(disk, saved, found);
       return disk.mode === "cow" ? copied(disk) : disk;
     });
   });
@@ -185,8 +190,11 @@ export function identityOf(fd: number): DiskIdentity {
   return { inode: `${stats.ino}`, bytes: Number(stats.size), changedNs: `${stats.mtimeNs}` };
 }
 
+const isOneFile = (a: Pick<DiskIdentity, "inode">, b: Pick<DiskIdentity, "inode">): boolean =>
+  a.inode !== UNKNOWN.inode && a.inode === b.inode;
+
 const isSame = (a: DiskIdentity, b: DiskIdentity): boolean =>
-  a.inode !== UNKNOWN.inode && a.inode === b.inode && a.bytes === b.bytes && a.changedNs === b.changedNs;
+  isOneFile(a, b) && a.bytes === b.bytes && a.changedNs === b.changedNs;
 
 function open(given: string, mode: DiskMode): DiskHandle {
   const path = resolve(given);
@@ -204,7 +212,7 @@ function open(given: string, mode: DiskMode): DiskHandle {
       ...(mode === "rw" && isForbidden(error) && { next: "mode=ro needs no right to write" }),
     });
   }
-  const disk = { fd, bytes: 0, mode, path, overlayFd: -1, mustMatch: false, hasLock: true };
+  const disk = { fd, bytes: 0, mode, path, overlayFd: -1, mustMatch: false, hasLock: true, isOnTrust: false };
   return closing(disk, () => {
     if (!isDisk)
       throw new TramError("E_USAGE", `${given} is no disk`, {
@@ -233,6 +241,29 @@ function closing<T>({ fd }: DiskHandle, use: () => T): T {
   }
 }
 
+/** What images of other kinds begin with: a guest would see no disk there, and spoil the image. */
+const IMAGES: readonly [kind: string, magic: string][] = [
+  ["a qcow2 image", "QFI\xfb"],
+  ["a QED image", "QED\0"],
+  ["a VMDK image", "KDMV"],
+  ["a VHDX image", "vhdxfile"],
+  ["a VDI image", "<<< "],
+  ["a guest's memory, as tram and QEMU keep it", "QEVM"],
+];
+
+function refuseImage({ fd, path }: DiskHandle): void {
+  const head = Buffer.alloc(8);
+  readSync(fd, head, 0, head.length, 0);
+  const image = IMAGES.find(([, magic]) => head.toString("latin1").startsWith(magic));
+  if (!image) return;
+  const [kind] = image;
+  throw new TramError("E_USAGE", `${path} is no raw disk`, {
+    expected: "a file or a block device whose bytes are those of the disk",
+    found: kind,
+    next: `${kind.endsWith("image") ? "qemu-img convert -O raw makes one of it; " : ""}format=raw says that it is the disk itself`,
+  });
+}
+
 /** Who only looks at a disk holds it for a moment: the next guest's, or udev. */
 function own(disk: DiskHandle): void {
   const { fd, mode, path } = disk;
@@ -245,7 +276,7 @@ function own(disk: DiskHandle): void {
   throw new TramError("E_REFUSED", `the disk ${path} is in use: another guest has it, or it was named twice`, {
     next:
       mode === "rw"
-        ? "end that guest, or give this one a copy; several may have it with mode=ro, or mode=cow"
+        ? "tram ps shows whose it may be, also on other hosts that see the file: end that guest, or give this one a copy; several may have it with mode=ro, or mode=cow"
         : "end the guest that writes to it, or give this one a copy",
   });
 }
@@ -306,7 +337,7 @@ const notShared = ({ path }: DiskHandle): TramError =>
   new TramError("E_REFUSED", `${path} is not the disk that the guest has at its source`, {
     expected: "one file that both hosts see, as the guest left it there",
     found: "another file, one that was written to since, or a block device, of which nobody can tell",
-    next: "--disk FILE names it where it lies elsewhere; --disk-shared says that it is the same",
+    next: "--disk FILE names it where it lies elsewhere; --disk-shared takes your word that it is the same, and compares nothing but its size",
   });
 
 const writtenSince = ({ path }: DiskHandle): TramError =>

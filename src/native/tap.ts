@@ -1,5 +1,5 @@
 // A tap interface: a guest's network as a file of packets, which go between it and guest memory without a copy of ours.
-import { writeSync } from "node:fs";
+import { existsSync, writeSync } from "node:fs";
 import { TramError } from "../errors.ts";
 import type { RamPart } from "./disk.ts";
 import { cString, describeErrno, errnoName, u32 } from "./errno.ts";
@@ -9,8 +9,14 @@ import { symbols } from "./symbols.ts";
 /** Before each packet: struct virtio_net_hdr with its count of buffers. */
 export const PACKET_HEADER_BYTES = 12;
 
-/** The descriptor. An interface that there is not is made, and is gone when it is closed. */
+const INTERFACES = "/sys/class/net";
+
+/** The descriptor. The kernel would make an interface that there is not, on which nobody listens. */
 export function openTap(name: string): number {
+  if (existsSync(INTERFACES) && !existsSync(`${INTERFACES}/${name}`))
+    throw new TramError("E_FILE", `there is no tap ${name}`, {
+      next: `make one, and put it on a bridge: ip tuntap add ${name} mode tap user $USER; ip link set ${name} master BRIDGE up`,
+    });
   const result = symbols.tram_tap_open(cString(name), PACKET_HEADER_BYTES);
   if (result >= 0) return result;
   const why = errnoName(result);

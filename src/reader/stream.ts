@@ -1,7 +1,7 @@
 // The reader of a move of our own machines: what the main channel brings, as things for the target to decide about.
 import type { Incoming, MoveReader, PageMarks, PagesReceived } from "../control/channel.ts";
 import type { Guest } from "../control/guest.ts";
-import { TramError } from "../errors.ts";
+import { type ErrorData, TramError } from "../errors.ts";
 import { Bitmap, type PageRange, SharedBitmap } from "../memory/bitmap.ts";
 import { HASH_BYTES, HashTable, hashOf } from "../native/hash.ts";
 import type { Ram } from "../native/ram.ts";
@@ -243,10 +243,10 @@ export class StreamReader implements MoveReader {
     if (length <= VMDESC_BYTES_MAX) source.bytes(length);
   }
 
-  refuse(reason: string, code: string): void {
+  refuse(error: ErrorData): void {
     if (!this.#returnPathOpen) return;
     try {
-      this.#answer((out) => encodeRefuse(out, reason, code));
+      this.#answer((out) => encodeRefuse(out, error));
       // Read on until the source has noticed, or a close now would throw the message away.
       const end = performance.now() + DRAIN_MS;
       const rest = new Uint8Array(64 << 10);

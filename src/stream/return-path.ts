@@ -5,7 +5,7 @@
 //   ROOT  0x7402 (be64 hash of the table of page hashes): to PING 0x74720003
 //   HASHES  0x7403 (be32 first page, le64 hashes of it and those behind it), as often as it takes: to PING 0x74720004
 //   STARTED  0x7404 (be32 microseconds from the hand-over word's arrival to the guest's first instruction): before SHUT
-import { TramError } from "../errors.ts";
+import { type ErrorData, type ErrorDetails, TramError } from "../errors.ts";
 import { type ByteSource, type ByteWriter, badStream, hex } from "./bytes.ts";
 import { CPUID_ENTRIES_MAX, type CpuidEntry } from "./devices/machine.ts";
 import {
@@ -33,13 +33,16 @@ export interface Hello {
   verifies?: boolean;
 }
 
+/** What a person needs besides the reason. */
+export type RefusalDetails = Pick<ErrorDetails, "expected" | "found" | "next">;
+
 export const HELLO_VERSION = 2;
 
 export type ReturnMessage =
   | { type: "shut"; status: number }
   | { type: "pong"; value: number }
   | { type: "hello"; hello: Hello }
-  | { type: "refuse"; reason: string; code: string }
+  | { type: "refuse"; reason: string; code: string; details: RefusalDetails }
   | { type: "root"; root: bigint }
   | { type: "hashes"; first: number; hashes: Uint8Array }
   | { type: "started"; afterUs: number }
@@ -82,8 +85,23 @@ export function encodeHello(out: ByteWriter, hello: Hello): void {
   encodeJson(out, TRAM_RP_MSG_HELLO, { ...hello, cpuid });
 }
 
-export function encodeRefuse(out: ByteWriter, reason: string, code: string): void {
-  encodeJson(out, TRAM_RP_MSG_REFUSE, { reason: reason.slice(0, 4000), code });
+export function encodeRefuse(out: ByteWriter, { message, code, ...details }: ErrorData): void {
+  encodeJson(out, TRAM_RP_MSG_REFUSE, { reason: message.slice(0, REASON_CHARS_MAX), code, ...refusalDetails(details) });
+}
+
+/** Of a refusal's reason, and of each detail. */
+const REASON_CHARS_MAX = 4000;
+const DETAIL_CHARS_MAX = 1000;
+
+/** Only those that are texts. */
+function refusalDetails(of: { [name in keyof RefusalDetails]?: unknown }): RefusalDetails {
+  const names = ["expected", "found", "next"] as const;
+  return Object.fromEntries(
+    names.flatMap((name) => {
+      const text = textOf(of[name]).slice(0, DETAIL_CHARS_MAX);
+      return text ? [[name, text]] : [];
+    }),
+  );
 }
 
 function encodeJson(out: ByteWriter, type: number, value: unknown): void {
@@ -113,8 +131,9 @@ export function decodeReturnMessage(source: ByteSource): ReturnMessage {
       const value = parseJson(source.bytes(length), at);
       return {
         type: "refuse",
-        reason: textOf(value.reason).slice(0, 4000) || "no reason given",
+        reason: textOf(value.reason).slice(0, REASON_CHARS_MAX) || "no reason given",
         code: textOf(value.code).slice(0, 64),
+        details: refusalDetails(value),
       };
     }
     case TRAM_RP_MSG_ROOT:

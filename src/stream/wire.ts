@@ -38,6 +38,8 @@ export const TRAM_PING_READY = 0x74720002;
 /** What is the hash of all the pages' hashes; and what are these. Only to a target that has said that it verifies. */
 export const TRAM_PING_ROOT = 0x74720003;
 export const TRAM_PING_HASHES = 0x74720004;
+/** Has the target made the machine? Before any page is sent to it. */
+export const TRAM_PING_MACHINE = 0x74720005;
 
 export const RAM_SAVE_FLAG_ZERO = 0x002;
 export const RAM_SAVE_FLAG_MEM_SIZE = 0x004;

@@ -90,10 +90,14 @@ export class OutputFile {
   #lockInPlace(): void {
     if (!this.isPlain || tryLock(this.fd, "exclusive")) return;
     closeSync(this.fd);
-    throw new TramError("E_FILE", `${this.#path} is in use: another tram writes it, or a guest was restored from it`, {
-      expected: "a file that nobody has open",
-      next: "write to another name, or without offset=: then the file is replaced, and whoever has it open keeps the old one",
-    });
+    throw new TramError(
+      "E_REFUSED",
+      `${this.#path} is in use: another tram writes it, or a guest was restored from it`,
+      {
+        expected: "a file that nobody has open",
+        next: "write to another name, or without offset=: then the file is replaced, and whoever has it open keeps the old one",
+      },
+    );
   }
 
   #size = { fileBytes: 0, allocatedBytes: 0 };
@@ -155,7 +159,7 @@ function refuseWritten(path: string): void {
   } finally {
     closeSync(fd);
   }
-  throw new TramError("E_FILE", `${path} is in use: it is a guest's disk, or another tram writes it`, {
+  throw new TramError("E_REFUSED", `${path} is in use: it is a guest's disk, or another tram writes it`, {
     expected: "a name that is free, or a file to which nobody writes",
     next: "write to another name",
   });

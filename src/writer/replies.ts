@@ -19,7 +19,7 @@ export class Replies {
   /** The next one. A refusal is thrown. */
   next(timeoutMs: number): ReturnMessage {
     const message = this.#next(timeoutMs);
-    if (message.type === "refuse") throw refused(message.reason);
+    if (message.type === "refuse") throw refused(message);
     return message;
   }
 
@@ -91,7 +91,7 @@ export class Replies {
     for (;;) {
       const message = this.#next(timeoutMs);
       if (message.type === "started") startedAfterMs = message.afterUs / 1000;
-      if (message.type === "refuse") return refused(message.reason);
+      if (message.type === "refuse") return refused(message);
       if (message.type === "shut") return message.status === 0 ? { startedAfterMs } : notTaken(message.status);
     }
   }
@@ -112,9 +112,11 @@ export class Replies {
   }
 }
 
-function refused(reason: string): TramError {
+/** What is to be done next is to be done there. */
+function refused({ reason, details }: Extract<ReturnMessage, { type: "refuse" }>): TramError {
   return new TramError("E_REFUSED", `the target refuses the guest: ${reason}`, {
-    next: "the target's own output has the details",
+    ...details,
+    next: details.next ? `there, and start it again: ${details.next}` : "the target's own output has the details",
   });
 }
 

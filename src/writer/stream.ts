@@ -46,6 +46,7 @@ import {
   TRAM_PING_CHANNELS,
   TRAM_PING_HASHES,
   TRAM_PING_HELLO,
+  TRAM_PING_MACHINE,
   TRAM_PING_READY,
   TRAM_PING_ROOT,
 } from "../stream/wire.ts";
@@ -113,6 +114,12 @@ export class StreamWriter implements MoveWriter {
   machine(description: MachineDescription): void {
     const state = machineToState(description);
     this.#devices.full(this.#pending, { table: machine, instance: 0, state });
+  }
+
+  awaitMachine(timeoutMs: number): void {
+    encodePing(this.#pending, TRAM_PING_MACHINE);
+    this.#flush();
+    this.#replies.awaitPong(TRAM_PING_MACHINE, timeoutMs);
   }
 
   openChannels(count: number, timeoutMs: number): void {

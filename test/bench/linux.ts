@@ -18,7 +18,7 @@ const VERSION = "6.12";
 const STARTS: Extent = { rounds: QUICK ? 2 : 20, seconds: 900 };
 const MOVES: Extent = { rounds: QUICK ? 1 : 2, seconds: 1500 };
 const CHURN_MOVES = QUICK ? 4 : 50;
-const AGED_MIB = 768;
+const AGED_MIB = 1536;
 const AIM = 0.3;
 const BUILD = resolve(import.meta.dir, "../../build");
 const RESULTS = join(QUICK ? join(BUILD, "bench") : import.meta.dir, QUICK ? "LINUX.quick.md" : "LINUX.md");
@@ -31,7 +31,7 @@ if (reason) {
   process.exit(0);
 }
 
-await using all = await Hosts.boot(2, { cpus: 1, memoryMib: 2048, share: true });
+await using all = await Hosts.boot(2, { cpus: 1, memoryMib: 2560, share: true });
 const [a, b] = all.hosts as [EmulatedHost, EmulatedHost];
 const shared = (name: string): string => join(all.share as string, name);
 
@@ -67,7 +67,20 @@ async function untilLine(command: string, typed: string, line: string, process: 
   return { seconds: to - from };
 }
 
+/** What comes before everything else: the executable itself. In seconds. */
+async function untilVersion(command: string): Promise<{ seconds: number }> {
+  const now = "cut -d' ' -f1 /proc/uptime";
+  const output = await a.run(`sync; ${now}; ${command} --version >/tmp/bench.version && ${now}`);
+  const [from, to] = output.trim().split("\n").map(Number);
+  return { seconds: to - from };
+}
+
 const qemu = await bringQemu();
+const begins = await contest(
+  "start",
+  { tram: () => untilVersion("tram"), "QEMU microvm": () => untilVersion(qemu.split(" -M ")[0]) },
+  STARTS,
+);
 const tram = `tram run ${FILES} --append '${APPEND}' --memory 192M --serial stdio --name bench`;
 const boots = await contest(
   "boot",
@@ -160,7 +173,7 @@ async function moveAged(way: Way, isBusy: boolean): Promise<{ seconds: number; m
   await line.has(/^guest is up/m);
   const used = Math.floor(AGED_MIB * 0.8) - 90; // its kernel and its programs use the rest
   await one.type(
-    `mkdir -p /mnt; mount -t ext4 /dev/vda /mnt; head -c 30000000 /dev/urandom >/mnt/f; sync; mount -o remount,size=95% /tmp; head -c 1000000 /dev/urandom >/tmp/r; for i in $(seq ${used}); do cat /tmp/r; done >/tmp/x; rm /tmp/x; md5sum </mnt/f >/tmp/s; sync; ${isBusy ? BUSY : ""} sleep 4; echo aged $((1 + 1))`, // biome-ignore format: as it is typed
+    `mkdir -p /mnt; mount -t ext4 /dev/vda /mnt; head -c 30000000 /dev/urandom >/mnt/f; sync; mount -o remount,size=95% /tmp; head -c 1000000 /dev/urandom >/tmp/r; for i in $(seq ${used}); do cat /tmp/r; done >/tmp/x; rm /tmp/x; md5sum </mnt/f >/tmp/s; sync; ${isBusy ? BUSY : ""} sleep 15; echo aged $((1 + 1))`, // biome-ignore format: as it is typed
   );
   await line.has(/^aged 2/m);
   const there = await arrive(b);
@@ -248,6 +261,10 @@ From the command to a shell's answer to a line that was typed before it ran. Bot
 fixed offsets, as \`tram save\` makes them (tram's with hashes, which are compared); QEMU reads its with \`mapped-ram\`.
 
 ${startTable(answers, "QEMU microvm")}
+
+Of that the executable's own start, \`--version\`, which an emulated processor makes long:
+
+${startTable(begins, "QEMU microvm")}
 
 ## Free pages
 

@@ -86,18 +86,22 @@ test.skipIf(reason !== null)(title("a guest does not move to where its disk is a
     ];
     for (const [options, message] of rows) {
       const target = await bed.target("b", "unix:b.sock", ...options);
-      const { code, stderr } = await bed.tram("migrate", "a", "unix:b.sock");
+      const { code, stdout, stderr } = await bed.tram("migrate", "a", "unix:b.sock", "--json");
       expect({ options, code, stderr }).toMatchObject({ stderr: expect.stringMatching(message) });
       expect(code).not.toBe(0);
+      // Before any page was carried.
+      const report: FinalReport = JSON.parse(stdout.trim().split("\n").at(-1) as string);
+      expect(report).toMatchObject({ outcome: "failed", owner: "source", sentPages: 0, rounds: 0 });
       expect(await target.code).not.toBe(0);
       expect(target.stderr).toMatch(message);
       await runs(bed, "a");
       expect(await isTaken(bed)).toBe(true);
     }
     // A person says that it is the same.
-    await bed.target("b", "unix:b.sock", "--disk", "copy.img", "--disk-shared");
+    const believing = await bed.target("b", "unix:b.sock", "--disk", "copy.img", "--disk-shared");
     await bed.expectDone("migrate", "a", "unix:b.sock");
     expect(await isTaken(bed)).toBe(false);
+    expect(believing.stderr).toMatch(/copy\.img is taken for the guest's disk because you say so/);
   }),
 );
 
@@ -253,6 +257,19 @@ test.skipIf(reason !== null)(title("what is no disk is refused, and not waited f
     await bed.exec(["mkfifo", bed.path("fifo")]);
     await refused(bed, ["run", "--kernel", "vmlinuz", "--disk", "fifo,mode=ro"], /fifo is no disk/, 2);
     await refused(bed, ["run", "--kernel", "vmlinuz", "--disk", "/dev/null"], /\/dev\/null is no disk/, 2);
+    const image = new Uint8Array(BYTES);
+    image.set([0x51, 0x46, 0x49, 0xfb]);
+    writeFileSync(bed.path("vm.qcow2"), image);
+    await refused(
+      bed,
+      ["run", "--kernel", "vmlinuz", "--disk", "vm.qcow2"],
+      /no raw disk[\s\S]*a qcow2 image[\s\S]*qemu-img convert/,
+      2,
+    );
+    await bed.expectDone("save", "a", "a.tram", "--disks", "none");
+    await refused(bed, ["run", "--kernel", "vmlinuz", "--disk", "a.tram"], /no raw disk[\s\S]*a guest's memory/, 2);
+    const disk = ["--disk", "vm.qcow2,format=raw"]; // a person knows better
+    await bed.appeared("b", bed.start(["run", "--kernel", "vmlinuz", "--memory", "64M", "--name", "b", ...disk]));
   }),
 );
 
@@ -261,7 +278,7 @@ test.skipIf(reason !== null)(
   () =>
   inBed(async (bed) => {
     const a = await boot(bed);
-    await refused(bed, ["save", "a", "disk.img"], /disk\.img is in use: it is a guest's disk/, 1);
+    await refused(bed, ["save", "a", "disk.img"], /disk\.img is in use: it is a guest's disk/);
     await refused(bed, ["save", "a", "a.tram", "--after", "resume"], /go on writing to disks[\s\S]*disk\.img/);
     await runs(bed, "a");
     await bed.expectDone("save", "a", "a.tram");

@@ -287,7 +287,7 @@ kvm(title("a file that cannot be written"), () => {
     await bed.restored("b", FILE);
     for (const words of [`file:${FILE},offset=0`, `file:${FILE},offset=1M`, `fd:7 7<>${FILE}`]) {
       const result = await bed.exec(["timeout", "20", "bash", "-c", `${TRAM} save a ${words}`]);
-      expect(refusal(result)).toEqual({ code: 1, stderr: expect.stringContaining("is in use") });
+      expect(refusal(result)).toEqual({ code: 7, stderr: expect.stringContaining("is in use") });
     }
     expect(contentOf(bed.path(FILE))).toBe(older);
     await bed.goesOn("a");

@@ -276,7 +276,10 @@ describe.skipIf(reason !== null)(`a snapshot that is refused${reason ? ` (skippe
       ["run", "--incoming", "file:vm.tram,offset=4k"],
     ]) {
       const result = await bed.tram(...argv, "--name", "x");
-      expect(refusal(result)).toEqual({ code: 1, stderr: expect.stringContaining("is being written by another tram") });
+      expect(refusal(result)).toEqual({
+        code: 7,
+        stderr: expect.stringContaining("is in use: another tram writes it"),
+      });
     }
     await bed.expectDone("pause", "a");
     expect(await save.code).toBe(0);

@@ -72,8 +72,8 @@ describe("return path", () => {
   };
 
   test("a reason that is no text is none", () => {
-    const refusal = decodeReturnMessage(message(TRAM_RP_MSG_REFUSE, '{"reason":{"toString":1}}'));
-    expect(refusal).toMatchObject({ type: "refuse", reason: "no reason given" });
+    const refusal = decodeReturnMessage(message(TRAM_RP_MSG_REFUSE, '{"reason":{"toString":1},"next":7}'));
+    expect(refusal).toMatchObject({ type: "refuse", reason: "no reason given", details: {} });
   });
 
   test.each(['{"version":1,"cpuid":[],"memoryBytes":{"toString":1}}', '{"version":1,"cpuid":[[1]]}', "[]", "7", "{"])(

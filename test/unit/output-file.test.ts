@@ -58,7 +58,7 @@ describe("a file that is written", () => {
     const held = opened("vm", "r+");
     expect(tryLock(held, "exclusive")).toBe(true);
     expect(errorOf(() => new OutputFile({ path: path("vm") }))).toMatchObject({
-      code: "E_FILE",
+      code: "E_REFUSED",
       message: expect.stringContaining("is in use"),
     });
     expect(text("vm")).toBe("old");

@@ -45,7 +45,9 @@ describe("the target's answers", () => {
     });
     expect(started.awaitLastWord(100)).toEqual({ startedAfterMs: 1.25 });
     expect(replies((out) => encodeShut(out, 1)).awaitLastWord(100)).toMatchObject({ code: "E_REFUSED" });
-    expect(replies((out) => encodeRefuse(out, "its disk is in use", "E_REFUSED")).awaitLastWord(100)).toMatchObject({
+    expect(
+      replies((out) => encodeRefuse(out, { message: "its disk is in use", code: "E_REFUSED" })).awaitLastWord(100),
+    ).toMatchObject({
       code: "E_REFUSED",
       message: "the target refuses the guest: its disk is in use",
     });
@@ -53,7 +55,7 @@ describe("the target's answers", () => {
   });
 
   test("of a tram that refuses are its reason", () => {
-    const all = replies((out) => encodeRefuse(out, "no room", "E_FILE"));
+    const all = replies((out) => encodeRefuse(out, { message: "no room", code: "E_FILE" }));
     expect(errorOf(() => all.awaitPong(1, 100))).toMatchObject({
       code: "E_REFUSED",
       message: "the target refuses the guest: no room",

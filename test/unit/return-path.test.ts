@@ -61,8 +61,8 @@ describe("a message of the target", () => {
     ],
     [
       "REFUSE",
-      (out) => encodeRefuse(out, 'no "room"\n', "E_MEMORY"),
-      { type: "refuse", reason: 'no "room"\n', code: "E_MEMORY" },
+      (out) => encodeRefuse(out, { message: 'no "room"\n', code: "E_MEMORY", where: "here", next: "make some" }),
+      { type: "refuse", reason: 'no "room"\n', code: "E_MEMORY", details: { next: "make some" } },
     ],
     ["REQ_PAGES", (out) => out.u16(3).u16(12).bytes(new Uint8Array(12)), { type: "other", number: 3 }],
   ])("%s comes back as it was sent", (_, write, message) => {
@@ -79,13 +79,20 @@ describe("a message of the target", () => {
     }));
     const large = bytesOf((out) => encodeHello(out, { ...hello, cpuid }));
     expect(decode(large)).toEqual({ type: "hello", hello: { ...hello, cpuid } });
-    const refusal = bytesOf((out) => encodeRefuse(out, "\u0001".repeat(10_000), "E_INTERNAL"));
+    const worst = "\u0001".repeat(10_000);
+    const error = { message: worst, code: "E_INTERNAL", expected: worst, found: worst, next: worst } as const;
+    const refusal = bytesOf((out) => encodeRefuse(out, error));
     expect(decode(refusal)).toMatchObject({ type: "refuse", reason: "\u0001".repeat(4000) });
     for (const message of [large, refusal]) expect(message.length - 4).toBeLessThanOrEqual(RP_MESSAGE_BYTES_MAX);
   });
 
   test("may lack words, and then says that it does", () => {
-    expect(decode(json(TRAM_RP_MSG_REFUSE, "{}"))).toEqual({ type: "refuse", reason: "no reason given", code: "" });
+    expect(decode(json(TRAM_RP_MSG_REFUSE, "{}"))).toEqual({
+      type: "refuse",
+      reason: "no reason given",
+      code: "",
+      details: {},
+    });
   });
 
   test.each<[string, Uint8Array, string]>([

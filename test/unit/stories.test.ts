@@ -79,6 +79,7 @@ const STEPS = [
   "begin",
   "awaitHello",
   "machine",
+  "awaitMachine",
   "startRam",
   "beginRound",
   "write",
@@ -117,6 +118,7 @@ function scriptedWriter(
       return hello;
     },
     machine: () => step("machine"),
+    awaitMachine: () => step("awaitMachine"),
     openChannels: () => step("openChannels"),
     startRam: () => step("startRam"),
     verifyPages: () => step("verifyPages"),
@@ -370,6 +372,17 @@ describe("the source's story", () => {
     const journal = run(guest, scriptedWriter("awaitConfirmation"));
     expect(journal).toMatchObject({ phase: "failed", owner: "unconfirmed", error: { code: "E_HANDOVER_UNKNOWN" } });
     expect(guest.calls).toEqual(["startTracking", "pause", "stopTracking"]);
+  });
+
+  test("a target that cannot have the machine costs the guest nothing: it is not even tracked", () => {
+    const guest = new ScriptedGuest();
+    const refusal = new TramError("E_REFUSED", "its disk is not there");
+    const awaitMachine = () => {
+      throw refusal;
+    };
+    const journal = run(guest, { ...scriptedWriter(null), awaitMachine });
+    expect(journal).toMatchObject({ phase: "failed", owner: "source", error: { code: "E_REFUSED" }, sentPages: 0 });
+    expect(guest.calls).toEqual([]);
   });
 
   test("a target that says that it does not take the guest gives it back", () => {

@@ -424,11 +424,12 @@ describe("a stream from writer to reader", () => {
     move.writer.begin();
     target.run("hello-wanted");
     move.writer.awaitHello(1000);
-    target.outcome.reader.refuse("no room", "E_REFUSED");
+    target.outcome.reader.refuse({ message: "no room", code: "E_REFUSED", found: "none", next: "make some" });
     const closed = new TramError("E_CHANNEL_CLOSED", "closed");
     expect(move.writer.explain(closed)).toMatchObject({
       code: "E_REFUSED",
       message: "the target refuses the guest: no room",
+      details: { found: "none", next: "there, and start it again: make some" },
     });
   });
 });
