@@ -84,7 +84,7 @@ async function resize(client: QmpClient, vm: string, size: number, memoryBytes: 
 const actualOf = async (client: QmpClient, vm: string): Promise<number> => {
   try {
     return (await client.execute<{ actual: number }>("query-balloon")).actual;
-  } catch (error) {
+  } catch {
     throw new TramError("E_STATE", `'${vm}' has no balloon`, {
       next: "start it with tram run --balloon, or QEMU with -device virtio-balloon-pci",
     });
