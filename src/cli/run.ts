@@ -247,7 +247,9 @@ export const run = command({
         `${option(kernelOnly)} is for --kernel${args.incoming ? ": an incoming guest brings its own" : ""}`,
         args.incoming ? {} : { next: "give --kernel FILE, too" },
       );
-    const deviceOption = (["disk", "net", "console"] as const).find((key) => args[key] !== undefined);
+    const deviceOption = (["disk", "net", "console"] as const).find(
+      (key) => args[key] !== undefined && !(key === "console" && args.console === "none"),
+    );
     if (deviceOption && args.guest)
       throw new TramError("E_USAGE", `--${deviceOption} is for --kernel and --incoming: the walker has none`);
     if (args.cpu !== undefined && args.incoming)

@@ -96,7 +96,7 @@ function openNow(path: string, access: number): number {
 
 function lock(fd: number, path: string, beside: boolean): void {
   if (tryLock(fd, beside ? "shared" : "exclusive")) return;
-  throw new TramError("E_FILE", `${path} is in use: another tram writes it, or a guest was restored from it`, {
+  throw new TramError("E_REFUSED", `${path} is in use: another tram writes it, or a guest was restored from it`, {
     next: beside ? "wait until it is written" : "wait until it is free, or leave the file as it is: --sidecar",
   });
 }

@@ -18,7 +18,7 @@ export function parseSize(text: string, option: string): number {
 /** As parseSize, in whole pages, and at least `min` bytes. */
 export function parseMemory(text: string, option: string, min = 4096): number {
   const bytes = parseSize(text, option);
-  const example = /^[0-9]+$/.test(text) && bytes < 1 << 20 ? `${text}M` : "512M";
+  const example = /^[1-9][0-9]{0,4}$/.test(text) ? `${text}M` : "512M";
   if (bytes < min || bytes % 4096)
     throw bad("memory size", option, text, `a multiple of 4 KiB, for example ${example}`);
   return bytes;

@@ -4,19 +4,25 @@ import { type CpuidEntry, isTwin, type MachineDescription } from "../stream/devi
 import { HELLO_VERSION, type Hello } from "../stream/return-path.ts";
 
 /** The leaves whose bits are features: a guest that has seen one set may use it. */
-const FEATURE_LEAVES = [
+const FEATURE_LEAVES: readonly {
+  function: number;
+  index: number;
+  registers: readonly ("eax" | "ebx" | "ecx" | "edx")[];
+  /** These bits alone. */
+  only?: number;
+}[] = [
   { function: 1, index: 0, registers: ["ecx", "edx"] },
   { function: 7, index: 0, registers: ["ebx", "ecx", "edx"] },
   { function: 7, index: 1, registers: ["eax", "ebx", "ecx", "edx"] },
-  { function: 7, index: 2, registers: ["edx"] },
+  { function: 7, index: 2, registers: ["edx"], only: 0x1f }, // the others say what the CPU need not be protected from
   { function: 0xd, index: 0, registers: ["eax", "edx"] },
   { function: 0xd, index: 1, registers: ["eax"] },
   { function: 0x40000001, index: 0, registers: ["eax"] },
   { function: 0x80000001, index: 0, registers: ["ecx", "edx"] },
   { function: 0x80000007, index: 0, registers: ["edx"] },
   { function: 0x80000008, index: 0, registers: ["ebx"] },
-  { function: 0x80000021, index: 0, registers: ["eax"] },
-] as const;
+  { function: 0x80000021, index: 0, registers: ["eax"], only: 0x18000100 }, // newer kernels tell of the others where older ones do not
+];
 
 /** CPUID.1:ECX.OSXSAVE mirrors CR4 and says nothing of the host. */
 const OSXSAVE = 1 << 27;
@@ -28,7 +34,7 @@ export function missingFeatures(guest: readonly CpuidEntry[], host: readonly Cpu
     const find = (table: readonly CpuidEntry[]) =>
       table.find((e) => e.function === leaf.function && e.index === leaf.index);
     for (const register of leaf.registers) {
-      let bits = (find(guest)?.[register] ?? 0) & ~(find(host)?.[register] ?? 0);
+      let bits = (leaf.only ?? ~0) & (find(guest)?.[register] ?? 0) & ~(find(host)?.[register] ?? 0);
       if (leaf.function === 1 && register === "ecx") bits &= ~OSXSAVE;
       for (let bit = 0; bit < 32; bit++)
         if (bits & (1 << bit))

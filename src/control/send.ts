@@ -46,7 +46,7 @@ export interface SendContext {
   openChannels(count: number, share: RoundsShare): Crew;
   /** Draws the line after which no cancel counts; false if one came before. */
   passHandover(): boolean;
-  /** The hand-over word is out: only a person lets the guest run here again. */
+  /** The hand-over word is out: only a person, or the target's refusal, lets the guest run here again. */
   handedOver(): void;
 }
 
@@ -55,8 +55,8 @@ const BATCH_PAGES = 1024;
 
 /**
  * Moves the guest. Returns when the target owns it, or, one-way, when every byte was accepted. On any error before the
- * hand-over word, and where the target answers that word by saying that it does not take the guest, that is back as it was; the log
- * says who owns it.
+ * hand-over word, and where the target answers that word by saying that it does not take the guest, it is back as it was, or stands
+ * still if its disk is somebody else's by then; the log says who owns it.
  */
 export function send(guest: Guest, writer: MoveWriter, options: SendOptions, context: SendContext, log: MoveLog): void {
   let undo: (() => void)[] = [];

@@ -246,6 +246,8 @@ class Player {
     if (!this.#answers) return;
     if (!tail.description) this.#transport.endWriting?.(); // the target looks for one until the stream ends
     const answer = this.#awaitLastWord();
+    // QEMU says so, too, when it misses the description, and runs the guest.
+    if (answer instanceof TramError && !tail.description) throw unknown(answer);
     if (answer instanceof TramError) {
       this.#log.journal.owner = "file";
       throw answer;
@@ -257,15 +259,14 @@ class Player {
     try {
       return this.#replies.awaitLastWord(this.#options.replyMs);
     } catch (error) {
-      throw new TramError(
-        "E_HANDOVER_UNKNOWN",
-        "the target was told to run the guest, and did not confirm that it does",
-        {
-          expected: "SHUT 0 from the target",
-          found: (error as Error).message,
-          next: "look at the target: if the guest does not run there, send it again; the file is as it was",
-        },
-      );
+      throw unknown(error as Error);
     }
   }
 }
+
+const unknown = ({ message }: Error): TramError =>
+  new TramError("E_HANDOVER_UNKNOWN", "the target was told to run the guest, and did not confirm that it does", {
+    expected: "SHUT 0 from the target",
+    found: message,
+    next: "look at the target: if the guest does not run there, send it again; the file is as it was",
+  });

@@ -18,7 +18,7 @@ export const RUN_STATES = [
   "paused",
   "inmigrate", // waits for an incoming move, or takes one
   "finish-migrate", // stopped for the last round
-  "postmigrate", // sent: only a person resumes it
+  "postmigrate", // sent: a person resumes it, or the target's refusal
   "internal-error", // KVM cannot run it any further
   "io-error", // its memory comes from a file, and cannot be read or is not what was saved
   "shutdown", // the guest has shut down

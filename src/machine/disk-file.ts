@@ -253,7 +253,11 @@ const IMAGES: readonly [kind: string, magic: string][] = [
 
 function refuseImage({ fd, path }: DiskHandle): void {
   const head = Buffer.alloc(8);
-  readSync(fd, head, 0, head.length, 0);
+  try {
+    readSync(fd, head, 0, head.length, 0);
+  } catch (error) {
+    throw new TramError("E_FILE", `cannot read the disk ${path}: ${reasonOf(error)}`);
+  }
   const image = IMAGES.find(([, magic]) => head.toString("latin1").startsWith(magic));
   if (!image) return;
   const [kind] = image;
@@ -276,7 +280,7 @@ function own(disk: DiskHandle): void {
   throw new TramError("E_REFUSED", `the disk ${path} is in use: another guest has it, or it was named twice`, {
     next:
       mode === "rw"
-        ? "tram ps shows whose it may be, also on other hosts that see the file: end that guest, or give this one a copy; several may have it with mode=ro, or mode=cow"
+        ? "end that guest, which may be on another host that sees the file, or give this one a copy; several may have it with mode=ro, or mode=cow"
         : "end the guest that writes to it, or give this one a copy",
   });
 }

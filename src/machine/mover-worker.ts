@@ -32,7 +32,7 @@ import { checkGiven, type Given } from "./given.ts";
 import { MachineGuest } from "./guest.ts";
 import { createMachine, createRam, createVm } from "./machine.ts";
 import type { ReceiverInit } from "./receiver-worker.ts";
-import { resumeCpus, takeOver } from "./resume.ts";
+import { letGo, resumeCpus, takeOver } from "./resume.ts";
 import type { SaverInit } from "./saver-worker.ts";
 import type { SenderInit } from "./sender-worker.ts";
 import type { Accel, TrackingWish } from "./tracking.ts";
@@ -327,8 +327,13 @@ function runReceive(job: Extract<Job, { kind: "receive" }>): void {
           board.locked(() => {
             const handles = board.awaitMachine();
             takeOver(board, handles);
-            if (runState === "running") resumeCpus(board, handles);
-            else board.runState = "paused";
+            try {
+              if (runState === "running") resumeCpus(board, handles);
+              else board.runState = "paused";
+            } catch (error) {
+              letGo(board, handles); // its source takes it back, and its disks
+              throw error;
+            }
           });
         },
       },

@@ -51,9 +51,10 @@ const say = (message: VcpuMessage): void => tell(message);
 const handles = board.awaitMachine();
 const run = viewRun(handles.runs[cpu], handles.runBytes);
 const words = deviceWords(board);
+const sayOnSerial = lineTo(init.serialFd, 0);
 const serial = new Serial(
   words.serial,
-  (byte) => put(init.serialFd, Uint8Array.of(byte), 0),
+  (byte) => sayOnSerial(Uint8Array.of(byte)),
   (on) => {
     if (handles.description.pc) setIrqLine(handles.vm, SERIAL_LINE, on);
   },
@@ -61,7 +62,7 @@ const serial = new Serial(
 const rings = handles.tracking.by === "ring" ? Rings.attach(handles.tracking.rings) : null;
 const walker = handles.description.walker ? new WalkerPorts(words.walker, cpu, handles.vcpus.length) : null;
 
-const virtio = devicesOf(board, handles, (bytes) => put(init.consoleFd, bytes, CONSOLE_WAIT_MS));
+const virtio = devicesOf(board, handles, lineTo(init.consoleFd, CONSOLE_WAIT_MS));
 const balloon = virtio.find(({ table }) => table === balloonTable)?.device ?? null;
 /** What is left in these queues is dealt with here, before the guest goes on. */
 const served = virtio.filter(({ isServed }) => isServed).map(({ device }) => device.registers);
@@ -70,17 +71,24 @@ const served = virtio.filter(({ isServed }) => isServed).map(({ device }) => dev
 const twin = isTwin(handles.description) ? walker : null;
 
 /**
- * A full pipe or a stopped terminal loses bytes, as a serial line without flow control does: a vCPU that blocked here could not be
- * stopped. Who reads more slowly than the guest writes is waited for, a little.
+ * Writes there. A full pipe or a stopped terminal loses bytes, as a serial line without flow control does: a vCPU that blocked here, with
+ * the devices' lock, could not be stopped. Who reads more slowly than the guest writes is waited for, a little; who does not read at all,
+ * once.
  */
-function put(fd: number, bytes: Uint8Array, waitMs: number): void {
-  if (fd < 0) return;
-  try {
-    for (let at = 0; at < bytes.length && net.poll([{ fd, events: POLL.out }], waitMs); )
-      at += writeSync(fd, bytes.subarray(at, at + PIECE_BYTES));
-  } catch {
-    // A reader that went away must not stop the guest; the port has no way to say that its line is down.
-  }
+function lineTo(fd: number, patienceMs: number): (bytes: Uint8Array) => void {
+  let isStuck = false;
+  return (bytes) => {
+    if (fd < 0) return;
+    try {
+      for (let at = 0; at < bytes.length; ) {
+        isStuck = !net.poll([{ fd, events: POLL.out }], isStuck || !board.command().run ? 0 : patienceMs);
+        if (isStuck) return;
+        at += writeSync(fd, bytes.subarray(at, at + PIECE_BYTES));
+      }
+    } catch {
+      // A reader that went away must not stop the guest; the port has no way to say that its line is down.
+    }
+  };
 }
 
 /** Waiting time that the next memory read takes over from a grant: a vCPU is stopped in the middle of both kinds of read. */

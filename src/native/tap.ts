@@ -1,5 +1,5 @@
 // A tap interface: a guest's network as a file of packets, which go between it and guest memory without a copy of ours.
-import { existsSync, writeSync } from "node:fs";
+import { readFileSync, writeSync } from "node:fs";
 import { TramError } from "../errors.ts";
 import type { RamPart } from "./disk.ts";
 import { cString, describeErrno, errnoName, u32 } from "./errno.ts";
@@ -9,11 +9,17 @@ import { symbols } from "./symbols.ts";
 /** Before each packet: struct virtio_net_hdr with its count of buffers. */
 export const PACKET_HEADER_BYTES = 12;
 
-const INTERFACES = "/sys/class/net";
+/** Of this process's network namespace, each before a colon; /sys may be another's. */
+const INTERFACES = "/proc/self/net/dev";
+
+const isThere = (name: string): boolean =>
+  readFileSync(INTERFACES, "latin1")
+    .split("\n")
+    .some((line) => line.trim().startsWith(`${name}:`));
 
 /** The descriptor. The kernel would make an interface that there is not, on which nobody listens. */
 export function openTap(name: string): number {
-  if (existsSync(INTERFACES) && !existsSync(`${INTERFACES}/${name}`))
+  if (!isThere(name))
     throw new TramError("E_FILE", `there is no tap ${name}`, {
       next: `make one, and put it on a bridge: ip tuntap add ${name} mode tap user $USER; ip link set ${name} master BRIDGE up`,
     });

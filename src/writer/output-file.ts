@@ -41,6 +41,7 @@ export class OutputFile {
   readonly #way: "nameless" | "beside" | "in place";
   readonly #temporary: string;
   #isNew = false;
+  #isNamed = false;
 
   constructor(target: FileTarget) {
     try {
@@ -102,6 +103,11 @@ export class OutputFile {
 
   #size = { fileBytes: 0, allocatedBytes: 0 };
 
+  /** Others find it, whether or not its name outlasts a power cut: only a person can tell what became of it. */
+  get isNamed(): boolean {
+    return this.#isNamed;
+  }
+
   /** When it was committed. */
   get size(): { fileBytes: number; allocatedBytes: number } {
     return this.#size;
@@ -117,6 +123,7 @@ export class OutputFile {
       closeSync(this.fd);
     } catch (error) {
       if (this.#way !== "in place") rmSync(this.#temporary, { force: true });
+      if (error instanceof TramError) throw error;
       throw new TramError("E_FILE", `cannot make ${this.#path} durable: ${reasonOf(error)}`, {
         next: "is its disk full, or failing?",
       });
@@ -127,9 +134,11 @@ export class OutputFile {
   #giveName(): void {
     const isFree = this.#way === "nameless" && net.tryLink(this.fd, this.#path);
     if (!isFree) {
+      if (existsSync(this.#path)) refuseWritten(this.#path); // a guest may have taken it for its disk meanwhile
       if (this.#way === "nameless") net.link(this.fd, this.#temporary);
       renameSync(this.#temporary, this.#path);
     }
+    this.#isNamed = true;
     const folder = openSync(dirname(this.#path), "r");
     fsyncSync(folder);
     closeSync(folder);

@@ -23,12 +23,19 @@ export class Replies {
     return message;
   }
 
+  /** All of it within that time, however many pieces it comes in. */
   #next(timeoutMs: number): ReturnMessage {
     const piece = new Uint8Array(4096);
-    for (;;) {
+    for (const endMs = performance.now() + timeoutMs; ; ) {
       const message = this.#decode();
       if (message) return message;
-      const count = this.#transport.read(piece, timeoutMs);
+      const leftMs = Math.ceil(endMs - performance.now());
+      if (leftMs <= 0)
+        throw new TramError(
+          "E_PEER_SILENT",
+          `${this.#transport.name}: the target does not come to an end of what it says`,
+        );
+      const count = this.#transport.read(piece, leftMs);
       if (count === 0)
         throw new TramError("E_CHANNEL_CLOSED", `${this.#transport.name}: the target closed the connection`, {
           next: "the target's own output says why",
@@ -88,11 +95,12 @@ export class Replies {
   /** The answer to the hand-over word: the target has the guest, or (an error: why) it never will. Throws where it says neither. */
   awaitLastWord(timeoutMs: number): Confirmation | TramError {
     let startedAfterMs: number | null = null;
-    for (;;) {
-      const message = this.#next(timeoutMs);
-      if (message.type === "started") startedAfterMs = message.afterUs / 1000;
+    for (const endMs = performance.now() + timeoutMs; ; ) {
+      const message = this.#next(Math.ceil(endMs - performance.now()));
       if (message.type === "refuse") return refused(message);
       if (message.type === "shut") return message.status === 0 ? { startedAfterMs } : notTaken(message.status);
+      if (message.type === "started") startedAfterMs = message.afterUs / 1000;
+      else if (message.type !== "other") throw unexpected(message, "SHUT");
     }
   }
 
@@ -113,10 +121,12 @@ export class Replies {
 }
 
 /** What is to be done next is to be done there. */
-function refused({ reason, details }: Extract<ReturnMessage, { type: "refuse" }>): TramError {
+function refused({ reason, code, details }: Extract<ReturnMessage, { type: "refuse" }>): TramError {
+  const isForPeople = ["E_REFUSED", "E_USAGE", "E_FILE"].includes(code);
+  const next = isForPeople && details.next ? `there, and start it again: ${details.next}` : details.next;
   return new TramError("E_REFUSED", `the target refuses the guest: ${reason}`, {
     ...details,
-    next: details.next ? `there, and start it again: ${details.next}` : "the target's own output has the details",
+    next: next ?? "the target's own output has the details",
   });
 }
 

@@ -22,7 +22,7 @@ export class Line {
   }
 
   async #trouble(what: string, text: string): Promise<Error> {
-    return new Error(`${this.path}: ${what}: ${text.slice(-2000)}\n${await this.#host.whatGoesOn()}`);
+    return new Error(`${this.path}: ${what}: ${text.slice(-2000)}\n${await this.#host.whatGoesOn().catch(String)}`);
   }
 
   /** Waits until it has this. */

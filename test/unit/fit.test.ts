@@ -75,14 +75,14 @@ describe("features that a host lacks", () => {
       why: "what came later: the rest of leaf 7, what XSAVE keeps, AMD's",
       guest: [
         leaf(7, 1, { ebx: 1, ecx: 2, edx: 4 }),
-        leaf(7, 2, { edx: 8 }),
+        leaf(7, 2, { edx: 0x28 }),
         leaf(0xd, 0, { eax: 0x200, ebx: 0xa88, ecx: 0xa88, edx: 1 }),
-        leaf(0x80000021, 0, { eax: 4 }),
+        leaf(0x80000021, 0, { eax: 0x104 }),
       ],
       host: [leaf(7, 1), leaf(0xd, 0)],
       missing: [
         ...["leaf 0x7.1 ebx bit 0", "leaf 0x7.1 ecx bit 1", "leaf 0x7.1 edx bit 2", "leaf 0x7.2 edx bit 3"],
-        ...["leaf 0xd.0 eax bit 9", "leaf 0xd.0 edx bit 0", "leaf 0x80000021.0 eax bit 2"],
+        ...["leaf 0xd.0 eax bit 9", "leaf 0xd.0 edx bit 0", "leaf 0x80000021.0 eax bit 8"],
       ],
     },
   ])("are $why", ({ guest, host, missing }) => {

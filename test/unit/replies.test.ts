@@ -27,6 +27,17 @@ describe("the target's answers", () => {
     expect(all.awaitLastWord(100)).toEqual({ startedAfterMs: null });
   });
 
+  test("that come to no end are not waited for any longer than one", () => {
+    const words = new ByteWriter().u16(7).u16(0).done().slice();
+    let at = 0;
+    const forever = new Playback(words, "the target", { twoWay: true });
+    forever.read = (into) => {
+      into[0] = words[at++ % words.length]; // one byte at a time, of words that mean nothing
+      return 1;
+    };
+    expect(errorOf(() => new Replies(forever).awaitLastWord(50)).code).toBe("E_PEER_SILENT");
+  });
+
   test("that nobody asked for are passed over", () => {
     const all = replies((out) => {
       out.u16(7).u16(0); // SWITCHOVER_ACK
@@ -52,6 +63,7 @@ describe("the target's answers", () => {
       message: "the target refuses the guest: its disk is in use",
     });
     expect(errorOf(() => replies((out) => encodeStarted(out, 1)).awaitLastWord(100)).code).toBe("E_CHANNEL_CLOSED");
+    expect(errorOf(() => replies((out) => encodePong(out, 7)).awaitLastWord(100)).code).toBe("E_STREAM");
   });
 
   test("of a tram that refuses are its reason", () => {
