@@ -156,7 +156,7 @@ async function arrive(to: EmulatedHost, options = ""): Promise<Guest & { uri: st
 }
 
 async function send(from: EmulatedHost, name: string, uri: string, options: string, env = ""): Promise<FinalReport> {
-  const output = await from.run(`${env} tram migrate ${name} ${uri} ${options} --max-downtime 2s --timeout 10m --json`, 600_000); // biome-ignore format: one line
+  const output = await from.run(`${env} tram migrate ${name} ${uri} ${options} --max-downtime 2s --timeout 3m --json`, 240_000); // biome-ignore format: one line
   const report: FinalReport = JSON.parse(output.trim().split("\n").at(-1) as string);
   if (report.outcome !== "completed") throw new Error(JSON.stringify(report.error));
   return report;
