@@ -273,7 +273,7 @@ class Keeper {
   /** It did not work: the source is told, and nothing is left of the file. */
   fail(error: unknown): void {
     this.#endChannels();
-    if (this.#output.isNamed) return; // it is there: who says that it is not lets the guest go on
+    if (this.#log.journal.owner === "file" || this.#output.isNamed) return; // it is there: who says that it is not lets the guest go on
     this.#output.discard();
     if (!this.#returnPathOpen || !this.#transport) return;
     try {

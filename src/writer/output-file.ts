@@ -101,12 +101,12 @@ export class OutputFile {
     );
   }
 
-  #size = { fileBytes: 0, allocatedBytes: 0 };
-
   /** Others find it, whether or not its name outlasts a power cut: only a person can tell what became of it. */
   get isNamed(): boolean {
     return this.#isNamed;
   }
+
+  #size = { fileBytes: 0, allocatedBytes: 0 };
 
   /** When it was committed. */
   get size(): { fileBytes: number; allocatedBytes: number } {
