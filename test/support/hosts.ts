@@ -1,10 +1,11 @@
 // Hosts of their own: stock Linux in an emulated machine that has a real KVM (QEMU's TCG emulates AMD's virtualization), with
 // tram on board, joined by virtual cables over which the kernel does not copy what is sent without a copy. What takes time there
 // says nothing of real hardware. Needs root, for the cables, and what fetch-peers.sh brings.
-import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { closeSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { connect, type Socket } from "node:net";
 import { homedir, tmpdir } from "node:os";
 import { dirname, join, resolve } from "node:path";
+import { openTap, sendFrame } from "../../src/native/tap.ts";
 import { type Entry, folder, program, writeInitramfs } from "./guest/initramfs.ts";
 import { qemuCommand, whyNoBinary } from "./qemu.ts";
 
@@ -28,6 +29,8 @@ const BOOT_MS = 90_000;
 const COMMAND_MS = 120_000;
 /** A host that says nothing of a command for so long behind its end is gone. */
 const DEAF_MS = 30_000;
+const WAKE_MS = 5000;
+const PULSE_MS = 100;
 /** By SIGKILL. */
 const KILLED = 137;
 /** Processes of ours, where each of their threads is and how long it has run; and their last words. */
@@ -263,9 +266,17 @@ export class EmulatedHost {
   /** QEMU goes on, or has ended, and how: by itself where its machine wants to start anew. */
   async #fate(): Promise<string> {
     const ended = await Promise.race([this.#qemu.exited.then(() => true), Bun.sleep(1000).then(() => false)]);
-    if (!ended) return "no answer";
+    if (!ended) return this.#woken();
     const { exitCode, signalCode } = this.#qemu;
     return `it has ended (${signalCode ?? `exit ${exitCode}`}): ${textOf(`${this.#at}.qemu`)}`;
+  }
+
+  /** Whether it stood still only because none of its timers ran: any interrupt has it go on then. */
+  async #woken(): Promise<string> {
+    const before = this.#received.length;
+    this.#socket.write("\n"); // an empty command
+    await Bun.sleep(WAKE_MS);
+    return this.#received.length > before ? "no answer before it was woken: its timers had stopped" : "no answer";
   }
 
   #console(): string {
@@ -343,6 +354,23 @@ function serveShare(source: string, at: string, memoryMib: number): { server: Bu
   return { server, options };
 }
 
+/**
+ * Sends everybody on that network a packet that nobody wants, again and again; what is returned ends that. QEMU's TCG loses an interrupt now
+ * and then where nested virtualization is emulated: its monitor shows a processor that has halted, interrupts enabled, with its timer's
+ * interrupt pending, and so it stays (the kernel there calls it a soft lockup, of the idle task) until there is any other interrupt.
+ */
+function startPulse(tap: string): () => void {
+  const fd = openTap(tap);
+  const frame = new Uint8Array(60);
+  frame.fill(0xff, 0, 6); // to all
+  frame.set([0x02, 0, 0, 0, 0, 0xfe, 0x88, 0xb5], 6); // of nobody's, of a kind for experiments
+  const timer = setInterval(() => sendFrame(fd, frame), PULSE_MS);
+  return () => {
+    clearInterval(timer);
+    closeSync(fd);
+  };
+}
+
 /** Hosts on one network. */
 export class Hosts {
   readonly #undo: (() => Promise<unknown> | unknown)[] = [];
@@ -362,12 +390,14 @@ export class Hosts {
       all.#undo.push(() => run("ip", "link", "delete", name));
       run("ip", "link", "set", name, "up");
       const taps = Array.from({ length: count }, (_, i) => `${name}.${i}`);
-      for (const tap of taps) {
+      const pulse = `${name}.p`;
+      for (const tap of [...taps, pulse]) {
         run("ip", "tuntap", "add", tap, "mode", "tap", "vnet_hdr");
         all.#undo.push(() => run("ip", "link", "delete", tap));
         run("ip", "link", "set", tap, "master", name);
         run("ip", "link", "set", tap, "up");
       }
+      all.#undo.push(startPulse(pulse));
       const shared = options.share ? join(at, "share") : null;
       if (shared) mkdirSync(shared);
       if (shared) writeFileSync(join(shared, SHARED_DISK), new Uint8Array(24 << 20));
