@@ -13,7 +13,7 @@ import {
   type WalkerOptions,
 } from "../machine/boot.ts";
 import { CPU_MODELS, type CpuModel, cpuOf } from "../machine/cpu-model.ts";
-import { describeDisk, openDisk, openRestored } from "../machine/disk-file.ts";
+import { describeDisk, lookAtDisks, openDisk, openRestored } from "../machine/disk-file.ts";
 import { checkGiven, type Given } from "../machine/given.ts";
 import { diskIdentities } from "../machine/guest.ts";
 import { bootLinux, type LinuxFiles, planLinux } from "../machine/linux/boot-linux.ts";
@@ -377,6 +377,7 @@ async function runGuest(args: RunArgs, spec: FileSpec | null, detached: Detached
   if (linux && accel !== "kvm")
     throw new TramError("E_USAGE", `--accel ${accel} runs nothing but the walker`, { next: "leave --accel out" });
   const wishes = parseDisks(args.disk);
+  if (wishes && args.incoming && !spec) lookAtDisks(wishes);
   const cpuModel = parseCpu(args.cpu);
   const network = parseNet(args.net);
   if (network?.mac && args.incoming)

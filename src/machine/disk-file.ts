@@ -62,6 +62,21 @@ export function openDisk({ path, mode, isRaw }: DiskWish): DiskHandle {
   });
 }
 
+/** For a guest that is still to come: what is wrong with them, whichever guest it will be, is said before it sets out. */
+export function lookAtDisks(wished: readonly DiskWish[]): void {
+  for (const { path, mode } of wished) {
+    if (mode === "cow")
+      throw new TramError(
+        "E_USAGE",
+        `--disk: ${path} cannot have mode=cow: a guest that arrives goes on with the disk it has`,
+        {
+          expected: "rw or ro, or nothing: as it was at its source",
+        },
+      );
+    closeSync(open(path, mode ?? "ro").fd); // nothing of it is held: its source still has it
+  }
+}
+
 /**
  * Of a guest that arrives, whose source still has them. `isShared`: a person says that they are the source's own; else each must be the
  * same file, found as its source has left it: see checkArrived. One that is only read may be a copy, if the target named it.

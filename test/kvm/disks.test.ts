@@ -1,7 +1,7 @@
 // A guest's disks: whose they are, while it boots, moves, lies in a file and comes back; and what is refused, so that nobody writes
 // to a disk that is another's, or goes on with one that is not as its memory has it. What a guest writes there: linux.test.ts.
 import { expect, test } from "bun:test";
-import { appendFileSync, copyFileSync, existsSync, readFileSync, truncateSync, writeFileSync } from "node:fs";
+import { appendFileSync, copyFileSync, existsSync, readFileSync, rmSync, truncateSync, writeFileSync } from "node:fs";
 import { connect, createServer, type Socket } from "node:net";
 import type { FinalReport } from "../../src/cli/report.ts";
 import { type Bed, inBed, type Running, whyNoKvm } from "../support/bed.ts";
@@ -80,12 +80,13 @@ test.skipIf(reason !== null)(title("a guest does not move to where its disk is a
       [["--disk", "copy.img"], /copy\.img is not the disk that the guest has at its source/],
       [["--disk", "short.img", "--disk-shared"], /short\.img is not the guest's disk/],
       [["--disk", "disk.img,mode=ro"], /cannot have mode=ro/],
-      [["--disk", "copy.img,mode=cow"], /cannot have mode=cow/],
       [["--disk", "disk.img", "--disk", "copy.img"], /another number of disks/],
-      [["--disk", "nowhere.img"], /cannot open the disk .*nowhere\.img: ENOENT/],
+      [["--disk", "goes.img"], /cannot open the disk .*goes\.img: ENOENT/],
     ];
     for (const [options, message] of rows) {
+      copyFileSync(bed.path("disk.img"), bed.path("goes.img"));
       const target = await bed.target("b", "unix:b.sock", ...options);
+      rmSync(bed.path("goes.img"));
       const { code, stdout, stderr } = await bed.tram("migrate", "a", "unix:b.sock", "--json");
       expect({ options, code, stderr }).toMatchObject({ stderr: expect.stringMatching(message) });
       expect(code).not.toBe(0);
@@ -97,6 +98,11 @@ test.skipIf(reason !== null)(title("a guest does not move to where its disk is a
       await runs(bed, "a");
       expect(await isTaken(bed)).toBe(true);
     }
+    // What is wrong for any guest is said while there is none.
+    const waiting = ["run", "--incoming", "unix:b.sock", "--name", "b", "--disk"];
+    await refused(bed, [...waiting, "nowhere.img"], /cannot open the disk .*nowhere\.img: ENOENT/, 1);
+    await refused(bed, [...waiting, "copy.img,mode=cow"], /copy\.img cannot have mode=cow/, 2);
+    await refused(bed, [...waiting, "/dev/null"], /\/dev\/null is no disk/, 2);
     // A person says that it is the same.
     const believing = await bed.target("b", "unix:b.sock", "--disk", "copy.img", "--disk-shared");
     await bed.expectDone("migrate", "a", "unix:b.sock");
