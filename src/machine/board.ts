@@ -1,7 +1,7 @@
 // The board: the few words that the Workers of one guest's process share. Everybody may read; who writes stands beside it.
 //
 // Pause and resume are a generation counter. Whoever wants a change holds the lock, sets `desired`, raises `generation`,
-// and kicks every vCPU until each has answered with that generation. A missed wake-up cannot hang: the kick is repeated.
+// and kicks every vCPU until each has answered with that generation. A missed wake-up cannot hang: all of them are repeated.
 import { LIMITS_BYTES, LiveLimits } from "../control/limits.ts";
 import type { RestoreJournal } from "../control/restore.ts";
 import { TramError } from "../errors.ts";
@@ -285,7 +285,7 @@ export class Board {
       for (;;) {
         const answered = Atomics.load(this.#words, word);
         if (answered === generation) break;
-        if (Atomics.wait(this.#words, word, answered, KICK_AGAIN_MS) === "timed-out") this.#kick(cpu);
+        if (Atomics.wait(this.#words, word, answered, KICK_AGAIN_MS) === "timed-out") this.#rouse(cpu);
       }
     }
   }
@@ -339,6 +339,13 @@ export class Board {
   /** Sleeps until it is said again. */
   waitForWork(helper: number, seen: number): void {
     Atomics.wait(this.#words, this.#cpuWord(memberOf(helper), CPU_WORD.work), seen);
+  }
+
+  /** Wherever it waits, or runs, it looks at its command again. */
+  #rouse(member: number): void {
+    Atomics.notify(this.#words, WORD.generation);
+    if (member >= BOARD_CPUS_MAX) this.giveWork(member - BOARD_CPUS_MAX);
+    this.#kick(member);
   }
 
   #kick(cpu: number): void {
