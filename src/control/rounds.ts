@@ -213,6 +213,8 @@ export interface RoundsContext extends Pick<CarrierContext, "checkStop" | "sleep
   bytes?(): number;
   /** Of these, what has not arrived; else all has. */
   unsentBytes?(): number;
+  /** How long nothing of that may arrive; else as long as it likes. */
+  silenceMs?: number;
   /** The time counts since then; null: not now. */
   time?(sinceMs: number | null): void;
 }
@@ -233,6 +235,12 @@ export const timedOut = (timeoutMs: number, { remainingPages, roundsDone }: Jour
         ? "the first round was not over"
         : `${remainingPages} pages still to send after ${roundsDone} rounds`,
     next: "allow more time, more --max-downtime, or --on-timeout pause or throttle",
+  });
+
+const notHeard = (unsentBytes: number): TramError =>
+  new TramError("E_PEER_SILENT", "the target takes nothing more of what it is sent", {
+    found: `${unsentBytes} bytes that have not arrived`,
+    next: "look whether it still runs and the network is up; --timeout gives it longer",
   });
 
 /** The whole move's rounds, in the thread that decides about them, which carries pages itself. */
@@ -256,6 +264,9 @@ export class Rounds {
   /** Its time counts since then; null: since it began. */
   #timedSinceMs: number | null = null;
   #wasHeld = false;
+  /** What had arrived when something last did, or had not to, and when that was. */
+  #arrivedBytes = Number.NEGATIVE_INFINITY;
+  #arrivedMs = 0;
 
   constructor(guest: Guest, share: RoundsShare, context: RoundsContext, log: MoveLog) {
     this.#guest = guest;
@@ -348,8 +359,21 @@ export class Rounds {
     const { journal } = this.#log;
     const { remainingPages, bandwidthBytesPerSec } = journal;
     const stats = { remainingPages, unsentBytes: this.#unsent(), bandwidthBytesPerSec, rounds: this.#round };
+    this.#checkHeard(stats.unsentBytes);
     if (this.#round > 0) journal.expectedDowntimeMs = Math.round(expectedDowntimeMs(stats));
     return stats;
+  }
+
+  /** What small rounds send finds room, even if nobody reads it: no call that waits for room finds out. */
+  #checkHeard(unsentBytes: number): void {
+    const arrivedBytes = this.#bytes() - unsentBytes;
+    const nowMs = this.#log.now();
+    if (unsentBytes > 0 && arrivedBytes <= this.#arrivedBytes) {
+      if (nowMs - this.#arrivedMs > (this.#context.silenceMs ?? Number.POSITIVE_INFINITY)) throw notHeard(unsentBytes);
+      return;
+    }
+    this.#arrivedBytes = arrivedBytes;
+    this.#arrivedMs = nowMs;
   }
 
   /** Waits until it may switch over (false), or what is left has grown, or the target is to hear something again (true). */

@@ -95,6 +95,7 @@ export function send(guest: Guest, writer: MoveWriter, options: SendOptions, con
       sleep,
       bytes,
       unsentBytes,
+      ...(writer.twoWay && { silenceMs: options.replyMs }),
       time,
     };
     const rounds = new Rounds(guest, share, { ...carrying, stopGuest: () => stop.now() }, log);

@@ -185,6 +185,20 @@ kvm(title("a move of a guest that writes faster than it is carried"), () => {
       }
     }));
 
+  test("with --hold: does not go on with a target that takes nothing more, though there is room for what the guest writes", () =>
+    inBed(async (bed) => {
+      await bed.walker("a", "--memory", "16M", "--working-set", "1M", "--dirty-rate", "2");
+      const target = await bed.target("b", "unix:b.sock");
+      const move = bed.start(["migrate", "a", "unix:b.sock", "--hold", "--timeout", "2s"]);
+      await bed.until(async () => (await bed.moveOf("a")).phase === "held", "it is held", move);
+      target.kill("SIGSTOP");
+      expect(await move.code).toBe(6);
+      expect(move.stderr).toMatch(/takes nothing more[\s\S]*bytes that have not arrived/);
+      expect(await bed.status("a")).toMatchObject({ status: "running", tracking: false });
+      await bed.goesOn("a");
+      target.kill("SIGKILL");
+    }));
+
   test("writes each phase and its time into --trace", () =>
     inBed(async (bed) => {
       await bed.walker("a", "--memory", "16M", "--working-set", "4M", "--dirty-rate", "100");

@@ -232,6 +232,23 @@ describe("the source's story", () => {
     expect(unsentAtStop).toBeLessThan(100_000);
   });
 
+  test("does not go on with who takes nothing more, though there is room for what little it has to send", () => {
+    const guest = new ScriptedGuest();
+    guest.syncDirty = (dirty) => dirty.add(9);
+    const limits = LiveLimits.of({ maxDowntimeMs: 2 });
+    let unsent = 5_000_000;
+    const unsentBytes = () => {
+      unsent += 10;
+      return unsent;
+    };
+    const writer = scriptedWriter(null);
+    Object.defineProperty(writer, "bytes", { get: () => 1_000_000 + unsent });
+    const journal = run(guest, writer, { limits, unsentBytes });
+    expect(journal).toMatchObject({ phase: "failed", owner: "source", error: { code: "E_PEER_SILENT" } });
+    expect(journal.elapsedMs).toBeGreaterThan(options.replyMs);
+    expect(guest.calls).toEqual(["startTracking", "stopTracking"]); // it never stood still
+  });
+
   test("slowed down, and then given more time: runs at its full speed again, and says why it does not end", () => {
     const guest = new ScriptedGuest();
     const limits = LiveLimits.of({ timeoutMs: 1, onTimeout: "throttle", maxDowntimeMs: 0 });
