@@ -79,6 +79,13 @@ export class TramError extends Error {
   }
 }
 
+/** Whoever is at a channel's other end says, or takes, nothing for longer than it may. `who` that is, if it is known. */
+export const peerSilent = (message: string, details: ErrorDetails = {}, who = "it"): TramError =>
+  new TramError("E_PEER_SILENT", message, {
+    ...details,
+    next: `look whether ${who} still runs and the network is up; --timeout gives it longer`,
+  });
+
 /** The error as data, for JSON and for crossing Workers and sockets. */
 export interface ErrorData extends ErrorDetails {
   code: ErrorCode;

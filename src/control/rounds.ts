@@ -1,6 +1,6 @@
 // The rounds of a move: which pages are still to be sent, who sends them, and how fast. Any number of threads share a round:
 // each takes the next piece of memory until there is none left.
-import { TramError } from "../errors.ts";
+import { peerSilent, TramError } from "../errors.ts";
 import { Bitmap, type PageRange } from "../memory/bitmap.ts";
 import { type ChannelCounts, noCounts, sumCounts } from "./barrier.ts";
 import type { PagesSent, PageWriter } from "./channel.ts";
@@ -237,12 +237,6 @@ export const timedOut = (timeoutMs: number, { remainingPages, roundsDone }: Jour
     next: "allow more time, more --max-downtime, or --on-timeout pause or throttle",
   });
 
-const notHeard = (unsentBytes: number): TramError =>
-  new TramError("E_PEER_SILENT", "the target takes nothing more of what it is sent", {
-    found: `${unsentBytes} bytes that have not arrived`,
-    next: "look whether it still runs and the network is up; --timeout gives it longer",
-  });
-
 /** The whole move's rounds, in the thread that decides about them, which carries pages itself. */
 export class Rounds {
   readonly #guest: Guest;
@@ -368,12 +362,13 @@ export class Rounds {
   #checkHeard(unsentBytes: number): void {
     const arrivedBytes = this.#bytes() - unsentBytes;
     const nowMs = this.#log.now();
-    if (unsentBytes > 0 && arrivedBytes <= this.#arrivedBytes) {
-      if (nowMs - this.#arrivedMs > (this.#context.silenceMs ?? Number.POSITIVE_INFINITY)) throw notHeard(unsentBytes);
-      return;
+    if (unsentBytes === 0 || arrivedBytes > this.#arrivedBytes) {
+      this.#arrivedBytes = arrivedBytes;
+      this.#arrivedMs = nowMs;
+    } else if (nowMs - this.#arrivedMs > (this.#context.silenceMs ?? Number.POSITIVE_INFINITY)) {
+      const found = `${unsentBytes} bytes that have not arrived`;
+      throw peerSilent("the target takes nothing more of what it is sent", { found });
     }
-    this.#arrivedBytes = arrivedBytes;
-    this.#arrivedMs = nowMs;
   }
 
   /** Waits until it may switch over (false), or what is left has grown, or the target is to hear something again (true). */

@@ -2,7 +2,7 @@
 import { Barrier, type ChannelCounts, sumCounts } from "../control/barrier.ts";
 import type { ReceivingCrew } from "../control/receive.ts";
 import type { Crew } from "../control/rounds.ts";
-import { TramError } from "../errors.ts";
+import { peerSilent } from "../errors.ts";
 
 /** What each thread of a crew is started with, besides its work. */
 export interface CrewPlace {
@@ -74,9 +74,7 @@ export class ReceiverCrew extends BarrierCrew implements ReceivingCrew {
       const now = sumCounts(this.barrier.counts()).bytes;
       if (now !== bytes) sinceMs = performance.now();
       else if (performance.now() - sinceMs > this.#silenceMs)
-        throw new TramError("E_PEER_SILENT", `nothing has come over any channel for ${this.#silenceMs} ms`, {
-          next: "look whether the source still runs and the network is up; --timeout gives it longer",
-        });
+        throw peerSilent(`nothing has come over any channel for ${this.#silenceMs} ms`, {}, "the source");
       bytes = now;
     });
   }

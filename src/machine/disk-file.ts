@@ -47,6 +47,7 @@ export interface DiskHandle {
 /** How long a lock, or what another host has written, may take to be seen. */
 const SETTLE_MS = 500;
 const AGAIN_MS = 20;
+const KEEPS_ITS_DISK = "a guest that arrives goes on with the disk it has";
 /** Sectors of it are numbered with 31 bits. */
 const OVERLAY_BYTES_MAX = 2 ** 40;
 /** Where there is no room beside the disk for what its guest writes. */
@@ -66,13 +67,9 @@ export function openDisk({ path, mode, isRaw }: DiskWish): DiskHandle {
 export function lookAtDisks(wished: readonly DiskWish[]): void {
   for (const { path, mode } of wished) {
     if (mode === "cow")
-      throw new TramError(
-        "E_USAGE",
-        `--disk: ${path} cannot have mode=cow: a guest that arrives goes on with the disk it has`,
-        {
-          expected: "rw or ro, or nothing: as it was at its source",
-        },
-      );
+      throw new TramError("E_USAGE", `--disk: ${path} cannot have mode=cow: ${KEEPS_ITS_DISK}`, {
+        expected: "rw or ro, or nothing: as it was at its source",
+      });
     closeSync(open(path, mode ?? "ro").fd); // nothing of it is held: its source still has it
   }
 }
@@ -90,7 +87,7 @@ export function openArriving(
   return described.map((wanted, i) => {
     const path = wished?.[i].path ?? wanted.path;
     const mode = wished?.[i].mode ?? wanted.mode;
-    if (mode !== wanted.mode) throw otherMode(path, wanted, mode, "a guest that arrives goes on with the disk it has");
+    if (mode !== wanted.mode) throw otherMode(path, wanted, mode, KEEPS_ITS_DISK);
     const disk = open(path, mode);
     return closing(disk, () => {
       checkSize(disk, wanted);

@@ -1,5 +1,5 @@
 // Sockets, pipes and descriptors: blocking calls that a stop word ends.
-import { type ErrorDetails, TramError } from "../errors.ts";
+import { type ErrorDetails, peerSilent, TramError } from "../errors.ts";
 import { check, cString, describeErrno, errnoName, u32 } from "./errno.ts";
 import type { Ram } from "./ram.ts";
 import { symbols } from "./symbols.ts";
@@ -14,10 +14,7 @@ export type FdType = "socket" | "pipe" | "file" | "other";
 export function channelFailed(result: number, what: string): never {
   const name = errnoName(result);
   if (name === "ECANCELED") throw new TramError("E_CANCELLED", "cancelled");
-  if (name === "ETIMEDOUT")
-    throw new TramError("E_PEER_SILENT", `${what}: the peer did not answer in time`, {
-      next: "look whether it still runs and the network is up; --timeout gives it longer",
-    });
+  if (name === "ETIMEDOUT") throw peerSilent(`${what}: the peer did not answer in time`);
   if (name === "EPIPE" || name === "ECONNRESET")
     throw new TramError("E_CHANNEL_CLOSED", `${what}: the other side has closed the connection`, {
       next: "its own output says why it ended",
